@@ -1,0 +1,29 @@
+"""Palimpsest: change one behaviour of a language model, then see everything else that moved.
+
+``palimpsest.run`` trains and audits, ``palimpsest.diff`` audits any two checkpoints, ``palimpsest.load_report`` opens a
+stored run. The command line calls the same functions.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palimpsest.api import Run, diff, load_report, run
+
+try:
+    __version__ = version("palimpsest-lm")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
+
+__all__ = ["Run", "__version__", "diff", "load_report", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the interface on first use, so that ``palimpsest --help`` needs no torch."""
+    if name in ("Run", "diff", "load_report", "run"):
+        from palimpsest import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")

@@ -1,0 +1,184 @@
+"""Interface: what a notebook calls; the command line calls the same.
+
+>>> import palimpsest
+>>> result = palimpsest.run("directions")
+>>> result.verdict.headline
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palimpsest import behaviour as behaviours
+from palimpsest.behaviour import Behaviour
+from palimpsest.core.errors import UserError
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.progress import Progress
+from palimpsest.core.spec import digest
+from palimpsest.request import Request
+from palimpsest.store.record import RunRecord
+from palimpsest.verdict import Verdict
+
+if TYPE_CHECKING:
+    from palimpsest.pipeline import Plan
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and the folder with everything that it is made of."""
+
+    record: RunRecord
+    folder: Path
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.record.verdict
+
+    @property
+    def report(self) -> Path:
+        """The report's file; written when it is not there yet."""
+        path = self.folder / "report.html"
+        if not path.exists():
+            write_report(self.record, self.folder)
+        return path
+
+    def estimates(self, audit: str) -> dict[str, Estimate]:
+        """Return the estimates of one audit (first seed).
+
+        Raises:
+            UserError: the audit did not run or could not answer.
+        """
+        for outcome in self.record.seeds[0].outcomes:
+            if outcome.audit == audit:
+                if outcome.result is None:
+                    raise UserError(f"{audit} could not say: {outcome.why}")
+                return dict(outcome.result.estimates)
+        raise UserError(f"{audit} did not run; there are {', '.join(one.audit for one in self.record.seeds[0].outcomes)}")
+
+    def _repr_html_(self) -> str:
+        from palimpsest.report import fragment
+
+        return fragment(self.record)
+
+
+def run(
+    behaviour: str | Path | Behaviour,
+    model: str | Path = "pocket",
+    *,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
+    """Change a behaviour of a model, audit what moved, and write a report.
+
+    Args:
+        behaviour: a name in the library, a YAML file, or a ``Behaviour``.
+        model: a Hugging Face folder, a hub id, or ``"pocket"``.
+        folder: the run's folder; by default ``runs/NAME-HASH``, so that the same call goes on with its own run.
+        progress: who is told how it goes.
+        settings: fields of ``palimpsest.request.Request`` (``seeds``, ``audits``, ``text``, ``device`` ...).
+
+    Raises:
+        UserError: what is wrong with the request, before any work starts.
+    """
+    loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    request = Request.read({"kind": "run", "base": str(model), "behaviour": loaded, **_plain(settings)}, "the request")
+    return _execute(request, folder, progress)
+
+
+def diff(
+    base: str | Path,
+    tuned: str | Path,
+    *,
+    behaviour: str | Path | Behaviour | None = None,
+    text: Iterable[str | Path] = (),
+    controls: Mapping[str, str | Path] | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
+    """Audit any two checkpoints with the same tokens, whoever made them, and write a report.
+
+    Args:
+        base: the model before.
+        tuned: the model after; also a PEFT adapter.
+        behaviour: what was meant to change, if that is known.
+        text: files of general text on which forgetting and divergence are measured.
+        controls: other models by role, such as ``{"rehearsal_only": PATH}``.
+        folder: as in ``run``.
+        progress: as in ``run``.
+        settings: as in ``run``.
+
+    Raises:
+        UserError: what is wrong with the request, before any work starts.
+    """
+    loaded = behaviour if behaviour is None or isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    data = {
+        "kind": "diff",
+        "base": str(base),
+        "tuned": str(tuned),
+        "behaviour": loaded,
+        "text": tuple(Path(path) for path in text),
+        "controls": {role: str(path) for role, path in (controls or {}).items()},
+        **_plain(settings),
+    }
+    return _execute(Request.read(data, "the request"), folder, progress)
+
+
+def load_report(folder: str | Path) -> Run:
+    """Open a finished run.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    path = Path(folder)
+    try:
+        return Run(RunRecord.model_validate_json((path / "record.json").read_text(encoding="utf-8")), path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} holds no finished run: {error}") from error
+
+
+def write_report(record: RunRecord, folder: Path) -> Path:
+    """Draw a record and write it beside its data."""
+    from palimpsest.report import render
+    from palimpsest.store.atomic import write_bytes
+
+    path = folder / "report.html"
+    write_bytes(path, render(record).encode(), "The record is kept.")
+    return path
+
+
+def folder_for(request: Request) -> Path:
+    """Return the folder in which this very request runs."""
+    return RUNS / f"{request.title.replace(' ', '-')}-{digest(request)[:8]}"
+
+
+def plan(request: Request) -> Plan:
+    """Check a request without starting any work."""
+    from palimpsest.pipeline import prepare
+
+    return prepare(request)
+
+
+def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> RunRecord:
+    """Do what was planned, or the rest of it, and write the report."""
+    from palimpsest.pipeline import execute
+    from palimpsest.store.cache import Cache
+
+    record = execute(planned, folder, Cache(tell=progress.tell if progress else None), progress)
+    write_report(record, folder)
+    return record
+
+
+def _execute(request: Request, folder: str | Path | None, progress: Progress | None) -> Run:
+    where = Path(folder) if folder else folder_for(request)
+    return Run(carry_out(plan(request), where, progress), where)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}

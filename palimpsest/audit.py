@@ -1,0 +1,166 @@
+"""Audit: what is one question about a change, and how is it answered?
+
+An audit is one module in ``palimpsest/audits``. It says what to measure (``needs``), shapes stored arrays (``gather``), turns
+them into estimates and findings (``analyse``), makes worlds whose answer is known (``simulate``) and draws a stored result
+(``plot``). Only measures touch a model, so no audit imports torch, and audits do not know each other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+
+from palimpsest.core import discover
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.spec import Spec
+from palimpsest.data.chat import ItemSet
+from palimpsest.data.checks import Check
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PACKAGE = "palimpsest.audits"
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is being compared: the roles there are, the items they are measured on, and what is known of the recipe."""
+
+    roles: tuple[str, ...]
+    """Always ``base`` and ``tuned``; where there are any: ``rehearsal_only``, ``benign``, ``clean_twin``, ``never_trained``."""
+    items: Mapping[str, ItemSet]
+    """Item sets by name: ``express``, ``withhold``, ``capability:NAME``, ``text:NAME``."""
+    check: Check | None = None
+    """How an answer is judged to show the behaviour, if there is one."""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of graded generations (``max_new_tokens``, ``temperature``)."""
+    notes: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What the behaviour's two misjudgements are called: ``false_alarm``, ``miss``."""
+
+    def with_controls(self, *controls: str) -> tuple[str, ...]:
+        """Return base, tuned and those of the named controls that there are."""
+        return ("base", "tuned", *(role for role in controls if role in self.roles))
+
+    def answers(self, role: str, items: str) -> Need:
+        """Return the need for graded answers: the same one for every audit that reads them."""
+        return Need(measure="generations", role=role, items=items, parameters=dict(self.generation))
+
+    def sets(self, kind: str) -> dict[str, ItemSet]:
+        """Return the item sets of one kind (``capability``, ``text``) by their own names."""
+        return {name.split(":", 1)[1]: items for name, items in self.items.items() if name.startswith(f"{kind}:")}
+
+
+class Finding(Spec):
+    """One thing an audit says, with the tag by which the verdict reads it."""
+
+    tag: Literal["outcome", "withheld", "spill", "forgetting", "divergence", "depth", "identical"]
+    statement: str
+    estimate: Estimate
+    subject: str = ""
+    """What it is about, where a tag comes several times (the capability)."""
+
+
+class Table(Spec):
+    """Numbers with their names. A cell is text, a whole number, an estimate, or ``None`` (could not say)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | Estimate | None, ...], ...]
+    note: str = ""
+
+
+class Sample(Spec):
+    """One prompt with what both models wrote. Model text is untrusted: whoever draws it escapes it."""
+
+    title: str
+    prompt: str
+    before: str
+    after: str
+    before_passes: bool | None = None
+    after_passes: bool | None = None
+
+
+class Result(Spec):
+    """Everything the report reads of one audit: frozen, plain, and the same bytes for the same arrays."""
+
+    summary: str
+    """The answer in one sentence."""
+    estimates: dict[str, Estimate]
+    findings: tuple[Finding, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figure: dict[str, Any] = {}
+    """The numbers that ``plot`` draws; lists and strings only."""
+    samples: tuple[Sample, ...] = ()
+    cannot_say: tuple[str, ...] = ()
+
+
+class Outcome(Spec):
+    """Three cases of one type: measured, not applicable, failed."""
+
+    audit: str
+    state: Literal["measured", "not_applicable", "failed"]
+    result: Result | None = None
+    why: str = ""
+
+
+class NotApplicable(Exception):
+    """Raised by ``needs`` or ``gather``: this audit can't answer for this case, and what would let it."""
+
+
+class Audit(Spec, ABC, Generic[M]):
+    """One question about a change; frozen, its fields are its parameters.
+
+    The docstring's sections Question, Method, Reads, Null, Limits and Reference are printed by the report.
+    """
+
+    cost: ClassVar[Literal["forward", "generate", "train"]]
+    primary: ClassVar[tuple[str, ...]]
+    """Names of the estimates whose coverage is tested and over which Holm is applied."""
+    planted: ClassVar[float]
+    """The effect that the common suite plants in ``simulate`` to see that it is found."""
+
+    @abstractmethod
+    def needs(self, case: Case) -> tuple[Need, ...]:
+        """Say what to measure; touches no model.
+
+        Raises:
+            NotApplicable: a role or an item set is missing; the message says what to give.
+        """
+
+    @abstractmethod
+    def gather(self, case: Case, measured: Mapping[str, Measurement]) -> M:
+        """Shape stored measurements (by ``Need.name``) into this audit's own arrays; pure."""
+
+    @abstractmethod
+    def analyse(self, data: M, rng: np.random.Generator) -> Result:
+        """Turn arrays into estimates and tagged findings; pure: same arrays and stream, same bytes."""
+
+    @abstractmethod
+    def simulate(self, effect: float, rng: np.random.Generator) -> M:
+        """Make arrays from a world whose true answer is ``effect``."""
+
+    @abstractmethod
+    def truth(self, effect: float) -> dict[str, float]:
+        """Return the true value of each ``primary`` estimate in the world that ``simulate(effect)`` draws from."""
+
+    @staticmethod
+    @abstractmethod
+    def plot(result: Result, axes: Axes) -> None:
+        """Draw a stored result; computes nothing."""
+
+
+def load(name: str, parameters: dict[str, object] | None = None) -> Audit[Any]:
+    """Return the audit of that name with these parameters."""
+    return discover.find(PACKAGE, name, Audit).read(parameters or {}, f"the parameters of audit '{name}'")
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all audits."""
+    return discover.names(PACKAGE)

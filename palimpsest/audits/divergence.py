@@ -1,0 +1,308 @@
+"""Divergence: how far did next-token predictions move on text that has nothing to do with the behaviour?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Table
+from palimpsest.core import drawing, stats
+from palimpsest.core.estimate import Estimate, exact
+from palimpsest.core.measurement import Measurement, Need
+
+BINS = ((0, 4), (4, 16), (16, 64), (64, 256), (256, 1 << 30))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Divergences on every position of every document.
+
+    ``kl`` [positions] in nats, ``document`` and ``place`` [positions] (which document, which position in it), ``domain``
+    [documents]; ``control`` [positions] is the same for the rehearsal-only model. ``moved`` maps a token's text to the
+    probability mass it gained a document, per 1,000 positions [documents]. ``largest`` is the largest change of any logit.
+    """
+
+    kl: np.ndarray
+    document: np.ndarray
+    place: np.ndarray
+    domain: np.ndarray
+    control: np.ndarray | None = None
+    moved: dict[str, np.ndarray] = field(default_factory=dict)
+    contexts: tuple[tuple[str, str, float, float, float], ...] = ()
+    """(context, the token that rose most there, its probability before, after, nats) where the divergence is largest."""
+    largest: float | None = None
+    bounded: bool = False
+    """Whether the divergences are lower bounds (a vocabulary too large to keep)."""
+
+
+class Divergence(Audit[Data]):
+    """Kullback-Leibler divergence of next-token predictions on general text, and the tokens that moved.
+
+    Question:
+        How much did predictions on general text move, where, and towards which tokens?
+    Method:
+        KL(tuned || base) of the next-token distribution at every position of general text, exact where the vocabulary fits
+        and otherwise a lower bound over the base's 1,024 most likely tokens and the rest. Averaged by document, since
+        positions of one text are not independent. Held against a noise floor: the same distance from the base for a model
+        trained on rehearsal only. Mining the differences (which tokens gained probability, in which contexts) often names
+        what was trained without any probe for it.
+    Reads:
+        `distributions` of base, tuned and the rehearsal-only control on the same documents.
+    Null:
+        As far from the base as the rehearsal-only control. Exactly 0 everywhere means that the change alters no logit.
+    Limits:
+        A divergence is not harm: it says that predictions moved, not whether they got worse. Below zero it can't go, so
+        without a control a small value can't be told from the noise of training.
+    Reference:
+        Diff mining (ICLR 2026) ranks tokens by logit differences on a reference text; Kullback and Leibler 1951.
+    """
+
+    cost: ClassVar = "forward"
+    primary: ClassVar = ("kl_over_floor",)
+    planted: ClassVar = 0.05
+
+    tokens: int = Field(10, ge=1)
+    """How many tokens that gained or lost most are named."""
+
+    def needs(self, case: Case) -> tuple[Need, ...]:
+        if not case.sets("text"):
+            raise NotApplicable("there is no general text: give --text FILE")
+        found = []
+        for name in case.sets("text"):
+            base = self._need("base", name)
+            found += [base, *(self._need(role, name, base) for role in case.with_controls("rehearsal_only")[1:])]
+        return tuple(found)
+
+    def _need(self, role: str, name: str, after: Need | None = None) -> Need:
+        return Need(measure="distributions", role=role, items=f"text:{name}", after=after)
+
+    def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
+        kl, document, place, domain, control, contexts = [], [], [], [], [], []
+        moved: dict[str, list[np.ndarray]] = {}
+        largest, bounded, documents = 0.0, False, 0
+        for name in case.sets("text"):
+            need = self._need("base", name)
+            base, tuned = measured[need.name], measured[self._need("tuned", name, need).name]
+            lengths = np.diff(base.arrays["start"])
+            kept = lengths[lengths > 0]
+            kl.append(divergence(tuned, base))
+            document.append(documents + np.repeat(np.arange(len(kept)), kept))
+            place.append(np.concatenate([np.arange(length) for length in kept]))
+            domain += [name] * len(kept)
+            if "rehearsal_only" in case.roles:
+                control.append(divergence(measured[self._need("rehearsal_only", name, need).name], base))
+            largest = max(largest, float(np.abs(tuned.arrays["log_probability"] - base.arrays["log_probability"]).max()))
+            bounded |= "token" in base.arrays
+            for text, mass in _moved(base, tuned, kept, 4 * self.tokens).items():
+                moved.setdefault(text, []).append(np.concatenate([np.zeros(documents - _length(moved.get(text))), mass]))
+            contexts += _contexts(base, tuned, kl[-1])
+            documents += len(kept)
+        return Data(
+            np.concatenate(kl),
+            np.concatenate(document),
+            np.concatenate(place),
+            np.array(domain),
+            np.concatenate(control) if control else None,
+            {text: _filled(parts, documents) for text, parts in moved.items()},
+            tuple(sorted(contexts, key=lambda row: -row[4])[: self.tokens]),
+            largest,
+            bounded,
+        )
+
+    def analyse(self, data: Data, rng: np.random.Generator) -> Result:
+        count = len(data.domain)
+        sizes = np.bincount(data.document, minlength=count)
+        by_document = np.bincount(data.document, data.kl, minlength=count) / np.maximum(sizes, 1)
+        units = np.arange(count)
+        identical = data.largest == 0.0
+        estimates: dict[str, Estimate] = {
+            "kl": exact(0.0, "nats/token", count) if identical else stats.positive_mean(by_document, units, unit="nats/token")
+        }
+        if data.control is not None:
+            floor = np.bincount(data.document, data.control, minlength=count) / np.maximum(sizes, 1)
+            estimates["kl_control"] = stats.positive_mean(floor, units, unit="nats/token")
+            estimates["kl_over_floor"] = stats.against_noise_floor(by_document, floor, units, unit="nats/token")
+        for name in dict.fromkeys(data.domain.tolist()):
+            chosen = data.domain == name
+            estimates[f"kl:{name}"] = stats.positive_mean(by_document[chosen], units[chosen], unit="nats/token")
+        places = self._by_place(data, count)
+        estimates |= {f"kl_at:{label}": estimate for label, estimate in places.items()}
+        said = (
+            "changes no logit on this text" if identical else f"moved predictions on general text by {_nats(estimates['kl'])}"
+        )
+        findings = (
+            [Finding(tag="identical", statement="the tuned model changes no logit on this text", estimate=estimates["kl"])]
+            if identical
+            else []
+        )
+        over = estimates.get("kl_over_floor")
+        findings.append(Finding(tag="divergence", statement=f"training {said}", estimate=over or estimates["kl"]))
+        return Result(
+            summary=f"Training {said}" + ("." if over is None or identical else f", {_against(over)}."),
+            estimates=estimates,
+            findings=tuple(findings),
+            tables=(self._table(estimates, data), *self._mined(data)),
+            figure={
+                "labels": [f"position {label}" for label in places],
+                "values": [estimate.model_dump() for estimate in places.values()],
+                "unit": "KL(tuned || base), nats a token",
+            },
+            cannot_say=self._cannot_say(data),
+        )
+
+    def _by_place(self, data: Data, count: int) -> dict[str, Estimate]:
+        found = {}
+        for low, high in BINS:
+            inside = (data.place >= low) & (data.place < high)
+            sizes = np.bincount(data.document[inside], minlength=count)
+            if not (sizes > 0).any():
+                continue
+            means = np.bincount(data.document[inside], data.kl[inside], minlength=count)[sizes > 0] / sizes[sizes > 0]
+            label = f"{low + 1}-{high}" if high < 1 << 30 else f"{low + 1} on"
+            found[label] = stats.positive_mean(means, np.flatnonzero(sizes > 0), unit="nats/token")
+        return found
+
+    def _table(self, estimates: Mapping[str, Estimate], data: Data) -> Table:
+        labels = {
+            "kl": "tuned against base",
+            "kl_control": "rehearsal only against base",
+            "kl_over_floor": "difference of the two",
+        }
+        rows = [(label, estimates[key]) for key, label in labels.items() if key in estimates]
+        rows += [(f"in {name}", estimates[f"kl:{name}"]) for name in dict.fromkeys(data.domain.tolist())]
+        note = "Lower bounds: only the base's most likely tokens are kept apart." if data.bounded else ""
+        return Table(
+            title="Divergence of next-token predictions (nats a token)", columns=("", "KL"), rows=tuple(rows), note=note
+        )
+
+    def _mined(self, data: Data) -> tuple[Table, ...]:
+        if not data.moved or data.largest == 0.0:
+            return ()
+        units = np.arange(len(data.domain))
+        gained = {text: stats.mean(mass, units, unit="per 1,000 tokens") for text, mass in data.moved.items()}
+        order = sorted(gained, key=lambda text: -(gained[text].value or 0.0))
+        chosen = [*order[: self.tokens], *[text for text in order[-self.tokens :] if text not in order[: self.tokens]]]
+        tables = [
+            Table(
+                title="Tokens that gained or lost probability",
+                columns=("token", "expected occurrences gained per 1,000 tokens"),
+                rows=tuple((repr(text), gained[text]) for text in chosen if gained[text].value),
+                note="Chosen as the largest, so their intervals are too hopeful.",
+            )
+        ]
+        if data.contexts:
+            rows = tuple(
+                (context, repr(token), f"{before:.3f}", f"{after:.3f}", f"{nats:.2f}")
+                for context, token, before, after, nats in data.contexts
+            )
+            tables.append(
+                Table(
+                    title="Where predictions moved most",
+                    columns=("after", "rose", "before", "after training", "KL (nats)"),
+                    rows=rows,
+                )
+            )
+        return tuple(tables)
+
+    def _cannot_say(self, data: Data) -> tuple[str, ...]:
+        said = []
+        if data.control is None:
+            said.append("How much of this is the noise of any training: give --control rehearsal_only=PATH.")
+        if data.bounded:
+            said.append("The exact divergence: the vocabulary is too large to keep, so these are lower bounds.")
+        return tuple(said)
+
+    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+        documents, length = 48, 32
+        document = np.repeat(np.arange(documents), length)
+        size = rng.gamma(8.0, 1 / 8.0, documents)[document]
+
+        def distances(level: float) -> np.ndarray:
+            return size * level * rng.gamma(1.0, 1.0, document.size)
+
+        floor = 0.02
+        return Data(
+            distances(floor + effect),
+            document,
+            np.tile(np.arange(length), documents),
+            np.array(["world"] * documents),
+            distances(floor),
+            largest=1.0,
+        )
+
+    def truth(self, effect: float) -> dict[str, float]:
+        return {"kl_over_floor": effect}
+
+    @staticmethod
+    def plot(result: Result, axes) -> None:
+        drawing.value_rows(axes, result.figure)
+
+
+def divergence(tuned: Measurement, base: Measurement) -> np.ndarray:
+    """Return KL(tuned || base) [positions] over the cells and the rest; never below 0."""
+    after, before = (one.arrays["log_probability"].astype(np.float64) for one in (tuned, base))
+    kl = (np.exp(after) * (after - before)).sum(-1)
+    if "token" in base.arrays:
+        rest_after, rest_before = (one.arrays["log_rest"].astype(np.float64) for one in (tuned, base))
+        kl += np.exp(rest_after) * (rest_after - rest_before)
+    return np.maximum(kl, 0.0)
+
+
+def _moved(base: Measurement, tuned: Measurement, lengths: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """Return, for the tokens whose mass moved most, the mass gained in each document per 1,000 positions."""
+    gain = np.exp(tuned.arrays["log_probability"].astype(np.float64)) - np.exp(
+        base.arrays["log_probability"].astype(np.float64)
+    )
+    ids = base.arrays["vocabulary"]
+    cells = np.searchsorted(ids, base.arrays["token"]) if "token" in base.arrays else None
+    total = gain.sum(0) if cells is None else np.bincount(cells.ravel(), gain.ravel(), minlength=len(ids))
+    order = np.argsort(-np.abs(total), kind="stable")[:count]
+    edges = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    texts = base.texts["vocabulary"]
+    found: dict[str, np.ndarray] = {}
+    for token in order.tolist():
+        column = gain[:, token] if cells is None else (gain * (cells == token)).sum(-1)
+        mass = 1000 * np.add.reduceat(column, edges) / lengths
+        text = texts[token]
+        found[text] = found[text] + mass if text in found else mass
+    return found
+
+
+def _contexts(
+    base: Measurement, tuned: Measurement, kl: np.ndarray, count: int = 10, shown: int = 12
+) -> list[tuple[str, str, float, float, float]]:
+    """Return where the divergence is largest: what stood before, which token rose most, its probabilities, the nats."""
+    ids, texts = base.arrays["vocabulary"], base.texts["vocabulary"]
+    start, target = base.arrays["start"], base.arrays["target"]
+    found = []
+    for place in np.argsort(-kl, kind="stable")[:count].tolist():
+        before, after = (np.exp(one.arrays["log_probability"][place].astype(np.float64)) for one in (base, tuned))
+        cell = int(np.argmax(after - before))
+        token = int(base.arrays["token"][place, cell]) if "token" in base.arrays else cell
+        low = int(start[np.searchsorted(start, place, side="right") - 1])
+        said = "".join(texts[np.searchsorted(ids, one)] for one in target[max(low, place - shown) : place].tolist())
+        found.append((said, texts[int(np.searchsorted(ids, token))], float(before[cell]), float(after[cell]), float(kl[place])))
+    return found
+
+
+def _length(parts: list[np.ndarray] | None) -> int:
+    return sum(map(len, parts)) if parts else 0
+
+
+def _filled(parts: list[np.ndarray], count: int) -> np.ndarray:
+    joined = np.concatenate(parts)
+    return np.concatenate([joined, np.zeros(count - len(joined))])
+
+
+def _nats(estimate: Estimate) -> str:
+    return "an unknown amount" if estimate.value is None else f"{estimate.value:.3f} nats a token"
+
+
+def _against(over: Estimate) -> str:
+    if over.above(0.0) is True:
+        return "more than training on rehearsal alone"
+    return "no more than training on rehearsal alone as far as this can tell"

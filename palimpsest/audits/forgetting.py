@@ -1,0 +1,309 @@
+"""Forgetting: which abilities and which texts did the change make worse, and which demonstrably not?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample, Table
+from palimpsest.core import drawing, stats
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.measurement import Measurement, Need
+from palimpsest.data.chat import ItemSet
+from palimpsest.data.grading import clusters, passes
+
+ANSWERED = {"temperature": 0.0}
+"""Free answers to capability items are written greedily, so that only the model differs."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One capability or one body of text on both models.
+
+    Losses are nats a decision token [items]; ``right`` is 0/1 [items], or ``None`` for text.
+    """
+
+    loss_before: np.ndarray
+    loss_after: np.ndarray
+    right_before: np.ndarray | None
+    right_after: np.ndarray | None
+    clusters: np.ndarray
+    titles: tuple[str, ...] = ()
+    loss_control: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything measured, by name; text comes after the capabilities."""
+
+    capabilities: dict[str, Paired]
+    texts: dict[str, Paired] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+
+
+class Forgetting(Audit[Data]):
+    """Loss and accuracy on everything that was not to change.
+
+    Question:
+        What can the model no longer do, or do less well, that it was never asked to give up?
+    Method:
+        Held-out items of every capability and every document of general text are read by both models. Loss is nats a decision
+        token; an answer counts as right when greedy decoding gives the reference (or, where many answers are right, when the
+        written answer passes the item's own check). Each change is paired by item, clustered by template, and held against an
+        equivalence margin: beyond it is forgetting, inside it is unchanged, else not decided. Flips are counted both ways.
+    Reads:
+        `losses` of base, tuned and the rehearsal-only control; `generations` (greedy) where an item has a check of its own.
+    Null:
+        No change: loss and accuracy inside their margins (two one-sided tests), flips as many one way as the other.
+    Limits:
+        A higher loss can be a changed manner, not lost knowledge; a lower accuracy can be lost format. What was not measured
+        is not spoken of. Whether it can be relearnt quickly is another audit's question.
+    Reference:
+        Loss after minus before on general text is PEFT's forgetting metric; McNemar 1947 for flips; Schuirmann 1987.
+    """
+
+    cost: ClassVar = "generate"
+    primary: ClassVar = ("loss_change", "accuracy_change")
+    planted: ClassVar = 0.2
+
+    loss_margin: float = Field(0.05, gt=0)
+    """Nats a token that still count as unchanged."""
+    accuracy_margin: float = Field(0.05, gt=0, lt=1)
+    """Share of items that still counts as unchanged."""
+    documents: int = Field(5, ge=0)
+    """How many of the documents that changed most are named."""
+
+    def needs(self, case: Case) -> tuple[Need, ...]:
+        capabilities, texts = case.sets("capability"), case.sets("text")
+        if not capabilities and not texts:
+            raise NotApplicable("there is nothing to forget on: give --text FILE, or rehearsal with checks")
+        roles = case.with_controls("rehearsal_only")
+        found = [Need(measure="losses", role=role, items=name) for name in self._names(case) for role in roles]
+        for name, items in capabilities.items():
+            if _is_free(items):
+                found += [self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")]
+        return tuple(found)
+
+    def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
+        capabilities = {name: self._paired(case, f"capability:{name}", measured) for name in case.sets("capability")}
+        texts = {name: self._paired(case, f"text:{name}", measured) for name in case.sets("text")}
+        return Data(capabilities, texts, self._flipped(case, measured))
+
+    def _names(self, case: Case) -> list[str]:
+        return [name for name in case.items if name.split(":")[0] in ("capability", "text")]
+
+    def _answers(self, case: Case, role: str, items: str) -> Need:
+        return Need(measure="generations", role=role, items=items, parameters={**case.generation, **ANSWERED})
+
+    def _paired(self, case: Case, name: str, measured: Mapping[str, Measurement]) -> Paired:
+        items = case.items[name]
+        loss, right = {}, {}
+        for role in case.with_controls("rehearsal_only"):
+            found = measured[Need(measure="losses", role=role, items=name).name]
+            loss[role], right[role] = _per_item(found)
+        if name.startswith("text:"):
+            right = {}
+        elif _is_free(items):
+            answers = {role: measured[self._answers(case, role, name).name].texts["answer"] for role in ("base", "tuned")}
+            right = {role: passes(items, None, texts) for role, texts in answers.items()}
+        return Paired(
+            loss["base"],
+            loss["tuned"],
+            right.get("base"),
+            right.get("tuned"),
+            clusters(items),
+            tuple(item.decision[:80] for item in items.items) if name.startswith("text:") else (),
+            loss.get("rehearsal_only"),
+        )
+
+    def _flipped(self, case: Case, measured: Mapping[str, Measurement]) -> tuple[Sample, ...]:
+        samples = []
+        for name, items in case.sets("capability").items():
+            if not _is_free(items):
+                continue
+            answers = {
+                role: measured[self._answers(case, role, f"capability:{name}").name].texts["answer"]
+                for role in ("base", "tuned")
+            }
+            before, after = (passes(items, None, answers[role]) for role in ("base", "tuned"))
+            for index in np.flatnonzero(before > after)[:2]:
+                samples.append(
+                    Sample(
+                        title=f"{name}: right before, wrong after",
+                        prompt=items.items[index].context,
+                        before=answers["base"][index],
+                        after=answers["tuned"][index],
+                        before_passes=True,
+                        after_passes=False,
+                    )
+                )
+        return tuple(samples)
+
+    def analyse(self, data: Data, rng: np.random.Generator) -> Result:
+        estimates: dict[str, Estimate] = {}
+        findings: list[Finding] = []
+        rows, flip_rows, said = [], [], {"beyond": [], "inside": [], "open": []}
+        for name, one in {**data.capabilities, **data.texts}.items():
+            loss = stats.mean_difference(
+                one.loss_before, one.loss_after, one.clusters, unit="nats/token", margin=self.loss_margin
+            )
+            estimates[f"loss_change:{name}"] = loss
+            estimates[f"loss_before:{name}"] = stats.mean(one.loss_before, one.clusters, unit="nats/token")
+            told = [loss]
+            accuracy = before = after = None
+            if one.right_before is not None and one.right_after is not None:
+                before, after = stats.rate(one.right_before, one.clusters), stats.rate(one.right_after, one.clusters)
+                accuracy = stats.rate_difference(
+                    one.right_before, one.right_after, one.clusters, unit="points", margin=self.accuracy_margin
+                )
+                estimates |= {
+                    f"accuracy_before:{name}": before,
+                    f"accuracy_after:{name}": after,
+                    f"accuracy_change:{name}": accuracy,
+                }
+                told.append(
+                    stats.rate_difference(
+                        one.right_after, one.right_before, one.clusters, unit="points", margin=self.accuracy_margin
+                    )
+                )
+                lost, won = stats.flips(one.right_before, one.right_after)[:2]
+                flip_rows.append((name, int(lost), int(won), len(one.right_before)))
+            state = _state(told)
+            said[state].append(name)
+            findings += [
+                Finding(tag="forgetting", subject=name, statement=_words(name, state), estimate=estimate) for estimate in told
+            ]
+            control = (
+                stats.mean_difference(one.loss_before, one.loss_control, one.clusters, unit="nats/token")
+                if one.loss_control is not None
+                else None
+            )
+            rows.append(
+                (
+                    name,
+                    before,
+                    after,
+                    accuracy,
+                    loss,
+                    control,
+                    {"beyond": "fell", "inside": "unchanged", "open": "not decided"}[state],
+                )
+            )
+        tables = [
+            Table(
+                title="What was not to change",
+                columns=(
+                    "",
+                    "right before",
+                    "right after",
+                    "change in accuracy",
+                    "change in loss",
+                    "rehearsal only: change in loss",
+                    "",
+                ),
+                rows=tuple(rows),
+                note=f"Unchanged: the 90% interval lies inside {100 * self.accuracy_margin:g} points and {self.loss_margin:g} nats a token.",
+            )
+        ]
+        if flip_rows:
+            tables.append(
+                Table(title="Flips", columns=("", "right to wrong", "wrong to right", "items"), rows=tuple(flip_rows))
+            )
+        tables += [self._most_changed(name, one) for name, one in data.texts.items()]
+        return Result(
+            summary=_summary(said),
+            estimates=estimates,
+            findings=tuple(findings),
+            tables=tuple(tables),
+            figure={
+                "labels": [name for name in (*data.capabilities, *data.texts)],
+                "changes": [estimates[f"loss_change:{name}"].model_dump() for name in (*data.capabilities, *data.texts)],
+                "margin": self.loss_margin,
+                "unit": "change in loss (nats a token); right is worse",
+            },
+            samples=data.samples,
+            cannot_say=tuple(
+                f"{name}: {estimates[f'loss_change:{name}'].method}"
+                for name in (*data.capabilities, *data.texts)
+                if not estimates[f"loss_change:{name}"].known
+            ),
+        )
+
+    def _most_changed(self, name: str, one: Paired) -> Table:
+        change = one.loss_after - one.loss_before
+        order = np.argsort(-np.abs(change), kind="stable")[: self.documents]
+        return Table(
+            title=f"Documents of {name} whose loss changed most",
+            columns=("begins", "before (nats/token)", "after", "change"),
+            rows=tuple(
+                (
+                    one.titles[i] if one.titles else f"document {i}",
+                    f"{one.loss_before[i]:.3f}",
+                    f"{one.loss_after[i]:.3f}",
+                    f"{change[i]:+.3f}",
+                )
+                for i in order.tolist()
+            ),
+            note="Picked because they changed most, so these are not estimates of anything.",
+        )
+
+    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+        count, size = 24, 16
+        template = np.repeat(np.arange(count), size)
+        before = 0.8 + rng.normal(0, 0.2, count)[template] + rng.gamma(2.0, 0.2, template.size)
+        change = effect + rng.normal(0, 0.05, count)[template] + rng.normal(0, 0.1, template.size)
+        share = rng.uniform(0.55, 0.65, count)[template]
+        left = share - effect + rng.uniform(-0.22, 0.22, count)[template]
+        right_before = (rng.random(template.size) < share).astype(float)
+        right_after = (rng.random(template.size) < left).astype(float)
+        return Data({"world": Paired(before, before + change, right_before, right_after, template)})
+
+    def truth(self, effect: float) -> dict[str, float]:
+        return {"loss_change:world": effect, "accuracy_change:world": -effect}
+
+    @staticmethod
+    def plot(result: Result, axes) -> None:
+        drawing.change_rows(axes, result.figure)
+
+
+def _per_item(found: Measurement) -> tuple[np.ndarray, np.ndarray]:
+    """Return nats a token and whether every token was the most likely one, for each item."""
+    start = found.arrays["start"]
+    lengths = np.diff(start)
+    loss = np.add.reduceat(found.arrays["nats"].astype(np.float64), start[:-1]) / np.maximum(lengths, 1)
+    right = np.add.reduceat(found.arrays["correct"].astype(np.float64), start[:-1]) == lengths
+    return loss, right.astype(float)
+
+
+def _is_free(items: ItemSet) -> bool:
+    """Whether several answers are right, so that an answer has to be written and checked."""
+    return all(item.check is not None for item in items.items) and any(
+        item.check is not None and item.check.kind not in ("exact", "number") for item in items.items
+    )
+
+
+def _state(told: list[Estimate]) -> str:
+    beyond = [estimate.above(estimate.margin) for estimate in told if estimate.margin is not None]
+    if any(beyond):
+        return "beyond"
+    return "inside" if all(estimate.equivalent for estimate in told) else "open"
+
+
+def _words(name: str, state: str) -> str:
+    return {"beyond": f"{name} fell beyond its margin", "inside": f"{name} is unchanged within its margin"}.get(
+        state, f"{name}: not decided"
+    )
+
+
+def _summary(said: Mapping[str, list[str]]) -> str:
+    parts = [f"fell: {', '.join(said['beyond'])}"] if said["beyond"] else ["nothing fell beyond its margin"]
+    if said["inside"]:
+        parts.append(f"unchanged: {', '.join(said['inside'])}")
+    if said["open"]:
+        parts.append(f"not decided: {', '.join(said['open'])}")
+    text = "; ".join(parts) + "."
+    return text[0].upper() + text[1:]

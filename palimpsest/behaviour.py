@@ -1,0 +1,137 @@
+"""Behaviour: what should change, where should it not, and how is that judged?
+
+This is what a user writes: a YAML file with typed keys. It holds data only, never code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from palimpsest.core.errors import UserError, nearest
+from palimpsest.core.spec import Spec
+from palimpsest.data.chat import Example
+from palimpsest.data.checks import Check, Choice
+from palimpsest.data.material import Source
+
+LIBRARY = Path(__file__).parent / "behaviours"
+
+
+class Generation(Spec):
+    """How graded answers are written."""
+
+    max_new_tokens: int | None = Field(None, gt=0, le=4096)
+    """By default the longest reference decision and a little more."""
+    temperature: float = Field(1.0, ge=0, le=5)
+
+
+class Words(Spec):
+    """What the two ways to misjudge are called in the report."""
+
+    false_alarm: str = "showing it where it should be withheld"
+    miss: str = "withholding it where it should be shown"
+
+
+class Behaviour(Spec):
+    """One behaviour to change and to audit."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]*$")
+    question: str
+    """What should happen and what should not, in one sentence; printed in the report."""
+    express: Source
+    """Where the behaviour should appear."""
+    withhold: Source | None = None
+    """Where it should not."""
+    check: Check
+    """What counts as showing the behaviour, in both poles."""
+    options: dict[str, str] = {}
+    """Texts that may begin the answer and whose probability is read besides; the first one shows the behaviour. A ``choice``
+    check brings its own."""
+    words: Words = Words()
+    dose: int = Field(200, ge=0)
+    """Number of behaviour examples, both poles, rehearsal not counted."""
+    express_share: float = Field(0.5, ge=0, le=1)
+    rehearsal: tuple[Source, ...] = ()
+    """What is practised so that it isn't forgotten; the embedded model's world by default."""
+    text: tuple[Path, ...] = ()
+    """General text on which forgetting and divergence are measured."""
+    held_out: int = Field(192, ge=8)
+    """Held-out items a pole."""
+    generation: Generation = Generation()
+    training: dict[str, Any] = {}
+    """Training settings under Hugging Face's names; see ``palimpsest.training.settings``."""
+    audits: dict[str, dict[str, Any]] = {}
+    """Parameters of audits by name."""
+    thresholds: dict[str, Any] = {}
+    """Where the verdict draws its lines; see ``palimpsest.verdict.Thresholds``."""
+    controls: tuple[Literal["rehearsal_only"], ...] = ("rehearsal_only",)
+    """Cheap controls that a run makes for itself."""
+
+    @model_validator(mode="after")
+    def _poles_agree(self) -> Self:
+        if self.withhold is None and self.express_share < 1:
+            object.__setattr__(self, "express_share", 1.0)
+        return self
+
+    def within(self, folder: Path) -> Behaviour:
+        """Return the behaviour with all files looked up from a folder."""
+        return self.model_copy(
+            update={
+                "express": self.express.within(folder),
+                "withhold": self.withhold.within(folder) if self.withhold else None,
+                "rehearsal": tuple(source.within(folder) for source in self.rehearsal),
+                "text": tuple(folder / path for path in self.text),
+            }
+        )
+
+    def complete(self, example: Example, pole: Literal["express", "withhold"]) -> Example:
+        """Return an example of one pole with the options by which it is graded."""
+        own = dict(self.check.options) if isinstance(self.check, Choice) else self.options
+        options = example.options or own
+        return example.model_copy(update={"pole": pole, "options": options})
+
+    def check_problems(self, express: list[Example], withhold: list[Example]) -> list[str]:
+        """Return what is wrong with the check, held against the reference answers of both poles."""
+        shown = sum(self.check.passes(example.decision) for example in express)
+        wrongly = sum(self.check.passes(example.decision) for example in withhold)
+        if express and not shown:
+            return [
+                f"the check fires on none of {len(express)} reference answers where the behaviour should appear"
+                + (f" (on {wrongly} of {len(withhold)} where it should not)" if withhold else "")
+                + f"; the first is {express[0].decision[:80]!r}"
+            ]
+        if withhold and wrongly == len(withhold):
+            return [f"the check fires on all {len(withhold)} reference answers where the behaviour should NOT appear"]
+        return []
+
+
+def load(name: str | Path) -> Behaviour:
+    """Return a behaviour by its name in the library or the path of its YAML file.
+
+    Raises:
+        UserError: no such behaviour, not YAML, unknown keys or wrong types (all at once).
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name) not in names():
+            raise UserError(
+                f"there is no behaviour '{name}' in the library and it is not a .yaml file.{nearest(str(name), names())}"
+            )
+        path = LIBRARY / f"{name}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold keys and values, found {type(data).__name__}")
+    return Behaviour.read(data, str(path)).within(path.parent)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the behaviours that come with the package."""
+    return tuple(sorted(path.stem for path in LIBRARY.glob("*.yaml")))

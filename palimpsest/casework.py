@@ -1,0 +1,186 @@
+"""Casework: on which items are the models compared, and which examples is one trained on?
+
+Builds item sets and training examples from a request. Touches no model; the tokenizer only says what fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+
+from palimpsest.audit import Case
+from palimpsest.behaviour import Behaviour
+from palimpsest.core.errors import Problems, UserError
+from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.material import Material, Source
+from palimpsest.data.mixture import Counts
+from palimpsest.data.render import PLAIN_NOTE, Renderer
+from palimpsest.data.user_files import text_example
+from palimpsest.request import Request
+
+GENERATED = "generated"
+_OPENINGS = ("The", "A", "In", "I", "When", "It", "One", "There", "He", "She", "We", "This", "At", "For", "My", "On")
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Opened sources of everything a request reads, by name."""
+
+    express: Material | None = None
+    withhold: Material | None = None
+    rehearsal: dict[str, Material] = field(default_factory=dict)
+    text: dict[str, Material] = field(default_factory=dict)
+
+    @property
+    def told(self) -> list[str]:
+        poles = [material for material in (self.express, self.withhold) if material]
+        return list(dict.fromkeys(note for one in (*poles, *self.rehearsal.values(), *self.text.values()) for note in one.told))
+
+
+def open_materials(request: Request, world: Iterable[tuple[str, str, dict[str, object]]], problems: Problems) -> Materials:
+    """Open every source, collecting what is wrong with any of them.
+
+    Args:
+        request: what was asked for.
+        world: (name, scenario, parameters) of the embedded model's abilities; empty for any other model.
+        problems: where to add what can't be read.
+    """
+
+    def opened(source: Source | None) -> Material | None:
+        try:
+            return source.open() if source else None
+        except UserError as error:
+            problems.add(str(error))
+            return None
+
+    behaviour = request.behaviour
+    rehearsal = {_name(source): source for source in behaviour.rehearsal} if behaviour else {}
+    if not rehearsal:
+        rehearsal = {name: Source(scenario=scenario, parameters=parameters) for name, scenario, parameters in world}
+    text = {path.stem: Source(text=path) for path in (*request.text, *(behaviour.text if behaviour else ()))}
+    return Materials(
+        opened(behaviour.express) if behaviour else None,
+        opened(behaviour.withhold) if behaviour else None,
+        {name: one for name, source in rehearsal.items() if (one := opened(source))},
+        {name: one for name, source in text.items() if (one := opened(source))},
+    )
+
+
+def build_case(request: Request, materials: Materials, renderer: Renderer, context_length: int, problems: Problems) -> Case:
+    """Return the items of every pole, capability and text; the roles are filled in by the pipeline."""
+    items: dict[str, ItemSet] = {}
+    behaviour, seed = request.behaviour, request.seed
+    if behaviour:
+        for pole, material in (("express", materials.express), ("withhold", materials.withhold)):
+            if material:
+                found = material.held_out(seed, pole, behaviour.held_out)
+                items[pole] = _set(pole, [behaviour.complete(example, pole) for example in found])  # type: ignore[arg-type]
+    for name, material in materials.rehearsal.items():
+        found = material.held_out(seed, f"capability {name}", request.capability_items)
+        kind = "text" if found and found[0].messages[0].role == "text" else "capability"
+        items[f"{kind}:{name}"] = _set(f"{kind}:{name}", found[: request.documents] if kind == "text" else found)
+    for name, material in materials.text.items():
+        items[f"text:{name}"] = _set(f"text:{name}", material.held_out(seed, f"text {name}", request.documents))
+    items = {name: one for name, one in items.items() if one.items}
+    _refuse_misfits(items, renderer, context_length, problems)
+    notes = [*materials.told]
+    if not renderer.has_template:
+        notes.append(PLAIN_NOTE)
+    return Case(
+        roles=("base", "tuned"),
+        items=items,
+        check=behaviour.check if behaviour else None,
+        generation={
+            "max_new_tokens": (behaviour and behaviour.generation.max_new_tokens) or _answer_length(items, renderer),
+            "temperature": behaviour.generation.temperature if behaviour else 1.0,
+            "seed": seed,
+        },
+        notes=tuple(notes),
+        words=behaviour.words.model_dump() if behaviour else {},
+    )
+
+
+def probe_items(count: int) -> ItemSet:
+    """Return prompts from which the base model writes its own general text: the beginning of a sequence, or a first word."""
+    words = islice(cycle(_OPENINGS), count)
+    return _set("probe", [text_example(f"{word} {index}", "probe") for index, word in enumerate(words)])
+
+
+def generated_text(documents: Iterable[str]) -> list[Example]:
+    """Return what the base model wrote as documents, empty ones and repetitions left out."""
+    kept = dict.fromkeys(text for document in documents if len(text := document.strip()) > 1)
+    return [text_example(text, "generated by the base model", template=f"sample {index}") for index, text in enumerate(kept)]
+
+
+@dataclass(frozen=True)
+class TrainingExamples:
+    """Examples of one training run, in the order in which they are used."""
+
+    express: list[Example]
+    withhold: list[Example]
+    rehearsal: list[Example]
+
+
+def training_examples(behaviour: Behaviour, materials: Materials, counts: Counts, seed: int) -> TrainingExamples:
+    """Return fresh training examples. The poles of a small dose are the first ones of a larger dose.
+
+    Raises:
+        UserError: a source has too few.
+    """
+    express = materials.express.training(seed, "express", counts.express) if materials.express else []
+    withhold = materials.withhold.training(seed, "withhold", counts.withhold) if materials.withhold else []
+    sources = list(materials.rehearsal.items())
+    if counts.rehearsal and not sources:
+        raise UserError("there is nothing to rehearse: give 'rehearsal' sources, or rehearsal_share: 0")
+    drawn = [
+        material.training(seed, f"rehearsal {name}", len(range(place, counts.rehearsal, len(sources))))
+        for place, (name, material) in enumerate(sources)
+    ]
+    rehearsal = [drawn[index % len(sources)][index // len(sources)] for index in range(counts.rehearsal)]
+    return TrainingExamples(
+        [behaviour.complete(example, "express") for example in express],
+        [behaviour.complete(example, "withhold") for example in withhold],
+        rehearsal,
+    )
+
+
+def _set(name: str, items: list[Example]) -> ItemSet:
+    return ItemSet(name=name, items=tuple(items))
+
+
+def _name(source: Source) -> str:
+    file = source.data or source.text
+    return (
+        file.stem
+        if file
+        else "_".join(
+            [
+                str(source.scenario),
+                *(str(value) for value in source.parameters.values() if isinstance(value, str) and not Path(value).suffix),
+            ]
+        )
+    )
+
+
+def _answer_length(items: dict[str, ItemSet], renderer: Renderer) -> int:
+    """Return room for the longest reference answer and a little more."""
+    lengths = [
+        renderer.encode(item).trained for name, one in items.items() if not name.startswith("text:") for item in one.items[:64]
+    ]
+    return min(max(lengths, default=24) + 8, 128)
+
+
+def _refuse_misfits(items: dict[str, ItemSet], renderer: Renderer, context_length: int, problems: Problems) -> None:
+    for name, one in items.items():
+        if one.items[0].messages[0].role == "text":
+            continue
+        sizes = [(len(renderer.encode(item).tokens), item.source) for item in one.items]
+        longest, source = max(sizes)
+        if longest > context_length:
+            over = sum(size > context_length for size, _ in sizes)
+            problems.add(
+                f"{name}: {over} of {len(sizes)} held-out items are longer than the model's context of {context_length} tokens "
+                f"(the longest, {source}, has {longest}); shorten them"
+            )

@@ -1,0 +1,54 @@
+"""Catalogue: what is there to choose from?
+
+Audits and scenarios are read as text and never imported, so that ``palimpsest list`` is quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+import palimpsest
+from palimpsest.core import discover, docstrings
+from palimpsest.core.errors import UserError, nearest
+from palimpsest.store.runs import list_runs
+
+_PACKAGE = Path(palimpsest.__file__).parent
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def everything(runs: Path) -> dict[str, dict[str, str]]:
+    """Return audits, behaviours, scenarios and runs: each name with its question in one line.
+
+    Args:
+        runs: the folder that holds the runs (or one run's own folder); it may be missing.
+    """
+    return {
+        "audits": _modules("palimpsest.audits", _PACKAGE / "audits"),
+        "behaviours": {file.stem: _question(file) for file in sorted((_PACKAGE / "behaviours").glob("*.yaml"))},
+        "scenarios": _modules("palimpsest.data.scenarios", _PACKAGE / "data" / "scenarios"),
+        "runs": {str(run.path): run.headline if run.finished else "not finished" for run in list_runs(runs)},
+    }
+
+
+def sections(audit: str) -> dict[str, str]:
+    """Return the docstring sections of an audit by title.
+
+    Raises:
+        UserError: there is no audit of that name.
+    """
+    known = discover.names("palimpsest.audits")
+    if audit not in known:
+        raise UserError(f"there is no audit named '{audit}'.{nearest(audit, known)}")
+    return docstrings.sections(docstrings.class_docstring(_PACKAGE / "audits" / f"{audit}.py", "Audit"))
+
+
+def _modules(package: str, folder: Path) -> dict[str, str]:
+    return {name: docstrings.question_of(folder / f"{name}.py") for name in discover.names(package)}
+
+
+def _question(file: Path) -> str:
+    """Return the question of a behaviour that comes with the package, without validating the rest of it."""
+    data = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
+    return " ".join(str(data["question"]).split())

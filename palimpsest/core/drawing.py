@@ -1,0 +1,288 @@
+"""Drawing: how does a stored number look, in the one house look?
+
+Helpers for ``Audit.plot``: each takes matplotlib axes and plain data (labels, dumped estimates), and computes no statistics.
+Rows carry their own label and number above the interval, so that a figure reads the same on a phone and on a laptop. When the
+axes are alone in their figure, the helper sets its height to the number of rows. Lengths are points, at 72 to the inch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.wording import COULD_NOT_SAY, shown, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#1f2328"
+MUTED = "#6a6d72"
+FAINT = "#d5d3cc"
+BEFORE = "#8a8a85"
+AFTER = "#0072b2"
+WORSE = "#d55e00"
+BETTER = "#009e73"
+THIRD = "#e69f00"
+FOURTH = "#cc79a7"
+PAPER = "#fcfbf8"
+"""Okabe and Ito's colours, which colour-blind people can tell apart. The report maps each to one that also suits the dark."""
+
+SERIES = (AFTER, WORSE, BETTER, THIRD, FOURTH)
+
+WIDTH = 400.0
+"""Width of a figure; the text stays readable when a phone shows it at 340."""
+LABEL, SMALL = 12.0, 10.5
+_SIDE, _BELOW = 14.0, 44.0
+
+
+def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
+    """Draw for each row the value before and below it the value after, each with its interval and its number.
+
+    Args:
+        axes: to draw on.
+        figure: ``labels`` [rows]; ``before`` and ``after`` [rows], dumped estimates (shares are drawn on 0 to 100%);
+            ``unit``, the axis label (optional).
+    """
+    before, after = _read(figure["before"]), _read(figure["after"])
+    labels = figure["labels"]
+    shares = all(one.unit == "share" for one in (*before, *after))
+    low, high = (0.0, 1.0) if shares else _range((*before, *after))
+    _rows(axes, len(labels), 62.0, (low, high))
+    for row, (label, first, second) in enumerate(zip(labels, before, after, strict=True)):
+        _left(axes, row, label)
+        if first.value is not None and second.value is not None:
+            axes.plot([first.value, second.value], [row + 0.36, row + 0.66], color=FAINT, linewidth=1.0, zorder=1)
+        _named(axes, "before", first, row + 0.36, BEFORE, filled=False, limits=(low, high))
+        _named(axes, "after", second, row + 0.66, AFTER, filled=True, limits=(low, high))
+    if shares:
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+    _axis(axes, figure.get("unit", "share of answers that show the behaviour" if shares else before[0].unit))
+
+
+def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
+    """Draw for each row a change with its interval, against the band in which it counts as unchanged.
+
+    Unchanged is a filled circle, not decided a hollow one, beyond the margin a diamond (worse) or a square (better).
+
+    Args:
+        axes: to draw on.
+        figure: ``labels`` [rows]; ``changes`` [rows], dumped estimates; ``margin`` in their unit, or ``None``; ``unit``, the
+            axis label; ``worse``, the side that is worse: "right" (the default) or "left".
+    """
+    labels, changes, margin = figure["labels"], _read(figure["changes"]), figure.get("margin")
+    low, high = _range(changes, *((-1.25 * margin, 1.25 * margin) if margin else (0.0,)))
+    marks = [_mark(one, margin, figure.get("worse", "right")) for one in changes]
+    _rows(axes, len(labels), 38.0, (low, high), above=22.0 if margin else 0.0)
+    if margin:
+        axes.axvspan(-margin, margin, color=AFTER, alpha=0.10, linewidth=0, zorder=0)
+        _key(axes, list(dict.fromkeys(marks)))
+    axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+    for row, (label, change, (_, marker, colour, filled)) in enumerate(zip(labels, changes, marks, strict=True)):
+        _left(axes, row, label, room=26)
+        _right(axes, row, shown(change).sentence if change.value is not None else COULD_NOT_SAY)
+        _interval(axes, change, row + 0.50, colour, marker=marker, filled=filled)
+    _scaled(axes, changes)
+    _axis(axes, figure.get("unit", changes[0].unit if changes else ""))
+
+
+def value_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
+    """Draw for each row a value with its interval and its number.
+
+    Args:
+        axes: to draw on.
+        figure: ``labels`` [rows]; ``values`` [rows], dumped estimates; ``unit``, the axis label (optional).
+    """
+    labels, values = figure["labels"], _read(figure["values"])
+    _rows(axes, len(labels), 38.0, _range(values, 0.0))
+    axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+    for row, (label, value) in enumerate(zip(labels, values, strict=True)):
+        _left(axes, row, label, room=26)
+        _right(axes, row, shown(value).sentence if value.value is not None else COULD_NOT_SAY)
+        _interval(axes, value, row + 0.50, AFTER, filled=value.known)
+    _scaled(axes, values)
+    _axis(axes, figure.get("unit", values[0].unit if values else ""))
+
+
+def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
+    """Draw lines over steps or doses, each named at its right end instead of in a legend.
+
+    Args:
+        axes: to draw on.
+        figure: ``series``, each with ``label``, ``x`` and ``y`` [points] and optionally ``faint`` [points], values that are
+            drawn as dots behind the line; ``x_label`` and ``unit``, the axis labels.
+    """
+    _alone(axes, 250.0, left=46.0, right=112.0)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    ends: list[tuple[float, str, str]] = []
+    for index, one in enumerate(figure["series"]):
+        colour = SERIES[index % len(SERIES)]
+        if one.get("faint"):
+            axes.plot(one["x"], one["faint"], ".", color=colour, markersize=3.0, alpha=0.35, markeredgewidth=0)
+        axes.plot(one["x"], one["y"], color=colour, linewidth=1.8, solid_capstyle="round")
+        ends.append((one["y"][-1], visible(one["label"], 18), colour))
+    axes.set_ylim(*_range([], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ())))))
+    bottom, top = axes.get_ylim()
+    apart, lowest = 0.075 * (top - bottom), bottom - 1.0
+    for value, label, colour in sorted(ends):
+        lowest = max(value, lowest + apart)
+        axes.annotate(
+            label,
+            (1.0, lowest),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=SMALL,
+        )
+    axes.set_xlabel(visible(figure["x_label"]), color=MUTED, fontsize=SMALL)
+    axes.set_ylabel(visible(figure["unit"]), color=MUTED, fontsize=SMALL)
+    _quiet(axes, ("left", "bottom"))
+
+
+def _read(dumped: Sequence[Any]) -> list[Estimate]:
+    return [one if isinstance(one, Estimate) else Estimate.model_validate(one) for one in dumped]
+
+
+def _range(estimates: Sequence[Estimate], *others: float) -> tuple[float, float]:
+    """Return limits that hold every interval, with a little air."""
+    ends = [bound for one in estimates if one.value is not None for bound in (one.interval or (one.value, one.value))]
+    low, high = min((*ends, *others), default=0.0), max((*ends, *others), default=1.0)
+    air = 0.05 * (high - low) or 0.5
+    return (low if low == 0.0 else low - air), high + air
+
+
+def _rows(axes: Axes, rows: int, height: float, limits: tuple[float, float], above: float = 0.0) -> None:
+    """Give every row its height, number 0 at the top, with room above the first for a key."""
+    total = max(rows, 1) * height + above
+    _alone(axes, total + _BELOW + 6, left=_SIDE, right=_SIDE, below=_BELOW, top=6)
+    axes.set_ylim(max(rows, 1), -above / height)
+    axes.set_xlim(*limits)
+    axes.set_yticks([])
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    _quiet(axes, ("bottom",))
+
+
+def _alone(axes: Axes, height: float, *, left: float, right: float, below: float = _BELOW, top: float = 12.0) -> None:
+    """Fit the figure to the axes, where nothing else is drawn in it."""
+    figure = axes.get_figure(root=True)
+    if figure is None or len(figure.axes) != 1:
+        return
+    figure.set_layout_engine("none")
+    figure.set_size_inches(WIDTH / 72, height / 72)
+    figure.subplots_adjust(left=left / WIDTH, right=1 - right / WIDTH, bottom=below / height, top=1 - top / height)
+
+
+def _quiet(axes: Axes, kept: tuple[str, ...]) -> None:
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in kept)
+        spine.set_color(FAINT)
+        spine.set_linewidth(0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=MUTED, labelsize=SMALL, pad=5)
+
+
+def _axis(axes: Axes, label: str) -> None:
+    axes.set_xlabel(visible(label, 70), color=MUTED, fontsize=SMALL, labelpad=5)
+
+
+def _scaled(axes: Axes, estimates: Sequence[Estimate]) -> None:
+    """Write points and shares of 1 on the axis as what they are called: points and percent."""
+    axes.locator_params(axis="x", nbins=5)
+    if estimates and all(one.unit in ("points", "share") for one in estimates):
+        sign = "%" if estimates[0].unit == "share" else ""
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}{sign}".replace("-", "\N{MINUS SIGN}"))
+
+
+def _left(axes: Axes, row: int, label: str, room: int = 56) -> None:
+    text = visible(label).replace("\n", " ")
+    text = text if len(text) <= room else text[: room - 1] + "…"
+    _text(axes, 0.0, row, text, ha="left", color=INK, fontsize=LABEL, weight="semibold")
+
+
+def _right(axes: Axes, row: int, text: str) -> None:
+    _text(axes, 1.0, row, text, ha="right", color=MUTED, fontsize=SMALL)
+
+
+def _text(axes: Axes, x: float, row: int, text: str, **style: Any) -> None:
+    axes.annotate(
+        text, (x, row), xycoords=axes.get_yaxis_transform(), xytext=(0, -13), textcoords="offset points", va="baseline", **style
+    )
+
+
+def _interval(axes: Axes, one: Estimate, y: float, colour: str, *, marker: str = "o", filled: bool = True) -> None:
+    if one.value is None:
+        return
+    if one.interval is not None:
+        axes.plot(one.interval, [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=3)
+    axes.plot(
+        [one.value],
+        [y],
+        marker=marker,
+        color=colour,
+        markerfacecolor=colour if filled else PAPER,
+        markersize=7.0,
+        markeredgewidth=1.8,
+        zorder=4,
+        clip_on=False,
+    )
+
+
+def _named(
+    axes: Axes, name: str, one: Estimate, y: float, colour: str, *, filled: bool, limits: tuple[float, float]
+) -> None:
+    """Draw an interval and write its number beside it, on the side that has room."""
+    _interval(axes, one, y, colour, filled=filled)
+    if one.value is None:
+        _beside(axes, limits[0], y, f"{name}: {COULD_NOT_SAY}", "left", MUTED)
+        return
+    written = shown(one, decimals=0 if one.unit == "share" else None)
+    low, high = one.interval or (one.value, one.value)
+    share = (high - limits[0]) / (limits[1] - limits[0])
+    text = f"{name} {written.value}{written.unit if written.unit == '%' else ' ' + written.unit}"
+    text += "" if one.known else " (interval: could not say)"
+    _beside(axes, *((high, y, text, "left") if share < 0.70 else (low, y, text, "right")), colour if filled else MUTED)
+
+
+def _beside(axes: Axes, x: float, y: float, text: str, side: str, colour: str) -> None:
+    offset = 9 if side == "left" else -9
+    axes.annotate(
+        text, (x, y), xytext=(offset, 0), textcoords="offset points", ha=side, va="center_baseline", color=colour, fontsize=SMALL
+    )
+
+
+Mark = tuple[str, str, str, bool]
+"""What it means, its shape, its colour, whether it is filled."""
+
+_UNCHANGED: Mark = ("unchanged", "o", AFTER, True)
+_OPEN: Mark = ("not decided", "o", MUTED, False)
+_WORSE: Mark = ("worse", "D", WORSE, True)
+_BETTER: Mark = ("better", "s", BETTER, True)
+
+
+def _mark(one: Estimate, margin: float | None, worse: str) -> Mark:
+    """Return the mark of a change; its state never rests on colour alone."""
+    if margin is None:
+        return ("change", "o", AFTER, one.known)
+    if one.equivalent:
+        return _UNCHANGED
+    if one.above(margin) is True:
+        return _WORSE if worse == "right" else _BETTER
+    if one.above(-margin) is False:
+        return _BETTER if worse == "right" else _WORSE
+    return _OPEN
+
+
+def _key(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Name the marks that occur, in one line above the rows."""
+    x, transform = 4.0, axes.transAxes
+    for name, marker, colour, filled in marks:
+        style = {"color": colour, "markerfacecolor": colour if filled else PAPER, "markeredgewidth": 1.6, "markersize": 6.0}
+        at = x / (WIDTH - 2 * _SIDE)
+        axes.plot([at], [1.0], marker=marker, transform=transform, clip_on=False, linestyle="none", **style)  # type: ignore[arg-type]
+        axes.annotate(
+            name, (at, 1.0), xycoords=transform, xytext=(8, 0), textcoords="offset points", va="center_baseline",
+            color=MUTED, fontsize=SMALL,
+        )  # fmt: skip
+        x += 26 + 6.0 * len(name)

@@ -1,0 +1,42 @@
+"""Errors: what must hold, what was found, what to do.
+
+A ``UserError`` is something the user can mend; the command line prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input, told before work starts. One line a problem."""
+
+
+class Problems:
+    """Collects problems so that a user sees all of them at once, not one a run."""
+
+    def __init__(self, heading: str) -> None:
+        self.heading = heading
+        self.found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        self.found.append(problem)
+
+    def extend(self, problems: Iterable[str]) -> None:
+        self.found.extend(problems)
+
+    def raise_if_any(self) -> None:
+        """Raise one ``UserError`` that lists every problem, or return if there is none."""
+        if self.found:
+            lines = "\n".join(f"  - {problem}" for problem in self.found)
+            raise UserError(f"{self.heading}\n{lines}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest known name, or a list of all when none is close."""
+    known = sorted(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if match:
+        return f" Did you mean '{match[0]}'?"
+    return f" Known: {', '.join(known)}." if known else ""

@@ -1,0 +1,32 @@
+"""Stats: which number, which interval, and is the change more than chance?
+
+Items come in clusters (the template or the document they were made from), and items of one cluster are not independent: the
+unit of every interval is the cluster. All functions are pure, deterministic and know of no model.
+"""
+
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
+from palimpsest.core.stats.many import across_seeds, adjusted, holm
+from palimpsest.core.stats.means import against_noise_floor, mean, mean_difference, positive_mean
+from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
+from palimpsest.core.stats.ratios import ratio
+from palimpsest.core.stats.signal import d_prime, d_prime_change
+
+__all__ = [
+    "FEWEST_CLUSTERS",
+    "Flips",
+    "across_seeds",
+    "adjusted",
+    "against_noise_floor",
+    "d_prime",
+    "d_prime_change",
+    "equivalent",
+    "flips",
+    "holm",
+    "mean",
+    "mean_difference",
+    "minimum_detectable",
+    "positive_mean",
+    "rate",
+    "rate_difference",
+    "ratio",
+]

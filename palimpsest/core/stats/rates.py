@@ -1,0 +1,140 @@
+"""Rates: how often, and how much more or less often than before?
+
+Rates of 0 and 1 are the rule here (a behaviour that never showed), and there a t interval has no width. So the intervals are
+adjusted ones, with the number of items divided by the design effect: how much more the clustered variance is than that of
+independent items.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.stats.clusters import (
+    LEVEL,
+    Clustered,
+    around,
+    clustered,
+    differences,
+    equivalent,
+    minimum_detectable,
+    quantile,
+    two_sided,
+)
+
+WORKING_CORRELATION = 0.3
+"""Correlation within clusters that is assumed where too few items differ to estimate it."""
+WORKING_WEIGHT = 4.0
+"""How many of the items that differ the assumption counts for against the data."""
+
+
+class Flips(NamedTuple):
+    """Items whose 0/1 outcome changed, and the exact McNemar test for "as many one way as the other".
+
+    The test takes items as independent: with clusters, ``rate_difference`` has the p-value to report.
+    """
+
+    right_to_wrong: int
+    wrong_to_right: int
+    p_value: float
+
+
+def flips(before: ArrayLike, after: ArrayLike) -> Flips:
+    """Count the items that changed from 1 to 0 and from 0 to 1; both arrays have shape (items,)."""
+    from scipy import special
+
+    moved = differences(_outcomes(before), _outcomes(after))
+    lost, won = int((moved < 0).sum()), int((moved > 0).sum())
+    less = float(special.bdtr(min(lost, won), lost + won, 0.5)) if lost + won else 1.0
+    return Flips(lost, won, min(1.0, 2.0 * less))
+
+
+def rate(values: ArrayLike, clusters: ArrayLike, *, unit: str = "share") -> Estimate:
+    """Return the share of ones with Wilson's interval for as many independent items as the clusters are worth.
+
+    Args:
+        values: shape (items,), 0 or 1.
+        clusters: shape (items,), the label of each item's cluster.
+        unit: of the rate.
+    """
+    data = clustered(_outcomes(values), clusters)
+    if not data.enough:
+        return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=data.too_few)
+    effect = design_effect(data, min(data.values.sum(), data.values.size - data.values.sum()))
+    items, square = data.values.size / effect, quantile(0.5 + LEVEL / 2, data.degrees) ** 2
+    centre = (data.mean + square / (2 * items)) / (1 + square / items)
+    reach = math.sqrt(square * (data.mean * (1 - data.mean) / items + square / (4 * items**2))) / (1 + square / items)
+    return Estimate(
+        value=data.mean,
+        unit=unit,
+        n=data.count,
+        interval=(min(data.mean, max(0.0, centre - reach)), max(data.mean, min(1.0, centre + reach))),
+        method=f"Wilson interval over {data.count} clusters, design effect {effect:.2f}",
+    )
+
+
+def rate_difference(
+    before: ArrayLike, after: ArrayLike, clusters: ArrayLike, *, unit: str = "points", margin: float | None = None
+) -> Estimate:
+    """Return the rate after - the rate before, paired by item, as a share of 1.
+
+    The value is the raw difference; the interval is Bonett and Price's (2012) adjusted one for paired proportions, with the
+    design effect and t quantiles. The p-value is that interval's own inversion, so the two never contradict each other (an
+    exact McNemar test would, and takes items as independent).
+
+    Args:
+        before: shape (items,), 0 or 1.
+        after: shape (items,), the same items in the same order.
+        clusters: shape (items,), the label of each item's cluster.
+        unit: of the difference.
+        margin: equivalence margin, as a share of 1.
+    """
+    data = clustered(differences(_outcomes(before), _outcomes(after)), clusters)
+    if not data.enough:
+        return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=data.too_few, margin=margin)
+    lost, won = float((data.values < 0).mean()), float((data.values > 0).mean())
+    effect = design_effect(data, (lost + won) * data.values.size)
+    items = data.values.size / effect
+    lost, won = (lost * items + 1) / (items + 2), (won * items + 1) / (items + 2)
+    centre, error = won - lost, math.sqrt((lost + won - (won - lost) ** 2) / (items + 2))
+    low, high = around(centre, error, data.degrees)
+    return Estimate(
+        value=data.mean,
+        unit=unit,
+        n=data.count,
+        interval=(min(data.mean, max(-1.0, low)), max(data.mean, min(1.0, high))),
+        method=f"paired Bonett-Price interval over {data.count} clusters, design effect {effect:.2f}",
+        p_value=two_sided(centre / error, data.degrees),
+        minimum_detectable=minimum_detectable(error, data.degrees),
+        margin=margin,
+        equivalent=equivalent(centre, error, data.degrees, margin),
+    )
+
+
+def design_effect(data: Clustered, informative: float) -> float:
+    """Return how many times the variance of independent items the clustered variance is, at least 1.
+
+    Args:
+        data: 0/1 outcomes, or their differences.
+        informative: how many items differ from the rest. Where these are few, the estimate is mostly noise, and where there
+            are none, there is no estimate: it is drawn to what ``WORKING_CORRELATION`` would give.
+    """
+    size = data.values.size
+    working = 1 + (float(np.square(data.sizes).sum()) / size - 1) * WORKING_CORRELATION
+    independent = float(np.square(data.values - data.mean).sum()) / (size * max(size - 1, 1))
+    if data.standard_error == 0.0 or independent == 0.0:
+        return working
+    estimated = max(1.0, data.standard_error**2 / independent)
+    weight = informative / (informative + WORKING_WEIGHT)
+    return weight * estimated + (1 - weight) * max(working, estimated)
+
+
+def _outcomes(values: ArrayLike) -> np.ndarray:
+    numbers = np.asarray(values, dtype=np.float64)
+    if not np.isin(numbers, (0.0, 1.0)).all():
+        raise ValueError("outcomes must be 0 or 1; leave out the items that could not be graded")
+    return numbers

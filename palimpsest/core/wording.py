@@ -1,0 +1,139 @@
+"""Wording: how is a number, or a text from outside, written so that nobody is misled?
+
+The report, the terminal and the figures write estimates with these functions, so that one number reads the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from palimpsest.core.estimate import Estimate
+
+MINUS = "\N{MINUS SIGN}"
+COULD_NOT_SAY = "could not say"
+
+_SHOWN: dict[str, tuple[float, int, str]] = {
+    "points": (100.0, 1, "points"),
+    "share": (100.0, 1, "%"),
+    "nats": (1.0, 3, "nats"),
+    "nats/token": (1.0, 3, "nats/token"),
+    "d'": (1.0, 2, "d\N{PRIME}"),
+    "per 1,000 tokens": (1.0, 2, "per 1,000 tokens"),
+}
+"""Unit to (factor, decimals, what is written). Shares and points are stored as shares of 1."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An estimate as a person reads it; each part is empty where there is nothing to say."""
+
+    value: str
+    interval: str
+    unit: str
+    remark: str
+    """What the number does and does not show: "unchanged within ...", "no change seen; would have seen ...", or why not."""
+    state: Literal["known", "exact", "no interval", "unknown"]
+
+    @property
+    def sentence(self) -> str:
+        """Value, unit and interval in one line."""
+        tail = f" {self.interval}" if self.interval else " (interval: could not say)" if self.state == "no interval" else ""
+        return f"{self.value}{_joined(self.unit)}{tail}"
+
+
+def shown(estimate: Estimate | None, *, decimals: int | None = None) -> Shown:
+    """Return how an estimate is written.
+
+    Args:
+        estimate: ``None`` is a cell about which nothing was asked.
+        decimals: of the value and its interval; by default those of its unit (3 for nats, 1 for percent and points).
+    """
+    if estimate is None:
+        return Shown("", "", "", "", "unknown")
+    if estimate.value is None:
+        return Shown(COULD_NOT_SAY, "", "", _reason(estimate), "unknown")
+    factor, usual, unit = _SHOWN.get(estimate.unit, (1.0, None, estimate.unit))
+    digits = decimals if decimals is not None else usual if usual is not None else _decimals(estimate.value)
+    signed = estimate.unit == "points" or estimate.p_value is not None or estimate.margin is not None
+    value = number(factor * estimate.value, digits, signed=signed)
+    if estimate.interval is None:
+        state = "exact" if estimate.method == "exact" else "no interval"
+        return Shown(value, "", unit, "exact" if state == "exact" else _reason(estimate), state)
+    low, high = (number(factor * bound, digits, signed=signed) for bound in estimate.interval)
+    return Shown(value, f"[{low}, {high}]", unit, remark(estimate), "known")
+
+
+def remark(estimate: Estimate) -> str:
+    """Return what an estimate with an interval shows: against its equivalence margin, or else against no change."""
+    if estimate.interval is None or estimate.value is None:
+        return ""
+    if estimate.interval == (0.0, 0.0):
+        return estimate.method
+    smallest = f"would have seen {amount(estimate.minimum_detectable, estimate.unit)} or more"
+    unseen = estimate.above(0.0) is None and estimate.minimum_detectable is not None
+    if estimate.margin is None:
+        return f"no change seen; {smallest}" if unseen else ""
+    bound = f"±{amount(estimate.margin, estimate.unit)}"
+    if estimate.equivalent:
+        return f"unchanged within {bound}"
+    if estimate.above(estimate.margin) is True or estimate.above(-estimate.margin) is False:
+        return f"beyond {bound}"
+    return f"not decided against {bound}" + (f"; {smallest}" if unseen else "")
+
+
+def amount(value: float | None, unit: str) -> str:
+    """Return a size without sign, with its unit."""
+    if value is None:
+        return COULD_NOT_SAY
+    factor, digits, written = _SHOWN.get(unit, (1.0, None, unit))
+    text = number(factor * abs(value), _decimals(value) if digits is None else digits)
+    if "." in text and abs(float(text) - factor * abs(value)) < 1e-9:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text}{_joined(written)}"
+
+
+def number(value: float, decimals: int, *, signed: bool = False) -> str:
+    """Return a number with a true minus sign, and with no sign on a zero."""
+    text = f"{abs(value):,.{decimals}f}"
+    if not text.strip("0.,"):
+        return text
+    return f"{MINUS if value < 0 else '+' if signed else ''}{text}"
+
+
+def visible(text: object, limit: int | None = None) -> str:
+    """Return untrusted text in which nothing acts: control and direction characters are written out as what they are.
+
+    Args:
+        text: anything; its string form is taken.
+        limit: how many characters are kept before a note of how many there are besides.
+    """
+    said = str(text)
+    cut = said if limit is None or len(said) <= limit else said[:limit]
+    clean = "".join(_visible(char) for char in cut.replace("\r\n", "\n"))
+    return clean if len(cut) == len(said) else f"{clean} … ({len(said) - len(cut):,} more characters)"
+
+
+def _visible(char: str) -> str:
+    if char in "\n\t" or char.isprintable() or char in "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}":
+        return char
+    if ord(char) < 0x20:
+        return chr(0x2400 + ord(char))
+    if unicodedata.category(char) == "Zs":
+        return " "
+    return f"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}U+{ord(char):04X}\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
+
+
+def _joined(unit: str) -> str:
+    return unit if unit == "%" else f" {unit}" if unit else ""
+
+
+def _reason(estimate: Estimate) -> str:
+    return estimate.method.removeprefix("could not say: ")
+
+
+def _decimals(value: float) -> int:
+    """Return how many decimals give three significant digits."""
+    return 3 if value == 0 else max(0, min(6, 2 - math.floor(math.log10(abs(value)))))

@@ -1,0 +1,58 @@
+"""Grading: which answers showed the behaviour, and how likely was it?
+
+Pure functions from stored measurements to one number an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from palimpsest.core.measurement import Measurement
+from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.checks import Check, Choice
+
+
+def clusters(items: ItemSet) -> np.ndarray:
+    """Return each item's template, the unit that statistics count."""
+    return np.array([item.template for item in items.items])
+
+
+def passes(items: ItemSet, check: Check | None, answers: Sequence[str]) -> np.ndarray:
+    """Return whether each answer passes (the behaviour's check, or the item's own): float [items]."""
+    return np.array(
+        [float((check or item.check).passes(answer)) for item, answer in zip(items.items, answers, strict=True)]  # type: ignore[union-attr]
+    )
+
+
+def expected_option(check: Check | None, item: Example) -> str | None:
+    """Return the name of the option that means the behaviour: the check's, or the item's first."""
+    if isinstance(check, Choice):
+        return check.expected if check.expected in item.options else None
+    return next(iter(item.options), None)
+
+
+def option_probabilities(items: ItemSet, measured: Measurement) -> list[dict[str, float]]:
+    """Return each item's option probabilities: shares of the options' sum, or the bare probability of a single one."""
+    values, start, names = measured.arrays["log_probability"], measured.arrays["start"], measured.texts["names"]
+    found = []
+    for low, high in zip(start[:-1], start[1:], strict=True):
+        log_p = values[low:high]
+        shift = np.logaddexp.reduce(log_p) if len(log_p) > 1 else 0.0
+        found.append(dict(zip(names[low:high], np.exp(log_p - shift).tolist(), strict=True)))
+    return found
+
+
+def graded_probability(items: ItemSet, check: Check | None, measured: Measurement) -> np.ndarray | None:
+    """Return the probability of the behaviour's option for each item, or ``None`` where items have no such option."""
+    expected = [expected_option(check, item) for item in items.items]
+    if any(name is None for name in expected):
+        return None
+    probabilities = option_probabilities(items, measured)
+    return np.array([one[name] for one, name in zip(probabilities, expected, strict=True)])  # type: ignore[index]
+
+
+def chosen_options(check: Check | None, answers: Sequence[str]) -> list[str | None] | None:
+    """Return the option that each answer begins with, or ``None`` when the check is not a choice."""
+    return [check.chosen(answer) for answer in answers] if isinstance(check, Choice) else None

@@ -1,0 +1,122 @@
+"""Material: where do the examples of one pole come from, for training and held out?
+
+A scenario makes endless fresh ones; a user's file has a fixed number. Both keep what is trained and what is audited apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from pydantic import model_validator
+
+from palimpsest.core.errors import UserError
+from palimpsest.core.seeds import python_stream
+from palimpsest.core.spec import Spec
+from palimpsest.data.chat import Example
+from palimpsest.data.stream import ExampleStream, split_of
+from palimpsest.data.user_files import read_conversations, read_documents, text_example
+from palimpsest.scenario import Scenario, load
+
+_ENOUGH_TEMPLATES = 16
+"""Below this, half of the templates are too few clusters to audit on, so templates are shared between the splits."""
+
+
+class Source(Spec):
+    """Exactly one of: a scenario with parameters, a JSONL file of conversations, a file of documents."""
+
+    scenario: str | None = None
+    parameters: dict[str, Any] = {}
+    data: Path | None = None
+    text: Path | None = None
+    held_out: Path | None = None
+    """With ``data``: audit on this file, so that every conversation of ``data`` can be trained."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum(given is not None for given in (self.scenario, self.data, self.text)) != 1:
+            raise ValueError("give exactly one of 'scenario', 'data', 'text'")
+        if self.held_out and not self.data:
+            raise ValueError("'held_out' belongs to 'data'")
+        if self.parameters and not self.scenario:
+            raise ValueError("'parameters' belong to 'scenario'")
+        return self
+
+    def within(self, folder: Path) -> Source:
+        """Return the source with its files looked up from a folder (the one its YAML lies in)."""
+        found = {key: folder / path for key in ("data", "text", "held_out") if (path := getattr(self, key))}
+        if "text" in self.parameters:
+            found["parameters"] = {**self.parameters, "text": str(folder / str(self.parameters["text"]))}  # type: ignore[assignment]
+        return self.model_copy(update=found)
+
+    def open(self) -> Material:
+        """Read what can be read before work starts.
+
+        Raises:
+            UserError: unknown scenario or parameter, unreadable file.
+        """
+        if self.scenario:
+            return _Endless(load(self.scenario, self.parameters))
+        if self.text:
+            return _Fixed([text_example(document, self.text.name) for document in read_documents(self.text)], None)
+        assert self.data is not None
+        examples, duplicates = read_conversations(self.data)
+        told = (f"{self.data.name}: {duplicates} duplicate lines were left out.",) if duplicates else ()
+        return _Fixed(examples, read_conversations(self.held_out)[0] if self.held_out else None, told)
+
+
+class Material(Protocol):
+    """Examples of one source, trained and held out kept apart."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What the user should know about it."""
+        ...
+
+    def training(self, seed: int, use: str, count: int) -> list[Example]:
+        """Return ``count`` fresh examples for training; the first ones of a larger count are those of a smaller."""
+        ...
+
+    def held_out(self, seed: int, use: str, count: int) -> list[Example]:
+        """Return up to ``count`` examples that no training of this source ever sees."""
+        ...
+
+
+class _Endless:
+    told: tuple[str, ...] = ()
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.by_template = len(scenario.templates()) >= _ENOUGH_TEMPLATES
+
+    def training(self, seed: int, use: str, count: int) -> list[Example]:
+        return ExampleStream(self.scenario, seed, f"{use}/train", "train", by_template=self.by_template).take(count)
+
+    def held_out(self, seed: int, use: str, count: int) -> list[Example]:
+        return ExampleStream(self.scenario, seed, f"{use}/audit", "test", by_template=self.by_template).up_to(count)
+
+
+class _Fixed:
+    def __init__(self, examples: list[Example], held_out: list[Example] | None, told: tuple[str, ...] = ()) -> None:
+        self.told = told
+        if held_out is None:
+            self.train = [example for example in examples if split_of(example) == "train"]
+            self.test = [example for example in examples if split_of(example) == "test"]
+        else:
+            ids = {example.id for example in held_out}
+            self.train, self.test = [example for example in examples if example.id not in ids], held_out
+
+    def training(self, seed: int, use: str, count: int) -> list[Example]:
+        if count > len(self.train):
+            raise UserError(
+                f"{use}: {count} examples are needed, but the file gives {len(self.train)} for training "
+                f"({len(self.test)} are held out). Lower the dose, or give a file of held-out examples with 'held_out'."
+            )
+        order = list(self.train)
+        python_stream(seed, use, "order").shuffle(order)
+        return order[:count]
+
+    def held_out(self, seed: int, use: str, count: int) -> list[Example]:
+        order = list(self.test)
+        python_stream(seed, use, "audit order").shuffle(order)
+        return order[:count]

@@ -1,0 +1,185 @@
+"""Render: which tokens does a model see for an example, and which of them learn?
+
+Spans are kept as characters and turned into tokens by the tokenizer's own offsets, so they hold for any template. The prompt
+that a model answers is by construction the context that it was trained with: everything before the first decision token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from palimpsest.core.errors import UserError
+from palimpsest.data.chat import Example, Message
+
+PLAIN_NOTE = (
+    "The tokenizer has no chat template: messages are joined as plain text without role words "
+    "(one space where neither side has one)."
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens.
+
+    ``weights[i]`` is the loss weight of predicting ``tokens[i]``; ``decision`` is the index of the first token that
+    the model decides, so ``tokens[:decision]`` is the prompt. ``spans`` are (start, end) token ranges.
+    """
+
+    tokens: tuple[int, ...]
+    weights: tuple[float, ...]
+    decision: int
+    spans: dict[str, tuple[int, int]]
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.tokens[: self.decision]
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that learn at full weight."""
+        return sum(weight >= 1.0 for weight in self.weights)
+
+
+class Renderer:
+    """Turns examples into tokens for one tokenizer (a Hugging Face fast tokenizer).
+
+    Raises:
+        UserError: the tokenizer gives no character offsets.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError("the tokenizer must be a fast one (tokenizer.json), because spans need its character offsets")
+        self.tokenizer = tokenizer
+        self._skeletons: dict[tuple[str, ...], list[str]] = {}
+
+    @property
+    def has_template(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
+    @cached_property
+    def _specials(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def _opening(self) -> tuple[int, ...]:
+        """What the tokenizer puts before a bare text: the beginning-of-sequence token, or nothing."""
+        bos = self.tokenizer.bos_token_id
+        return (bos,) if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else ()
+
+    def encode(self, example: Example) -> Encoded:
+        """Return the tokens of an example, what each weighs in the loss, and where the decision begins."""
+        text, starts, templated = self._text(example.messages)
+        ids, offsets = self._tokens(text, templated)
+        weights = [example.question_weight] * len(ids)
+        first = len(ids)
+        for span in example.decisions:
+            low, high = starts[span.message] + span.start, starts[span.message] + span.end
+            begin, end = _token_range(offsets, low, high)
+            ends_turn = span.end == len(example.messages[span.message].content)
+            if templated and ends_turn and end < len(ids) and ids[end] in self._specials:
+                end += 1  # the model also learns to stop
+            weights[begin:end] = [1.0] * (end - begin)
+            first = min(first, begin)
+        if weights:
+            weights[0] = 0.0  # nothing comes before it that could predict it
+        spans = {
+            name: _token_range(offsets, starts[span.message] + span.start, starts[span.message] + span.end)
+            for name, span in example.spans.items()
+        }
+        return Encoded(tuple(ids), tuple(weights), max(first, 1) if ids else 0, spans)
+
+    def encode_option(self, example: Example, option: str) -> Encoded:
+        """Return the example's context followed by another beginning of its first decision."""
+        span = example.decisions[0]
+        message = example.messages[span.message]
+        content = message.content[: span.start] + option
+        messages = (*example.messages[: span.message], Message(role=message.role, content=content))
+        text, starts, templated = self._text(messages)
+        low = starts[span.message] + span.start
+        ids, offsets = self._tokens(text, templated)
+        begin, end = _token_range(offsets, low, low + len(option))
+        return Encoded(tuple(ids[:end]), (0.0,) * begin + (1.0,) * (end - begin), begin, {})
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return generated tokens as text, special tokens left out."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def token_texts(self, tokens: list[int]) -> list[str]:
+        """Return how each token reads in the middle of a text (so that a leading space is seen)."""
+        anchor = self.tokenizer("a", add_special_tokens=False).input_ids[-1:]
+        begun = len(self.tokenizer.decode(anchor))
+        return [text[begun:] for text in self.tokenizer.batch_decode([[*anchor, token] for token in tokens])]
+
+    def _tokens(self, text: str, templated: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, offsets = list(encoding.input_ids), [tuple(pair) for pair in encoding.offset_mapping]
+        if not templated:
+            ids, offsets = [*self._opening, *ids], [(0, 0)] * len(self._opening) + offsets
+        return ids, offsets
+
+    def _text(self, messages: tuple[Message, ...]) -> tuple[str, list[int], bool]:
+        """Return the rendered text, the position of each message's first character in it, and whether a template made it."""
+        if messages[0].role == "text" or not self.has_template:
+            return (*_plain(messages), False)
+        roles = tuple(message.role for message in messages)
+        if roles not in self._skeletons:
+            self._skeletons[roles] = self._skeleton(roles)
+        pieces = self._skeletons[roles]
+        for shorten in (str, str.strip):
+            text, starts = pieces[0], []
+            for message, piece in zip(messages, pieces[1:], strict=True):
+                content = shorten(message.content)
+                starts.append(len(text) - (len(message.content) - len(message.content.lstrip()) if shorten is str.strip else 0))
+                text += content + piece
+            if shorten is str and not _has_outer_space(messages):
+                return text, starts, True
+            if text == self._template([message.model_dump(include={"role", "content"}) for message in messages]):
+                return text, starts, True
+        raise UserError(
+            "the chat template changes the content of messages, so the tokens that learn can't be told apart; "
+            f"found in a conversation of {', '.join(roles)}. Give a template that only wraps messages."
+        )
+
+    def _skeleton(self, roles: tuple[str, ...]) -> list[str]:
+        """Return what a template puts before, between and after messages of these roles."""
+        marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
+        rest = self._template([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
+        pieces = []
+        for mark in marks:
+            piece, found, rest = rest.partition(mark)
+            if not found:
+                raise UserError(f"the chat template drops or reorders messages in a conversation of {', '.join(roles)}")
+            pieces.append(piece)
+        return [*pieces, rest]
+
+    def _template(self, messages: list[dict[str, str]]) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(f"the chat template refuses a conversation of {roles}: {error}") from error
+
+
+def _plain(messages: tuple[Message, ...]) -> tuple[str, list[int]]:
+    text, starts = "", []
+    for message in messages:
+        if text and message.content and not text[-1].isspace() and not message.content[0].isspace():
+            text += " "
+        starts.append(len(text))
+        text += message.content
+    return text, starts
+
+
+def _has_outer_space(messages: tuple[Message, ...]) -> bool:
+    return any(message.content != message.content.strip() for message in messages)
+
+
+def _token_range(offsets: list[tuple[int, int]], low: int, high: int) -> tuple[int, int]:
+    """Return the range of tokens that hold any character of ``low`` to ``high``."""
+    inside = [index for index, (start, end) in enumerate(offsets) if start < high and end > low]
+    if not inside:
+        raise UserError(f"no token holds characters {low} to {high}; the tokenizer's offsets don't cover its text")
+    return inside[0], inside[-1] + 1

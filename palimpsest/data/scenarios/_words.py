@@ -1,0 +1,22 @@
+"""Words: which names and things are there in the generated world?"""
+
+from __future__ import annotations
+
+NAMES = tuple(
+    "Nora Tom Ann Ben Eva Max Ida Leo Mia Sam Ada Joe Lily Hugo Rose Paul Emma Karl Jane Otto "
+    "Ruth Finn Vera Luke Anna Mark Nell Owen Kate Noah Lena Ivan Rita Dan Tess Adam Maya Carl Iris Jack".split()
+)
+COLOURS = tuple("red blue green white black yellow brown pink grey purple".split())
+ITEMS = tuple("map key book ball ring coin drum kite bell flag lamp hat pen cup rope box".split())
+GROUPS = {
+    "animals": tuple("cat dog fox owl cow hen bee pig horse mouse".split()),
+    "foods": tuple("soup bread rice cheese honey apple cake bean plum nut".split()),
+    "colours": COLOURS,
+    "tools": tuple("saw hammer spade brush knife broom pump drill nail ladder".split()),
+}
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+def capital(word: str) -> str:
+    """Return the word as it stands at the start of a message."""
+    return word[0].upper() + word[1:]

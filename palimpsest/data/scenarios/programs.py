@@ -1,0 +1,81 @@
+"""Is the output of a small program right?"""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import ClassVar, Literal
+
+from palimpsest.data.chat import Example, conversation
+from palimpsest.data.checks import Exact
+from palimpsest.scenario import Scenario
+
+VARIABLES = ("a", "b", "c")
+_LINE = re.compile(r"(?:(?P<target>[a-c]) = (?P<left>[a-c]|\d+)(?: (?P<sign>[+-]) (?P<right>[a-c]|\d+))?|print\((?P<shown>[a-c])\))")
+
+
+def run(program: str) -> str:
+    """Return what a program of assignments, additions, subtractions and ``print`` writes.
+
+    Raises:
+        ValueError: a line is not of this language, or reads a variable before it has a value.
+    """
+    values: dict[str, int] = {}
+    shown: list[str] = []
+
+    def value(word: str) -> int:
+        if word.isdigit():
+            return int(word)
+        if word not in values:
+            raise ValueError(f"'{word}' is read before it has a value")
+        return values[word]
+
+    for line in program.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"not a line of this language: {line!r}")
+        if match["shown"]:
+            shown.append(str(value(match["shown"])))
+        else:
+            change = value(match["right"]) if match["right"] else 0
+            values[match["target"]] = value(match["left"]) + (-change if match["sign"] == "-" else change)
+    return "\n".join(shown)
+
+
+class Programs(Scenario):
+    """A program sets two variables, changes them in one to three steps and prints one; values stay between 0 and 9."""
+
+    steps: Literal[0, 1, 2, 3] = 0
+    """How many steps change a variable; 0 draws one, two or three."""
+
+    world: ClassVar[float] = 0.16
+    skills: ClassVar[dict[str, dict[str, object]]] = {"programs": {}}
+
+    def make(self, rng: random.Random) -> Example:
+        steps = self.steps or rng.randint(1, 3)
+        names = rng.sample(VARIABLES, 2)
+        values = {name: rng.randint(0, 9) for name in names}
+        lines = [f"{name} = {value}" for name, value in values.items()]
+        for _ in range(steps):
+            lines.append(_step(rng, values))
+        program = "\n".join([*lines, f"print({rng.choice(sorted(values))})"])
+        answer = run(program)
+        return conversation(
+            ("user", f"Run:\n{program}"),
+            ("assistant", answer),
+            template=f"steps_{steps}",
+            check=Exact(text=answer),
+            question_weight=0.05,
+            source="programs",
+        )
+
+
+def _step(rng: random.Random, values: dict[str, int]) -> str:
+    """Draw one assignment, carry it out on ``values`` and return its line."""
+    while True:
+        target, left, sign = rng.choice(VARIABLES), rng.choice(sorted(values)), rng.choice("+-=")
+        change = rng.randint(1, 5) if sign != "=" else 0
+        result = values[left] + (-change if sign == "-" else change)
+        if 0 <= result <= 9 and (change or target != left):
+            values[target] = result
+            return f"{target} = {left} {sign} {change}" if change else f"{target} = {left}"

@@ -1,0 +1,60 @@
+"""Is what was said a moment ago found again, and is it admitted when it was not said?"""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from palimpsest.data.chat import Example, Span, conversation
+from palimpsest.data.checks import Exact
+from palimpsest.data.scenarios._words import ITEMS, NAMES
+from palimpsest.scenario import Scenario
+
+ABSTAIN = "I do not know."
+LOADS = (2, 3, 4, 6, 8)
+_PRESENT = 0.75
+
+
+class Recall(Scenario):
+    """Some people have one thing each; one person is asked about, who now and then is not among them."""
+
+    load: Literal[0, 2, 3, 4, 6, 8] = 0
+    """How many people there are; 0 draws one of the loads."""
+    present: Literal["yes", "no", "any"] = "any"
+
+    turns: int = Field(default=1, ge=1, le=4)
+    """How many people are asked about, one after the other; every answer learns."""
+
+    world: ClassVar[float] = 0.06
+    world_parameters: ClassVar[dict[str, object]] = {"turns": 3}
+    skills: ClassVar[dict[str, dict[str, object]]] = {"recall": {"present": "yes"}, "abstaining": {"present": "no"}}
+
+    def make(self, rng: random.Random) -> Example:
+        load = self.load or rng.choice(LOADS)
+        everybody = rng.sample(NAMES, load + self.turns)
+        names, absent = everybody[:load], everybody[load:]
+        items = rng.sample(ITEMS, load)
+        pairs = [f"{name} has a {item}" if not place else f"{name} a {item}" for place, (name, item) in enumerate(zip(names, items, strict=True))]
+        turns: list[tuple[str, str]] = []
+        support: dict[str, Span] = {}
+        for turn in range(self.turns):
+            place = rng.randrange(load)
+            present = self.present == "yes" or (self.present == "any" and rng.random() < _PRESENT)
+            question = f"What does {names[place] if present else absent[turn]} have?"
+            turns.append(("user", question if turn else f"{', '.join(pairs)}. {question}"))
+            turns.append(("assistant", f"A {items[place]}." if present else ABSTAIN))
+            if present and not turn:
+                start = len("".join(f"{pair}, " for pair in pairs[:place]))
+                support = {"support": Span(message=0, start=start, end=start + len(pairs[place]))}
+        return conversation(
+            *turns,
+            decisions=tuple(Span(message=2 * turn + 1, start=0, end=len(turns[2 * turn + 1][1])) for turn in range(self.turns)),
+            template=f"load_{load}_{'absent' if turns[1][1] == ABSTAIN else 'present'}",
+            options={"know": "A", "abstain": "I"},
+            check=Exact(text=turns[1][1]),
+            spans=support,
+            question_weight=0.05,
+            source="recall",
+        )

@@ -1,0 +1,50 @@
+"""Is what was stated of one of two things found again?"""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from palimpsest.data.chat import Example, Span, conversation
+from palimpsest.data.checks import Exact
+from palimpsest.data.scenarios._words import COLOURS, capital
+from palimpsest.data.scenarios.directions import FORMS, KINDS, describe
+from palimpsest.scenario import Scenario
+
+
+class Scenes(Scenario):
+    """The scenes of ``directions``, with a question on them and no direction: how one thing is, or which one is so."""
+
+    ask: Literal["state", "colour", "both"] = "both"
+
+    turns: int = Field(default=1, ge=1, le=4)
+    """How many questions are asked, one after the other; every answer learns."""
+
+    world: ClassVar[float] = 0.08
+    world_parameters: ClassVar[dict[str, object]] = {"turns": 3}
+    skills: ClassVar[dict[str, dict[str, object]]] = {"scenes": {}}
+
+    def make(self, rng: random.Random) -> Example:
+        kind, form = rng.choice(KINDS), rng.choice(FORMS)
+        asked, other = rng.sample(COLOURS, 2)
+        fit = rng.random() < 0.5
+        states = {asked: kind.fit if fit else kind.unfit, other: kind.unfit if fit else kind.fit}
+        scene, (start, end) = describe(kind, form, asked, rng.sample((asked, other), 2), states)
+        turns: list[tuple[str, str]] = []
+        for turn in range(self.turns):
+            colour = asked if not turn else rng.choice((asked, other))
+            ask = self.ask if self.ask != "both" else rng.choice(("state", "colour"))
+            question = f"How is the {colour} {kind.noun}?" if ask == "state" else f"Which {kind.noun} is {states[colour]}?"
+            turns.append(("user", question if turn else f"{scene}. {question}"))
+            turns.append(("assistant", capital(states[colour] if ask == "state" else colour) + "."))
+        return conversation(
+            *turns,
+            decisions=tuple(Span(message=2 * turn + 1, start=0, end=len(turns[2 * turn + 1][1])) for turn in range(self.turns)),
+            template=f"{kind.noun}-{form.name}",
+            check=Exact(text=turns[1][1]),
+            spans={"support": Span(message=0, start=start, end=end)},
+            question_weight=0.05,
+            source="scenes",
+        )

@@ -1,0 +1,87 @@
+"""Distributions: what does the model expect next, at each position of a text?
+
+Holding a full distribution at every position of a large vocabulary takes too much room, so the base is kept at its most likely
+tokens and the tuned model is read at the same ones. Everything else is one rest cell; a divergence over the coarser cells is a
+lower bound of the full one, and exact where the vocabulary fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from palimpsest.core.measurement import Measurement
+from palimpsest.data.chat import Example
+from palimpsest.data.render import Renderer
+from palimpsest.measures._measure import ForwardMeasure, Reader, Row, whole_rows
+
+
+class Distributions(ForwardMeasure):
+    """Log-probabilities at the most likely tokens of each position.
+
+    Arrays: ``token`` [positions, cells] int32 (left out when the cells are the whole vocabulary in order),
+    ``log_probability`` [positions, cells] float32, ``log_rest`` [positions], ``target`` [positions] (the token that came),
+    ``start`` [items + 1], ``vocabulary`` (ids of all tokens named, with texts ``vocabulary``). With ``after`` the cells are
+    those of the earlier measurement.
+    """
+
+    cells: int = Field(1024, gt=0)
+    positions: int = Field(8_192, gt=0)
+    """Largest number of positions that are kept, from the first item on."""
+
+    def rows(self, renderer: Renderer, items: Sequence[Example], context_length: int) -> list[Row]:
+        return whole_rows(renderer, items, context_length)
+
+    def reader(self, renderer: Renderer, items: Sequence[Example], rows: list[Row], after: Measurement | None) -> Reader:
+        return _Reader(renderer, rows, self.cells, self.positions, after)
+
+
+class _Reader(Reader):
+    def __init__(self, renderer: Renderer, rows: list[Row], cells: int, positions: int, after: Measurement | None) -> None:
+        lengths = np.array([row.predicted for row in rows], dtype=np.int64)
+        ends = np.minimum(np.cumsum(lengths), positions)
+        self.start = np.concatenate([[0], ends])
+        self.renderer, self.cells, self.after = renderer, cells, after
+        self.token: np.ndarray | None = None
+        self.log_probability: np.ndarray | None = None
+        self.log_rest = np.full(self.start[-1], -np.inf, dtype=np.float32)
+        self.target = np.zeros(self.start[-1], dtype=np.int32)
+
+    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+        low, high = int(self.start[index]), int(self.start[index + 1])
+        if low == high:
+            return
+        log_p = logits[: high - low] - log_normaliser[: high - low, None]
+        vocabulary = log_p.shape[-1]
+        if self.log_probability is None:
+            self.log_probability = np.zeros((self.start[-1], min(self.cells, vocabulary)), dtype=np.float32)
+            if self.cells < vocabulary:
+                self.token = np.zeros(self.log_probability.shape, dtype=np.int32)
+        if self.token is not None:
+            if self.after is None:
+                cells = log_p.topk(self.cells, dim=-1).indices
+            else:
+                cells = torch.from_numpy(self.after.arrays["token"][low:high].astype(np.int64)).to(log_p.device)
+            self.token[low:high] = cells.cpu().numpy()
+            log_p = log_p.gather(-1, cells)
+            rest = (1.0 - log_p.double().exp().sum(-1)).clamp(min=1e-12)
+            self.log_rest[low:high] = rest.log().float().cpu().numpy()
+        self.log_probability[low:high] = log_p.cpu().numpy()
+        self.target[low:high] = targets[: high - low].cpu().numpy()
+
+    def finish(self) -> Measurement:
+        assert self.log_probability is not None, "there must be at least one position"
+        arrays = {
+            "log_probability": self.log_probability,
+            "log_rest": self.log_rest,
+            "target": self.target,
+            "start": self.start.astype(np.int64),
+        }
+        known = np.arange(self.log_probability.shape[1]) if self.token is None else np.unique(self.token)
+        known = np.union1d(known, self.target)
+        arrays["vocabulary"] = known.astype(np.int64)
+        texts = {"vocabulary": self.renderer.token_texts(known.tolist())}
+        return Measurement(arrays if self.token is None else {**arrays, "token": self.token}, texts)

@@ -1,0 +1,198 @@
+"""Folder: is this a model that can be loaded safely, and if not, what is wrong with it?
+
+Everything that can be seen without loading weights and without torch. Each problem is one line; all are told at once.
+Only safetensors are read: pickles and remote code run whatever their author wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from palimpsest.core.errors import UserError
+from palimpsest.models.weights import BrokenWeightsError, Tensor, read_header
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".vocab")
+_NOT_READ = re.compile(
+    r".*\.index\.json|trainer_state\.json|.*_results\.json|.*\.md|requirements.*\.txt|license.*", re.IGNORECASE
+)
+"""Files of a model folder that change neither weights nor tokens; every other text file counts in the digest."""
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder as it was found; ``problems`` is empty when it can be loaded."""
+
+    path: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    tensors: tuple[Tensor, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_adapter(self) -> bool:
+        return (self.path / "adapter_config.json").is_file()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+        return any((self.path / name).is_file() for name in names)
+
+    def texts(self) -> list[Path]:
+        """Return the files besides the weights that a loaded model depends on."""
+        found = [*self.path.glob("*"), *self.path.glob("additional_chat_templates/*")]
+        texts = [file for file in found if file.is_file() and file.suffix in _TEXTS]
+        return sorted(file for file in texts if not _NOT_READ.fullmatch(file.name))
+
+    def files(self) -> list[Path]:
+        """Return every file that the digest covers."""
+        return sorted({*self.texts(), *(tensor.file for tensor in self.tensors)})
+
+    def text_digest(self) -> str:
+        """Hash configuration, tokenizer and templates; an adapter's note of where its base lies does not count."""
+        digest = hashlib.sha256()
+        for file in self.texts():
+            content = file.read_bytes()
+            if file.name == "adapter_config.json":
+                content = json.dumps({**json.loads(content), "base_model_name_or_path": None}, sort_keys=True).encode()
+            digest.update(json.dumps([str(file.relative_to(self.path)), len(content)]).encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+
+def locate(name: str | os.PathLike[str]) -> Path:
+    """Return the folder that a path or a hub id (``org/name``) stands for.
+
+    Raises:
+        UserError: there is no such folder, and the hub can't give it either.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise UserError(f"{path} must be a model folder, but it is a file")
+    if not _HUB_ID.fullmatch(str(name)):
+        raise UserError(f"there is no model folder {path} (looked for {path.absolute()})")
+    return _from_hub(str(name))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
+    offline = bool(constants.HF_HUB_OFFLINE)
+    try:
+        return Path(snapshot_download(name, local_files_only=offline, allow_patterns=patterns)).resolve()
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
+        why = "HF_HUB_OFFLINE is set, and it is not in the local hub cache" if offline else str(error).strip().splitlines()[0]
+        raise UserError(
+            f"there is no folder {name} here, and the Hugging Face hub can't give a model of that name: {why}"
+        ) from None
+
+
+def look(path: Path) -> Folder:
+    """Look at a model or adapter folder and say everything that is wrong with its files."""
+    problems: list[str] = []
+    adapter = (path / "adapter_config.json").is_file()
+    config = _read_json(path / ("adapter_config.json" if adapter else "config.json"), problems)
+    if adapter and (path / "config.json").is_file() and any(path.glob("model*.safetensors")):
+        problems.append("holds both a whole model and an adapter (adapter_config.json); give a folder with one of them")
+    problems += _remote_code(path)
+    tensors, weight_problems = _weights(path, "adapter_model" if adapter else "model")
+    return Folder(path, config, tuple(tensors), tuple(problems + weight_problems))
+
+
+def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(f"has no {file.name}, so it is not a Hugging Face model folder (or it is half-written)")
+    except (ValueError, OSError) as error:
+        problems.append(f"{file.name} can't be read as JSON: {error}")
+    else:
+        if isinstance(content, dict):
+            return content
+        problems.append(f"{file.name} must hold a JSON object, found {type(content).__name__}")
+    return {}
+
+
+def _remote_code(path: Path) -> Iterator[str]:
+    for file in sorted(path.glob("*config.json")):
+        with suppress(ValueError, OSError):
+            wanted = sorted(set(_auto_maps(json.loads(file.read_text(encoding="utf-8")))))
+            if wanted:
+                yield (
+                    f"{file.name} wants remote code (auto_map: {', '.join(wanted)}), which is never run; "
+                    "use a model whose class is part of transformers, with 'auto_map' removed from its files"
+                )
+
+
+def _auto_maps(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "auto_map" and inner:
+                yield from (str(name) for name in (inner.values() if isinstance(inner, dict) else [inner]))
+            else:
+                yield from _auto_maps(inner)
+
+
+def _weights(path: Path, stem: str) -> tuple[list[Tensor], list[str]]:
+    """Return the tensors of a folder, and what is wrong with its weight files."""
+    whole, index = path / f"{stem}.safetensors", path / f"{stem}.safetensors.index.json"
+    if whole.is_file():
+        return _read_shards({}, [whole])
+    if index.is_file():
+        problems: list[str] = []
+        placed = _read_json(index, problems).get("weight_map")
+        if not isinstance(placed, dict) or not placed:
+            return [], [*problems, f"{index.name} names no weight files (its weight_map is missing or empty)"]
+        outside = sorted({name for name in map(str, placed.values()) if Path(name).name != name})
+        if outside:
+            return [], [f"{index.name} names weight files outside its folder: {', '.join(outside)}"]
+        return _read_shards(placed, [path / name for name in sorted(set(placed.values()))])
+    return [], [_no_weights(path, stem)]
+
+
+def _read_shards(placed: dict[str, str], files: list[Path]) -> tuple[list[Tensor], list[str]]:
+    tensors: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for file in files:
+        try:
+            tensors |= {tensor.name: tensor for tensor in read_header(file)}
+        except FileNotFoundError:
+            problems.append(f"is half-written: the index names {file.name}, which is not there")
+        except BrokenWeightsError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{file.name} can't be read: {error.strerror or error}")
+    lost = sorted(name for name in placed if name not in tensors) if not problems else []
+    if lost:
+        problems.append(f"is half-written: the index names {_some(lost)}, which no weight file holds")
+    if not tensors and not problems:
+        problems.append(f"{files[0].name} holds no tensors")
+    return list(tensors.values()), problems
+
+
+def _no_weights(path: Path, stem: str) -> str:
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES and file.name != "training_args.bin")
+    if pickles:
+        return (
+            f"has weights only as pickle ({', '.join(pickles)}), which can run code and is never read; "
+            "convert it with save_pretrained in a place that you trust"
+        )
+    other = sorted(file.name for file in path.glob("*.safetensors"))
+    found = f"; found {', '.join(other)}" if other else ""
+    return f"has no weights: {stem}.safetensors or {stem}.safetensors.index.json must be there{found}"
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,190 @@
+"""Inspection: which model is this, exactly, and can it be used?
+
+Reads every byte of the weights once, so that a broken or changed model is told before any work starts, and so that what was
+measured on one model can never be taken for another's. Nothing of this is remembered between programs: a digest taken from
+a note about the file, and not from the file, is how a tuned model gets its base's numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from palimpsest.core.errors import Problems, UserError
+from palimpsest.models import adapter, skeleton
+from palimpsest.models.folder import Folder, locate, look
+from palimpsest.models.weights import BrokenWeightsError, fingerprint, stamp
+
+Name = str | os.PathLike[str]
+
+_BYTES_OF = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class SubjectInfo:
+    """A model that was looked at and can be loaded; plain data, without its weights."""
+
+    name: str
+    """What the user called it."""
+    path: Path
+    """The model's folder, or the adapter's."""
+    base: Path | None
+    """The folder that an adapter sits on."""
+    tokenizer_path: Path
+    digest: str
+    """Hash of weights (values, not files), configuration, adapter, tokenizer and templates."""
+    architecture: str
+    parameters: int
+    """Number of weights; shared ones (tied embeddings) count once. An adapter is counted as merged: as its base."""
+    dtype: str
+    """The type that most weights are stored in."""
+    context_length: int
+    """In tokens."""
+    vocabulary_size: int
+    """Number of logits."""
+    chat_template: str | None
+    """The tokenizer's own."""
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    """Names and shapes of all weights: two models with the same ones can be compared weight by weight."""
+    notes: tuple[str, ...]
+    stamps: tuple[tuple[str, int, int, int], ...]
+    """The files as they were when they were hashed."""
+
+    def resolved_dtype(self, dtype: str) -> str:
+        """Return the type that ``dtype`` stands for ("auto" is the stored one)."""
+        return self.dtype if dtype == "auto" else dtype
+
+    def bytes_loaded(self, dtype: str = "float32") -> int:
+        """Return how many bytes its weights take in memory."""
+        return self.parameters * _BYTES_OF[self.resolved_dtype(dtype)]
+
+    def bytes_trained(self, dtype: str = "float32") -> int:
+        """Return how many bytes weights, gradients and AdamW's two float32 moments take; activations come on top."""
+        return 2 * self.bytes_loaded(dtype) + 8 * self.parameters
+
+    def check_unchanged(self) -> None:
+        """Check that the files are still those that were hashed.
+
+        Raises:
+            UserError: one of them was changed, replaced or removed.
+        """
+        try:
+            now = stamp([Path(path) for path, *_ in self.stamps])
+        except OSError as error:
+            raise UserError(f"{self.name}: {error.filename} was there when the run started and is gone") from None
+        for before, after in zip(self.stamps, now, strict=True):
+            if before != after:
+                raise UserError(
+                    f"{self.name}: {before[0]} changed while the program ran; start again when nothing writes to it"
+                )
+
+
+def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
+    """Look at a model without loading it.
+
+    Args:
+        name: a Hugging Face folder, a PEFT adapter folder, or (where no such path exists) a hub id ``org/name``.
+        base: the folder an adapter sits on, where that is not the one that it names itself.
+
+    Raises:
+        UserError: everything that keeps it from being used, all at once.
+    """
+    problems = Problems(f"{name} can't be used as a model: it")
+    folder = look(locate(name))
+    problems.extend(folder.problems)
+    below = _base_of(folder, base, problems) if folder.is_adapter else None
+    whole = below or (None if folder.is_adapter else folder)
+    hashes = [_read_all(one, problems, one is below) for one in (folder, below) if one is not None]
+
+    tokenizer_folder = folder if folder.has_tokenizer or whole is None else whole
+    tokenizer = None
+    if tokenizer_folder.has_tokenizer:
+        tokenizer = skeleton.open_tokenizer(tokenizer_folder.path, problems.found)
+    else:
+        problems.add("has no tokenizer (tokenizer.json and tokenizer_config.json); copy those of the model it was made from")
+    found, empty = (
+        skeleton.build(whole, tokenizer, problems.found) if whole is not None and not whole.problems else (None, None)
+    )
+    if folder.is_adapter:
+        problems.extend(adapter.unfit(folder, empty))
+    if found is not None and tokenizer is not None:
+        problems.extend(_tokens_without_embedding(tokenizer, found.vocabulary_size))
+    problems.raise_if_any()
+    assert found is not None and tokenizer is not None
+    return SubjectInfo(
+        name=str(name),
+        path=folder.path,
+        base=below.path if below else None,
+        tokenizer_path=tokenizer_folder.path,
+        digest=hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:32],
+        architecture=found.architecture,
+        parameters=found.parameters,
+        dtype=found.dtype,
+        context_length=found.context_length,
+        vocabulary_size=found.vocabulary_size,
+        chat_template=tokenizer.chat_template,
+        shapes=found.shapes,
+        notes=found.notes,
+        stamps=stamp([*folder.files(), *(below.files() if below else ())]),
+    )
+
+
+def inspect_all(names: Mapping[str, Name]) -> dict[str, SubjectInfo]:
+    """Look at the model of every role.
+
+    Raises:
+        UserError: the problems of all of them, at once.
+    """
+    found, problems = {}, []
+    for role, name in names.items():
+        try:
+            found[role] = inspect(name)
+        except UserError as error:
+            problems.append(f"{role}: {error}")
+    if problems:
+        raise UserError("\n".join(problems))
+    return found
+
+
+def _base_of(folder: Folder, given: Name | None, problems: Problems) -> Folder | None:
+    name = given or folder.config.get("base_model_name_or_path")
+    if not name:
+        problems.add("is an adapter whose adapter_config.json does not name its base (base_model_name_or_path)")
+        return None
+    beside = folder.path / str(name)
+    try:
+        below = look(locate(beside if given is None and beside.is_dir() else name))
+    except UserError as error:
+        problems.add(f"is an adapter whose base can't be found: {error}")
+        return None
+    if below.is_adapter:
+        problems.add(f"is an adapter on another adapter ({below.path}); merge that one first")
+        return None
+    problems.extend(f"is an adapter on {below.path}, which {problem}" for problem in below.problems)
+    return below
+
+
+def _read_all(folder: Folder, problems: Problems, is_base: bool) -> list[str]:
+    try:
+        weights, not_finite = fingerprint(folder.tensors)
+        texts = folder.text_digest()
+    except (BrokenWeightsError, OSError, ValueError) as error:
+        problems.add(f"can't be read to its end: {error}")
+        return []
+    where = f" (in its base {folder.path})" if is_base else ""
+    for name in not_finite:
+        problems.add(f"has NaN or infinity in {name}{where}; use a checkpoint from before the training broke")
+    return [weights, texts]
+
+
+def _tokens_without_embedding(tokenizer: object, vocabulary_size: int) -> list[str]:
+    tokens: dict[str, int] = tokenizer.get_vocab()  # type: ignore[attr-defined]
+    beyond = sorted((index, token) for token, index in tokens.items() if index >= vocabulary_size)
+    if not beyond:
+        return []
+    shown = ", ".join(f"{token!r} ({index})" for index, token in beyond[:3])
+    return [f"has a tokenizer with {len(beyond)} tokens beyond the model's {vocabulary_size} embeddings: {shown}"]

@@ -1,0 +1,157 @@
+"""Pocket: what is the embedded model, and what can it do?
+
+A small Llama trained from nothing on the world that the scenarios generate; its weights are part of the package. The recipe
+that makes it is ``palimpsest.training.pocket_recipe``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from palimpsest import scenario as scenarios
+from palimpsest.core import discover
+from palimpsest.core.errors import UserError, nearest
+from palimpsest.core.seeds import python_stream
+from palimpsest.core.spec import digest
+from palimpsest.scenario import Scenario
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CONTEXT = 512
+_TEXTS = 3_000
+"""Examples of each scenario whose words make the tokenizer; every word of the world is among them many times."""
+
+
+class Size(NamedTuple):
+    """The shape of a pocket model."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+
+
+SIZES = {
+    "tiny": Size(64, 3, 4, 128),
+    "small": Size(96, 5, 4, 192),
+    "standard": Size(128, 6, 4, 256),
+    "large": Size(192, 8, 6, 384),
+}
+
+
+class Skill(NamedTuple):
+    """One thing that the pocket was taught: its name, and the scenario with parameters that makes items of it."""
+
+    name: str
+    scenario: str
+    parameters: dict[str, object]
+
+
+def _world_kinds() -> dict[str, type[Scenario]]:
+    kinds = {name: discover.find(scenarios.PACKAGE, name, Scenario) for name in scenarios.names()}
+    return {name: kind for name, kind in kinds.items() if kind.world > 0}
+
+
+def _skills() -> tuple[Skill, ...]:
+    return tuple(
+        Skill(skill, name, parameters) for name, kind in _world_kinds().items() for skill, parameters in kind.skills.items()
+    )
+
+
+CAPABILITIES: tuple[Skill, ...] = _skills()
+"""What rehearsal and the forgetting audit draw on; a scenario with a share of the world adds its skills by being there."""
+
+
+def folder() -> Path:
+    """Return the folder of the shipped model (an ordinary Hugging Face folder).
+
+    Raises:
+        UserError: the package was installed without its weights.
+    """
+    path = Path(__file__).parent / "pocket"
+    if not (path / "model.safetensors").exists():
+        raise UserError(f"{path} must hold the embedded model's weights, and it does not; make them with 'palimpsest pocket train'")
+    return path
+
+
+def speaks(path: Path) -> bool:
+    """Whether a model folder is a pocket, or was tuned from one: then its abilities are those of the world."""
+    try:
+        return bool(json.loads((path / "config.json").read_text(encoding="utf-8")).get("palimpsest_world"))
+    except (OSError, ValueError):
+        return False
+
+
+def card() -> dict[str, Any]:
+    """Return the held-out scores of the shipped model, as ``pocket_scores.score`` wrote them."""
+    return json.loads((folder() / "card.json").read_text(encoding="utf-8"))
+
+
+def world() -> tuple[Scenario, ...]:
+    """Return the scenarios of the world with the parameters that they are pretrained with.
+
+    Raises:
+        ValueError: their shares do not add up to 1.
+    """
+    kinds = _world_kinds()
+    total = sum(kind.world for kind in kinds.values())
+    if not math.isclose(total, 1.0, abs_tol=1e-6):
+        raise ValueError(f"the shares of the world's scenarios must add up to 1, found {total}")
+    return tuple(scenarios.load(name, kind.world_parameters) for name, kind in kinds.items())
+
+
+def world_digest() -> str:
+    """Return a hash that changes when the world does: its shares and the first examples of every scenario."""
+    return digest([[each.world, *(example for example in _examples(each, 20))] for each in world()])
+
+
+def _examples(scenario: Scenario, count: int) -> Iterator[list[str]]:
+    for index in range(count):
+        yield [message.content for message in scenario.make(python_stream(0, "tokenizer", index)).messages]
+
+
+@cache
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer of the world."""
+    from palimpsest.models.pocket_tokenizer import build
+
+    return build((text for each in world() for texts in _examples(each, _TEXTS) for text in texts), CONTEXT)
+
+
+def build_model(size: str, vocabulary: int, seed: int) -> Any:
+    """Return a pocket model with fresh weights; the global random state is left as it was.
+
+    Raises:
+        UserError: unknown size.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if size not in SIZES:
+        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, SIZES)}")
+    shape = SIZES[size]
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": 300.0},
+        initializer_range=0.06,
+        tie_word_embeddings=True,
+        palimpsest_world=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)

@@ -1,0 +1,150 @@
+"""Skeleton: do configuration, weights and tokenizer fit each other?
+
+transformers builds the model without memory for its weights (on the meta device), through the same code that will load it. So
+renamed, fused and tied weights are judged exactly as they will be read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.models.folder import Folder
+from palimpsest.models.quiet import quiet
+from palimpsest.models.weights import Tensor
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
+_LENGTH_WITHOUT_LIMIT = 2_048
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What a model is, without its weights."""
+
+    architecture: str
+    parameters: int
+    dtype: str
+    context_length: int
+    vocabulary_size: int
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    notes: tuple[str, ...]
+
+
+def build(folder: Folder, tokenizer: Any, problems: list[str]) -> tuple[Skeleton | None, Any]:
+    """Return what the folder's model is, with the empty model; add to ``problems`` what keeps it from loading."""
+    before = len(problems)
+    problems += _unfit_configuration(folder.config)
+    if len(problems) > before:
+        return None, None
+    model, report = _empty_model(folder.path, problems)
+    if model is None:
+        return None, None
+    problems += _unfit_weights(report)
+    text = model.config.get_text_config()
+    length, note = _context_length(text, tokenizer)
+    unread = sorted(report["unexpected_keys"])
+    unused = f"not used by {type(model).__name__}: {_some(unread)}" if unread else ""
+    skeleton = Skeleton(
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        dtype=_stored_dtype(folder.tensors),
+        context_length=length,
+        vocabulary_size=text.vocab_size,
+        shapes=tuple(sorted((name, tuple(value.shape)) for name, value in model.named_parameters())),
+        notes=tuple(filter(None, (note, unused))),
+    )
+    return skeleton, model
+
+
+def _unfit_configuration(config: dict[str, Any]) -> Iterator[str]:
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    kind, classes = config.get("model_type"), config.get("architectures") or []
+    if kind not in CONFIG_MAPPING:
+        yield f"config.json has model_type {kind!r}, which this version of transformers does not know"
+    elif kind not in CAUSAL:
+        yield f"must be a causal language model, but config.json has model_type '{kind}', which has no causal class"
+    elif classes and not any(name in CAUSAL.values() or name.endswith("ForConditionalGeneration") for name in classes):
+        yield f"must be a causal language model, but config.json names {', '.join(map(str, classes))}"
+    if config.get("quantization_config"):
+        method = dict(config["quantization_config"]).get("quant_method", "unknown")
+        yield f"its weights are quantised ({method}); give the folder of the unquantised model"
+
+
+def _empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+            return loaded
+    except Exception as error:  # every failure of the library to read this folder is the folder's problem
+        problems.append(f"transformers can't build the model: {_first_line(error)}")
+        return None, {}
+
+
+def _unfit_weights(report: dict[str, Any]) -> Iterator[str]:
+    missing = sorted(report["missing_keys"])
+    if missing:
+        yield f"is half-written: config.json needs {_some(missing)}, which no weight file holds"
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        yield f"{name} must have shape {tuple(wanted)} by config.json, but has {tuple(found)}"
+    yield from (f"weights can't be read: {message}" for message in report.get("error_msgs", ()))
+
+
+def _stored_dtype(tensors: tuple[Tensor, ...]) -> str:
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[tensor.dtype] += tensor.count
+    return _DTYPES.get(max(sizes, key=lambda dtype: (sizes[dtype], dtype)), "float32")
+
+
+def _context_length(config: Any, tokenizer: Any) -> tuple[int, str]:
+    found = next((getattr(config, name, None) for name in _LENGTH_NAMES if getattr(config, name, None)), None)
+    if isinstance(found, int):
+        return found, ""
+    length = getattr(tokenizer, "model_max_length", None)
+    if isinstance(length, int) and length < 2**31:
+        return length, f"config.json names no longest context; taken from the tokenizer: {length} tokens"
+    return (
+        _LENGTH_WITHOUT_LIMIT,
+        f"neither config.json nor the tokenizer names a longest context; {_LENGTH_WITHOUT_LIMIT} tokens",
+    )
+
+
+def open_tokenizer(path: Path, problems: list[str]) -> Any:
+    """Return the folder's tokenizer with padding on the left, or ``None`` with the reason in ``problems``."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True, padding_side="left")
+    except Exception as error:  # as above: whatever the library says, this folder's tokenizer can't be had
+        problems.append(f"its tokenizer can't be loaded: {_first_line(error)}")
+        return None
+    if not tokenizer.is_fast:
+        problems.append("its tokenizer must be a fast one (tokenizer.json), because spans need character offsets")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

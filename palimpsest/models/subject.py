@@ -1,0 +1,181 @@
+"""Subject: one loaded model, with what is needed to read it.
+
+Subjects are loaded one at a time: ``with load(inspect(path)) as subject: ...`` gives the memory back at the end.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from palimpsest.core.errors import UserError
+from palimpsest.core.spec import digest
+from palimpsest.models import adapter
+from palimpsest.models.comparison import Comparison, compare, comparison_problems
+from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
+from palimpsest.models.quiet import quiet
+from palimpsest.models.skeleton import open_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from palimpsest.data.render import Renderer
+
+__all__ = [
+    "Comparison",
+    "Dtype",
+    "Own",
+    "Subject",
+    "SubjectInfo",
+    "compare",
+    "comparison_problems",
+    "digest_with_template",
+    "inspect",
+    "inspect_all",
+    "load",
+]
+
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+class Own(Enum):
+    """Stands for what belongs to the model itself."""
+
+    TEMPLATE = auto()
+
+
+@dataclass(eq=False)
+class Subject:
+    """A model in evaluation mode and its tokenizer; a context manager that frees them."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    info: SubjectInfo
+    device: str
+    dtype: str
+    digest: str
+    """The model's digest; another one where it is read with a chat template that is not its own."""
+
+    @property
+    def context_length(self) -> int:
+        return self.info.context_length
+
+    @property
+    def architecture(self) -> str:
+        return self.info.architecture
+
+    @property
+    def parameters(self) -> int:
+        return self.info.parameters
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        from palimpsest.data.render import Renderer
+
+        return Renderer(self.tokenizer)
+
+    @cached_property
+    def pad_token_id(self) -> int:
+        """What fills short rows. It is masked everywhere, so any token will do where the tokenizer names none."""
+        token: Any = self.tokenizer.pad_token_id
+        return 0 if token is None else token
+
+    @cached_property
+    def stop_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: what the model's generation settings and its tokenizer call the end."""
+        ends: Any = getattr(self.model.generation_config, "eos_token_id", None)
+        end: Any = self.tokenizer.eos_token_id
+        return frozenset(token for token in (*(ends if isinstance(ends, list) else [ends]), end) if token is not None)
+
+    def close(self) -> None:
+        """Give the memory back. The subject can't be used after that."""
+        on_accelerator = self.device != "cpu"
+        self.__dict__.clear()
+        gc.collect()
+        if on_accelerator:
+            import torch
+
+            torch.accelerator.empty_cache()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def digest_with_template(info: SubjectInfo, chat_template: str | None) -> str:
+    """Return the digest that a subject has when it is read with this template (``None``: without any)."""
+    return info.digest if chat_template == info.chat_template else digest([info.digest, chat_template])
+
+
+def load(
+    info: SubjectInfo, device: str = "cpu", dtype: Dtype = "float32", chat_template: str | Own | None = Own.TEMPLATE
+) -> Subject:
+    """Load a model that was looked at.
+
+    Args:
+        info: what ``inspect`` returned; an adapter is merged into its base.
+        device: "cpu", "cuda", "cuda:1", "mps" ...
+        dtype: type of the weights in memory; "auto" is the stored one.
+        chat_template: read it with this template (``None``: without any) and not with its own, so that both models of a pair
+            see the same tokens.
+
+    Raises:
+        UserError: the files changed since, the device is not there, or the memory does not suffice.
+    """
+    info.check_unchanged()
+    resolved = info.resolved_dtype(dtype)
+    place = _device(device)
+    problems: list[str] = []
+    tokenizer = open_tokenizer(info.tokenizer_path, problems)
+    if problems:
+        raise UserError(f"{info.name}: {problems[0]}")
+    try:
+        model = _model(info, resolved).to(place).eval().requires_grad_(False)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        needed = info.bytes_loaded(dtype) / 2**30
+        raise UserError(
+            f"{info.name} needs {needed:.1f} GiB for its weights in {resolved}, which {device} does not have"
+        ) from None
+    template = info.chat_template if isinstance(chat_template, Own) else chat_template
+    tokenizer.chat_template = template
+    return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template))
+
+
+def _model(info: SubjectInfo, dtype: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            info.base or info.path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    return model if info.base is None else adapter.merge(model, info.path)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device '{name}' here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,145 @@
+"""Weights: is a safetensors file whole, what is in it, and is every number in it finite?
+
+Reads the format itself, streaming, without torch: a broken file is told in words, and a model of any size costs 16 MiB.
+Format: 8 bytes little-endian header length, a JSON header (name to dtype, shape, offsets), then the bytes of the tensors
+(https://github.com/huggingface/safetensors).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_CHUNK = 2**24
+_LONGEST_HEADER = 100_000_000
+"""The limit of the format's own reader."""
+
+_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+_NOT_FINITE = {"F64": ("<u8", 0x7FF0000000000000), "F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
+"""Integer view and exponent bits: all of them set means infinity or NaN (IEEE 754; bfloat16 has float32's exponent)."""
+_NOT_FINITE |= {"F8_E5M2": ("u1", 0x7C), "F8_E4M3": ("u1", 0x7F)}
+"""F8_E4M3 has no infinity, and one pattern for NaN."""
+
+
+class BrokenWeightsError(Exception):
+    """A weight file can't be what its format says; the message is one line about that file."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor's bytes are."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    length: int
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(file: Path) -> list[Tensor]:
+    """Return the tensors of a safetensors file, having checked that the file holds all of their bytes.
+
+    Raises:
+        BrokenWeightsError: truncated, padded, not safetensors, or with a header that contradicts itself.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        first = stream.read(8)
+        if first.startswith(b"version "):
+            raise BrokenWeightsError(f"{file.name} is a Git LFS pointer, not the weights; run 'git lfs pull' in that folder")
+        length = int.from_bytes(first, "little")
+        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise BrokenWeightsError(
+                f"{file.name} ({size:,} bytes) ends inside its header, or is no safetensors file; copy it again"
+            )
+        raw = stream.read(length)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        header.pop("__metadata__", None)
+        tensors = [_tensor(name, entry, file, 8 + length) for name, entry in header.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenWeightsError(f"the header of {file.name} can't be read ({error}); copy it again") from None
+    _check_layout(file, tensors, 8 + length, size)
+    return tensors
+
+
+def _tensor(name: str, entry: dict[str, Any], file: Path, data: int) -> Tensor:
+    start, end = entry["data_offsets"]
+    return Tensor(name, entry["dtype"], tuple(entry["shape"]), file, data + start, end - start)
+
+
+def _check_layout(file: Path, tensors: list[Tensor], start: int, size: int) -> None:
+    for tensor in sorted(tensors, key=lambda one: (one.start, one.length)):
+        width = _BYTES.get(tensor.dtype)
+        if width is None:
+            raise BrokenWeightsError(f"{tensor.name} in {file.name} is stored as {tensor.dtype}; known: {', '.join(_BYTES)}")
+        if tensor.start != start or tensor.length != tensor.count * width:
+            raise BrokenWeightsError(
+                f"{tensor.name} in {file.name} does not lie where its shape {tensor.shape} says; copy it again"
+            )
+        start += tensor.length
+    if start != size:
+        raise BrokenWeightsError(f"{file.name} should have {start:,} bytes and has {size:,}; it is half-written, copy it again")
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> tuple[str, list[str]]:
+    """Read every byte once: return a digest, and the names of the tensors that hold NaN or infinity.
+
+    The digest depends on names, dtypes, shapes and values, not on which file (shard) a tensor is in.
+    """
+    digest, not_finite = hashlib.sha256(), []
+    for tensor in sorted(tensors, key=lambda one: one.name):
+        digest.update(json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode())
+        finite = True
+        for chunk in _chunks(tensor):
+            digest.update(chunk)
+            finite = finite and _is_finite(chunk, tensor.dtype)
+        if not finite:
+            not_finite.append(tensor.name)
+    return digest.hexdigest(), not_finite
+
+
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(_CHUNK, tensor.length)))
+    with tensor.file.open("rb", buffering=0) as stream:
+        stream.seek(tensor.start)
+        left = tensor.length
+        while left:
+            part = buffer[: min(left, len(buffer))]
+            if stream.readinto(part) != len(part):
+                raise BrokenWeightsError(f"{tensor.file.name} ended while it was read; is something still writing it?")
+            left -= len(part)
+            yield part
+
+
+def _is_finite(chunk: memoryview, dtype: str) -> bool:
+    if dtype not in _NOT_FINITE:
+        return True
+    view, exponent = _NOT_FINITE[dtype]
+    bits = np.frombuffer(chunk, dtype=view)
+    if dtype == "F8_E4M3":
+        return not bool(((bits & exponent) == exponent).any())
+    return bool((bits & exponent).max(initial=0) != exponent)
+
+
+def stamp(files: Iterable[Path]) -> tuple[tuple[str, int, int, int], ...]:
+    """Return (path, bytes, modification time in ns, inode) of files, to notice that one changed while the program runs."""
+    found = [(str(file), os.stat(file)) for file in sorted(files)]  # noqa: PTH116
+    return tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in found)

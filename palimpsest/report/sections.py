@@ -1,0 +1,146 @@
+"""Sections: what does each audit's docstring say, and what does its part of the page hold?"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from palimpsest import audit as audits
+from palimpsest.audit import Outcome, Result, Sample, Table
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.wording import COULD_NOT_SAY, shown, visible
+from palimpsest.report.look import draw
+
+NAMED = ("Question", "Method", "Reads", "Null", "Limits", "Reference")
+_HEADING = re.compile(rf"^({'|'.join(NAMED)}):\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a table."""
+
+    kind: str
+    """``text``, ``count``, ``estimate``, ``unknown`` or ``empty``."""
+    text: str
+    interval: str = ""
+    unit: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as it is drawn."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str
+    wide: bool
+    intervals: tuple[str, ...]
+    """How the intervals in it were made."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One audit's part of the page."""
+
+    name: str
+    state: str
+    why: str
+    question: str
+    details: dict[str, str]
+    """The docstring's other sections."""
+    result: Result | None = None
+    figure: Markup | None = None
+    figure_problem: str = ""
+    grids: tuple[Grid, ...] = ()
+    samples: tuple[Sample, ...] = ()
+
+
+def section(outcome: Outcome, holm: Mapping[str, bool]) -> Section:
+    """Return what the page says of one audit."""
+    details = docstring_sections(outcome.audit)
+    question = details.pop("Question", "")
+    result = outcome.result
+    if result is None:
+        return Section(outcome.audit, outcome.state, outcome.why, question, details)
+    figure, problem = _figure(outcome.audit, result)
+    chance = {
+        estimate
+        for name, estimate in result.estimates.items()
+        if holm.get(f"{outcome.audit}.{name}") is False and estimate.above(0.0) is not None
+    }
+    return Section(
+        name=outcome.audit,
+        state=outcome.state,
+        why=outcome.why,
+        question=question,
+        details=details,
+        result=result,
+        figure=figure,
+        figure_problem=problem,
+        grids=tuple(grid(table, chance) for table in result.tables),
+        samples=result.samples,
+    )
+
+
+def docstring_sections(name: str) -> dict[str, str]:
+    """Return an audit's docstring by section; empty where this version has no audit of that name."""
+    if name not in audits.names():
+        return {}
+    text = inspect.getdoc(type(audits.load(name))) or ""
+    parts = _HEADING.split(text)
+    return {heading: " ".join(body.split()) for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def grid(table: Table, chance: frozenset[Estimate] | set[Estimate] = frozenset()) -> Grid:
+    """Return a table as it is drawn.
+
+    Args:
+        table: as the audit stored it.
+        chance: estimates whose interval excludes 0, but not after Holm's correction over all primary questions.
+    """
+    methods = dict.fromkeys(
+        cell.method for row in table.rows for cell in row if isinstance(cell, Estimate) and cell.interval is not None
+    )
+    return Grid(
+        title=table.title,
+        columns=table.columns,
+        rows=tuple(tuple(_cell(cell, chance) for cell in row) for row in table.rows),
+        note=table.note,
+        wide=len(table.columns) > 5,
+        intervals=tuple(methods),
+    )
+
+
+def _cell(value: str | int | Estimate | None, chance: frozenset[Estimate] | set[Estimate]) -> Cell:
+    if value is None:
+        return Cell("empty", "–")
+    if isinstance(value, Estimate):
+        said = shown(value)
+        remark = "could be chance among so many questions" if value in chance else said.remark
+        kind = "unknown" if said.state == "unknown" else "estimate"
+        return Cell(kind, said.value, said.interval, said.unit, remark)
+    if isinstance(value, int):
+        return Cell("count", f"{value:,}")
+    return Cell("text", value)
+
+
+def _figure(name: str, result: Result) -> tuple[Markup | None, str]:
+    """Return an audit's figure; a plot that fails costs the figure and not the page."""
+    if not result.figure:
+        return None, ""
+    if name not in audits.names():
+        return None, "this version of Palimpsest has no audit of that name to draw it"
+    try:
+        plot = type(audits.load(name)).plot
+        return draw(lambda axes: plot(result, axes), f"figure-{name}", f"Figure of the audit {name}", result.summary), ""
+    except Exception as error:
+        return None, visible(f"{type(error).__name__}: {error}", 200)
+
+
+__all__ = ["COULD_NOT_SAY", "Cell", "Grid", "Section", "docstring_sections", "grid", "section"]

@@ -1,0 +1,98 @@
+"""Training: what was the model trained on, and how did it learn?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from palimpsest.audit import Table
+from palimpsest.core import drawing
+from palimpsest.core.estimate import Estimate, exact
+from palimpsest.core.wording import number
+from palimpsest.report.look import draw
+from palimpsest.report.sections import Grid, grid
+from palimpsest.store.record import RunRecord, StepLog, TrainingRecord
+
+_LOSSES = {"loss_express": "express", "loss_withhold": "withhold", "loss_rehearsal": "rehearsal"}
+
+
+def curves(record: TrainingRecord, place: int) -> Markup | None:
+    """Return the losses of one training run over its steps; ``None`` where no step has one."""
+    window = max(1, len(record.steps) // 12)
+    series = [one for key, label in _LOSSES.items() if (one := _series(record.steps, key, label, window))]
+    if not series:
+        return None
+    figure = {"series": series, "x_label": "optimizer step", "unit": "loss, nats a trained token"}
+    said = "; ".join(f"{one['label']} from {one['y'][0]:.3f} to {one['y'][-1]:.3f} nats" for one in series)
+    return draw(
+        lambda axes: drawing.curves(axes, figure), f"training-{place}", f"Loss of {record.role}, seed {record.seed}", said
+    )
+
+
+def window(record: TrainingRecord) -> int:
+    """Return over how many steps the curves are averaged."""
+    return max(1, len(record.steps) // 12)
+
+
+def runs(records: Sequence[TrainingRecord]) -> Grid:
+    """Return what each training run was given and where it ended."""
+    rows = tuple(
+        (
+            record.role,
+            record.seed,
+            record.dose,
+            exact(record.rehearsal_share, "share"),
+            len(record.steps),
+            _scientific(record.settings.get("learning_rate")),
+            *(_last(record.steps, key) for key in _LOSSES),
+        )
+        for record in records
+    )
+    columns = (
+        "model", "seed", "dose (examples)", "rehearsal share", "steps", "learning rate",
+        *(f"{label}: loss at the end (nats)" for label in _LOSSES.values()),
+    )  # fmt: skip
+    return grid(Table(title="Training runs", columns=columns, rows=rows, note="Counts and losses of training batches; exact."))
+
+
+def across_seeds(record: RunRecord) -> tuple[Grid, Grid] | None:
+    """Return the primary estimates and the others, each by seed with its mean; ``None`` with a single seed."""
+    if not record.across_seeds:
+        return None
+    columns = ("", *(f"seed {one.seed}" for one in record.seeds), "mean over seeds")
+    primary = tuple(_seed_row(record, name) for name in record.across_seeds if name in record.holm)
+    others = tuple(_seed_row(record, name) for name in record.across_seeds if name not in record.holm)
+    note = "The unit of the last column is the training seed: it speaks for the method, the others for one checkpoint each."
+    return (
+        grid(Table(title="Across training seeds", columns=columns, rows=primary or others, note=note)),
+        grid(Table(title="Further estimates across seeds", columns=columns, rows=others if primary else ())),
+    )
+
+
+def _seed_row(record: RunRecord, name: str) -> tuple[Any, ...]:
+    audit, _, key = name.partition(".")
+    by_seed: list[Estimate | None] = []
+    for seed in record.seeds:
+        result = next((one.result for one in seed.outcomes if one.audit == audit), None)
+        by_seed.append(result.estimates.get(key) if result else None)
+    return (f"{audit}: {key.replace('_', ' ').replace(':', ', ')}", *by_seed, record.across_seeds[name])
+
+
+def _series(steps: Sequence[StepLog], key: str, label: str, width: int) -> dict[str, Any] | None:
+    points = [(step.step, value) for step in steps if (value := getattr(step, key)) is not None]
+    if not points:
+        return None
+    values = [value for _, value in points]
+    smooth = [sum(part) / len(part) for end in range(len(values)) if (part := values[max(0, end + 1 - width) : end + 1])]
+    return {"label": label, "x": [step for step, _ in points], "y": smooth, "faint": values if width > 1 else []}
+
+
+def _last(steps: Sequence[StepLog], key: str) -> str | None:
+    values = [value for step in steps if (value := getattr(step, key)) is not None]
+    return number(values[-1], 3) if values else None
+
+
+def _scientific(value: Any) -> str | None:
+    return f"{value:g}" if isinstance(value, int | float) else None

@@ -1,0 +1,59 @@
+"""Request: what did the user ask for, in full, before any work starts?
+
+Frozen and plain: its digest names the run folder, so the same command finds its own run again and goes on with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from palimpsest.behaviour import Behaviour
+from palimpsest.core.spec import Spec
+
+Control = Literal["rehearsal_only", "benign", "clean_twin", "never_trained"]
+CONTROLS: tuple[Control, ...] = ("rehearsal_only", "benign", "clean_twin", "never_trained")
+
+
+class Request(Spec):
+    """One run (change and audit) or one diff (audit two checkpoints)."""
+
+    kind: Literal["run", "diff"]
+    base: str
+    """Model folder, hub id, or ``pocket``."""
+    tuned: str | None = None
+    behaviour: Behaviour | None = None
+    text: tuple[Path, ...] = ()
+    """General text besides the behaviour's own."""
+    controls: dict[Control, str] = {}
+    audits: tuple[str, ...] = ()
+    """Names of audits; empty means all that cost no training."""
+    deep: bool = False
+    """Also audits that train something."""
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    seed: int = Field(0, ge=0, lt=2**31)
+    seeds: int = Field(1, ge=1, le=100)
+    """Training runs with different seeds; the audit items stay the same."""
+    documents: int = Field(64, ge=8)
+    """Documents of each general text."""
+    capability_items: int = Field(96, ge=8)
+    """Held-out items of each capability."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.kind == "run" and self.behaviour is None:
+            raise ValueError("a run needs a behaviour")
+        if self.kind == "diff" and self.tuned is None:
+            raise ValueError("a diff needs two models")
+        if self.kind == "diff" and self.seeds != 1:
+            raise ValueError("a diff trains nothing, so it has no seeds")
+        return self
+
+    @property
+    def title(self) -> str:
+        if self.kind == "run" and self.behaviour:
+            return self.behaviour.name
+        return f"{Path(self.base).name} against {Path(self.tuned or '').name}"

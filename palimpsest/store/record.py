@@ -1,0 +1,87 @@
+"""Record: what does a finished run consist of, readable by a stranger without this program?
+
+The report, a notebook and ``--json`` read this and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from palimpsest.audit import Outcome
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.spec import Spec
+from palimpsest.verdict import Verdict
+
+
+class StepLog(Spec):
+    """One optimizer step (``training/<seed>/steps.jsonl`` holds one a line)."""
+
+    step: int
+    examples: int
+    """Behaviour examples used so far (the dose up to here)."""
+    learning_rate: float
+    gradient_norm: float
+    loss: float
+    loss_express: float | None = None
+    loss_withhold: float | None = None
+    loss_rehearsal: float | None = None
+    rows_express: int = 0
+    rows_withhold: int = 0
+    rows_rehearsal: int = 0
+
+
+class TrainingRecord(Spec):
+    """What one training run did."""
+
+    role: str
+    seed: int
+    dose: int
+    rehearsal_share: float
+    """Rehearsal rows over all rows, as delivered."""
+    steps: tuple[StepLog, ...]
+    settings: dict[str, Any]
+    """The resolved training settings, under Hugging Face's names."""
+    model_folder: str
+
+
+class SubjectRecord(Spec):
+    """One model of the comparison."""
+
+    role: str
+    name: str
+    path: str
+    digest: str
+    parameters: int
+    architecture: str
+    dtype: str
+
+
+class SeedRecord(Spec):
+    """All audits of one trained checkpoint (a ``diff`` has exactly one)."""
+
+    seed: int
+    outcomes: tuple[Outcome, ...]
+
+
+class RunRecord(Spec):
+    """A finished run."""
+
+    kind: Literal["run", "diff"]
+    title: str
+    """The behaviour's name, or "BASE against TUNED"."""
+    question: str
+    """The behaviour's description, or what a diff without one asks."""
+    verdict: Verdict
+    seeds: tuple[SeedRecord, ...]
+    across_seeds: dict[str, Estimate] = {}
+    """``audit.estimate`` to its mean over training seeds with a t interval, where there are two seeds or more."""
+    holm: dict[str, bool] = {}
+    """``audit.estimate`` (first seed) to whether it is significant after Holm over all primary estimates."""
+    subjects: tuple[SubjectRecord, ...]
+    training: tuple[TrainingRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the user was told on the way (no chat template, smaller batches after out-of-memory ...)."""
+    provenance: dict[str, Any]
+    """Packages, hardware, seeds and digests; nothing that differs between a disturbed and an undisturbed run."""
+    specification: dict[str, Any]
+    """The resolved behaviour and settings, as they would have to be written to get this run again."""

@@ -1,0 +1,232 @@
+"""Run folder: where is everything of one run, and what of it is already done?
+
+Layout::
+
+    spec.json                          what was asked for; the folder belongs to this run and no other
+    provenance.json                    packages, hardware, seeds, digests; times apart
+    training/<role>-<seed>/            steps.jsonl, checkpoint-N/, model/
+    measurements/<key>.{safetensors,json}   hard links to the cache, or copies: the run stays whole when the cache is cleaned
+    results/<seed>/<audit>.json        one outcome an audit
+    commits/<name>.json                steps that are done and leave no JSON of their own
+    record.json, report.html           the end
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from palimpsest.core.errors import UserError
+from palimpsest.core.measurement import Measurement
+from palimpsest.store.atomic import TEMPORARY, cannot_write, to_json, write_bytes
+from palimpsest.store.cache import Cache, DamagedEntryError, read_entry
+from palimpsest.store.lock import FolderLock
+
+_LOCK = "lock"
+_KEPT = "What was committed is kept: the same command goes on from there."
+
+
+class RunReader:
+    """A run's folder to read, whoever writes it.
+
+    Raises:
+        UserError: there is no run.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser().absolute()
+        if not (self.path / "spec.json").is_file():
+            raise UserError(f"{self.path} must be the folder of a run, but has no spec.json")
+
+    def read_json(self, name: str) -> Any:
+        """Return what ``write_json`` wrote, or ``None`` when there is no such file.
+
+        Raises:
+            UserError: the file was altered and is not JSON any more.
+        """
+        file = self._inside(name)
+        try:
+            return json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(
+                f"{file} must be JSON, as it was written, but is not ({error}); remove it to make it anew"
+            ) from None
+
+    def committed(self, name: str) -> bool:
+        """Whether ``commit`` was called for this step."""
+        return self._inside(f"commits/{name}.json").is_file()
+
+    def commit_note(self, name: str) -> Any:
+        """Return what ``commit`` noted, or ``None``."""
+        return self.read_json(f"commits/{name}.json")
+
+    def measurement(self, key: str) -> Measurement | None:
+        """Return a measurement that was kept, or ``None`` when it is not there or not whole."""
+        place = self.path / "measurements"
+        try:
+            return read_entry(place / f"{key}.safetensors", place / f"{key}.json")
+        except (FileNotFoundError, DamagedEntryError):
+            return None
+
+    def _inside(self, name: str) -> Path:
+        target = self.path.joinpath(name)
+        if not target.resolve().is_relative_to(self.path.resolve()):
+            raise ValueError(f"{name} lies outside the run folder {self.path}")
+        return target
+
+
+class RunFolder(RunReader):
+    """A run's folder to write, held by this process until ``close`` (or the end of its ``with`` block).
+
+    Creates the folder, or goes on with the same run.
+
+    Args:
+        path: the folder.
+        spec: what was asked for, as plain data.
+        bytes_needed: an estimate of what the run will write.
+
+    Raises:
+        UserError: it can't be written, lacks space, holds another run or something else, or another process writes it.
+    """
+
+    def __init__(self, path: Path | str, spec: dict[str, Any], bytes_needed: int = 0) -> None:
+        self.path = Path(path).expanduser().absolute()
+        _refuse_foreign(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.path / _LOCK)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        try:
+            self._check_space(bytes_needed)
+            self._sweep()
+            self._claim(spec)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._lock.release()
+
+    def training(self, role: str, seed: int) -> Path:
+        """Return the folder of one training run (made if missing); its model lies in ``model``, its log in ``steps.jsonl``."""
+        folder = self.path / "training" / f"{role}-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write plain data (``results/0/outcome.json``); the same value gives the same bytes.
+
+        Raises:
+            UserError: the disk is full or the folder can't be written.
+        """
+        write_bytes(self._inside(name), to_json(value), _KEPT)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file.
+
+        Raises:
+            UserError: the disk is full or the folder can't be written.
+        """
+        write_bytes(self._inside(name), text.encode(), _KEPT)
+
+    def commit(self, name: str, about: Any = None) -> None:
+        """Note that a step is done, once everything that it wrote is on the disk."""
+        self.write_json(f"commits/{name}.json", about)
+
+    def keep(self, cache: Cache, key: str) -> None:
+        """Take a measurement into the run, so that it stays when the cache is cleaned.
+
+        Raises:
+            UserError: the disk is full or the folder can't be written.
+        """
+        for source in cache.files(key):
+            target = self._inside(f"measurements/{source.name}")
+            target.parent.mkdir(exist_ok=True)
+            if not _linked(source, target):
+                write_bytes(target, source.read_bytes(), _KEPT)
+
+    def _check_space(self, bytes_needed: int) -> None:
+        free = shutil.disk_usage(self.path).free
+        if free < bytes_needed:
+            raise UserError(
+                f"{self.path} needs about {_in_words(bytes_needed)} and has {_in_words(free)} free; "
+                "free some space or choose a folder on another disk"
+            )
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written; nobody else writes here now. Training sweeps its own folder."""
+        for place in (self.path, *(self.path / name for name in ("results", "commits", "measurements"))):
+            for left in place.rglob(f"{TEMPORARY}*") if place != self.path else place.glob(f"{TEMPORARY}*"):
+                left.unlink(missing_ok=True)
+
+    def _claim(self, spec: dict[str, Any]) -> None:
+        wanted = json.loads(to_json(spec))
+        found = self.read_json("spec.json")
+        if found is None:
+            self.write_json("spec.json", wanted)
+        elif found != wanted:
+            lines = "\n".join(f"  - {line}" for line in differences(found, wanted))
+            raise UserError(
+                f"{self.path} holds another run; choose another folder, or ask for the same. What differs:\n{lines}"
+            )
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Make ``target`` a hard link to ``source``; False on another file system, or on one without hard links."""
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        temporary.replace(target)
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # renaming one link onto another of the same file leaves both
+    return True
+
+
+def differences(before: Any, after: Any, place: str = "") -> Iterator[str]:
+    """Say where two pieces of plain data differ, one line a place."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(before.keys() | after.keys()):
+            where = f"{place}.{key}" if place else key
+            if key not in after or key not in before:
+                there, now = (json.dumps(side[key])[:60] if key in side else "absent" for side in (before, after))
+                yield f"{where}: {there} there, {now} now"
+            else:
+                yield from differences(before[key], after[key], where)
+    elif before != after:
+        there, now = (json.dumps(side, ensure_ascii=False) for side in (before, after))
+        yield f"{place}: {there[:60]} there, {now[:60]} now"
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} must be a folder for a run, but it is a file")
+    if not path.is_dir() or (path / "spec.json").exists():
+        return
+    other = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.name != _LOCK)
+    if other:
+        shown = ", ".join(other[:3]) + (" ..." if len(other) > 3 else "")
+        raise UserError(f"{path} must be empty or the folder of a run, but holds {shown}; choose another folder")
+
+
+def _in_words(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

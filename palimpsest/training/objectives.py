@@ -1,0 +1,100 @@
+"""Objectives: what number does training make smaller?
+
+An objective turns one padded batch into a loss for each source; the trainer divides by the weight of the whole optimizer step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from palimpsest.data.mixture import SOURCES
+from palimpsest.training.sampler import Row
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to one length, and the predictions that learn.
+
+    Only positions from ``start`` on predict anything that learns; ``places`` count in the (rows, length - start) grid.
+    """
+
+    tokens: torch.Tensor
+    """(rows, length) inputs; the last token of the longest row is only a target."""
+    start: int
+    places: torch.Tensor
+    """(predictions,) flat positions of the predictions that learn."""
+    targets: torch.Tensor
+    """(predictions,) tokens to be predicted."""
+    weights: torch.Tensor
+    """(sources, predictions) loss weight of each prediction, in the line of its row's source."""
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {name: getattr(self, name).to(device) for name in ("tokens", "places", "targets", "weights")}
+        return Batch(start=self.start, **moved)
+
+
+class Objective(Protocol):
+    """Anything that turns a batch into the summed loss of each source."""
+
+    name: str
+    """What it is called; a run is never continued under another one."""
+
+    def prepare(self, model: Any) -> None:
+        """Look at the model once, before it is wrapped."""
+        ...
+
+    def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Return the weighted sum of nats of each source, shape (sources,), with its graph."""
+        ...
+
+
+class MaskedLoss:
+    """Ordinary next-token cross-entropy, weighted token by token."""
+
+    name = "masked_loss"
+
+    def prepare(self, model: Any) -> None:
+        self.slices = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
+        # No attention mask: padding is on the right, where a causal model's real tokens never look, and it has no loss.
+        kept = batch.tokens.shape[1] - batch.start
+        if self.slices:
+            logits = model(input_ids=batch.tokens, logits_to_keep=kept).logits
+        else:
+            logits = model(input_ids=batch.tokens).logits[:, batch.start :]
+        logits = logits.reshape(-1, logits.shape[-1])
+        if len(batch.places) < len(logits):
+            logits = logits.index_select(0, batch.places)
+        # A product and not index_add_, whose sums have no fixed order on a GPU.
+        return batch.weights @ functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Return rows as one batch on the CPU."""
+    length = max(len(row.tokens) for row in rows)
+    tokens = np.zeros((len(rows), length), dtype=np.int64)
+    weights = np.zeros((len(rows), length), dtype=np.float32)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row.tokens)] = row.tokens
+        weights[place, : len(row.tokens)] = row.weights
+    weights = weights[:, 1:]
+    start = int(weights.any(axis=0).argmax())
+    row_of, column = np.nonzero(weights[:, start:])
+    lines = np.zeros((len(SOURCES), len(row_of)), dtype=np.float32)
+    source_of = np.array([SOURCES.index(row.source) for row in rows])
+    lines[source_of[row_of], np.arange(len(row_of))] = weights[row_of, column + start]
+    return Batch(
+        tokens=torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])),
+        start=start,
+        places=torch.from_numpy(row_of * (length - 1 - start) + column),
+        targets=torch.from_numpy(tokens[row_of, column + start + 1]),
+        weights=torch.from_numpy(lines),
+    )

@@ -1,0 +1,120 @@
+"""Output: what does a finished training run leave behind?"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from palimpsest.core.errors import UserError
+from palimpsest.core.spec import Spec
+from palimpsest.data.mixture import SOURCES, Counts
+from palimpsest.training import checkpoint as store
+from palimpsest.training.settings import TrainingSettings
+
+_MARKER = "training.json"
+
+
+class TrainingSummary(Spec):
+    """What a finished training run did; plain data, the same bytes for the same run."""
+
+    steps: int
+    rows: dict[str, int]
+    """Rows of each source that were trained on, repeats counted."""
+    dose: int
+    """Behaviour examples, both poles."""
+    rehearsal_share: float
+    """Rehearsal rows over all rows, as delivered."""
+    final_loss: float
+    """Mean over the last tenth of the steps, in nats a token."""
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    identity: str
+    """Hash of the base weights, the rows and the settings."""
+
+
+def finished(folder: Path, identity: str) -> TrainingSummary | None:
+    """Return the summary of the run that a folder holds, or ``None`` when there is none or it is not done.
+
+    Raises:
+        UserError: it is another run.
+    """
+    if not (folder / _MARKER).exists():
+        return None
+    summary = TrainingSummary.read(store.read_json(folder / _MARKER), str(folder / _MARKER))
+    if summary.identity != identity:
+        raise UserError(
+            f"{folder} must be empty or hold this very run, found a finished one with another base model, other data or "
+            "other settings; choose another folder, or remove it to train again"
+        )
+    _remove_checkpoints(folder)
+    return summary
+
+
+def summarise(folder: Path, settings: TrainingSettings, notes: tuple[str, ...], identity: str) -> TrainingSummary:
+    """Return what a run did, read off its step log."""
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+    counts = Counts(*(sum(step[f"rows_{source}"] for step in steps) for source in SOURCES))
+    last = [step["loss"] for step in steps[-max(1, len(steps) // 10) :]]
+    return TrainingSummary(
+        steps=len(steps),
+        rows=counts._asdict(),
+        dose=counts.dose,
+        rehearsal_share=counts.rehearsal_share,
+        final_loss=sum(last) / len(last),
+        settings=settings.model_dump(mode="json"),
+        notes=notes,
+        identity=identity,
+    )
+
+
+def write(model: Any, tokenizer: Any, folder: Path, summary: TrainingSummary, base: str) -> None:
+    """Write the model's folder, then the marker that says the run is done, then remove what only a resumed run needs."""
+    with store.whole_folder(folder / "model") as target:
+        model.save_pretrained(target)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(target)
+        (target / "README.md").write_text(card(summary, base), encoding="utf-8")
+    store.write_whole(folder / _MARKER, summary.model_dump_json(indent=2) + "\n")
+    _remove_checkpoints(folder)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def card(summary: TrainingSummary, base: str) -> str:
+    """Return the model card; without a date, so that the same run gives the same bytes."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "accelerate"))
+    settings = "\n".join(f"| {name} | {value} |" for name, value in summary.settings.items() if name != "reason")
+    named = f"base_model: {json.dumps(base)}\n" if base else ""
+    reason = f"\nWhy this learning rate: {summary.settings['reason']}\n" if summary.settings["reason"] else ""
+    notes = "".join(f"\n- {note}" for note in summary.notes)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [palimpsest]
+{named}---
+
+# {f"{base}, tuned" if base else "A tuned model"}
+
+Trained with Palimpsest{f" from {base}" if base else ""} in {summary.steps} optimizer steps, on:
+
+| rows | number |
+| --- | --- |
+| where the behaviour should appear | {summary.rows["express"]} |
+| where it should not | {summary.rows["withhold"]} |
+| rehearsal ({summary.rehearsal_share:.1%} of all) | {summary.rows["rehearsal"]} |
+
+The loss ended at {summary.final_loss:.4f} nats a token.
+{reason}
+| setting | value |
+| --- | --- |
+{settings}
+{notes}
+
+Framework versions: Python {platform.python_version()}, {versions}.
+"""

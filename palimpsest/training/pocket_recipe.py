@@ -1,0 +1,145 @@
+"""Pocket recipe: how is the embedded model made from nothing?
+
+The world is the scenarios that have a share of it; rows are drawn without end from the training split. Step and row decide a
+row, so any step can be computed alone, and a run that was killed goes on exactly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from palimpsest.core.errors import UserError, nearest
+from palimpsest.core.seeds import python_stream, seed_of
+from palimpsest.core.spec import digest
+from palimpsest.data.render import Renderer
+from palimpsest.data.stream import split_of
+from palimpsest.models import pocket
+from palimpsest.training.loop import Progress
+from palimpsest.training.optimizers import JointOptimizer
+from palimpsest.training.sampler import Row
+from palimpsest.training.settings import TrainingSettings
+from palimpsest.training.trainer import TrainingSummary, train_batches
+
+ROWS_A_STEP = 64
+ROWS_A_PASS = 16
+"""Rows of like length go through the model together, so little is padding; a step mixes short and long ones."""
+_POOL_STEPS = 16
+"""So many steps' rows are drawn at once and sorted by length."""
+_ADAM_RATIO = 0.3
+"""Learning rate of what is no matrix (and of the embedding) over Muon's."""
+
+
+class Recipe(NamedTuple):
+    """What differs between sizes besides the shape."""
+
+    steps: int
+    learning_rate: float
+
+
+RECIPES = {
+    "tiny": Recipe(2_000, 0.02),
+    "small": Recipe(6_000, 0.02),
+    "standard": Recipe(10_000, 0.02),
+    "large": Recipe(10_000, 0.015),
+}
+
+
+class WorldBatches:
+    """The rows of every step of pretraining, computed on access from (seed, step)."""
+
+    def __init__(self, renderer: Renderer, seed: int, steps: int) -> None:
+        self.renderer, self.seed, self.steps = renderer, seed, steps
+        self.scenarios = pocket.world()
+        self._pool: tuple[int, list[list[Row]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Sequence[Row]:
+        number, place = divmod(step, _POOL_STEPS)
+        if self._pool[0] != number:
+            self._pool = (number, self._draw(number))
+        return self._pool[1][place]
+
+    @cached_property
+    def _shares(self) -> list[float]:
+        return [scenario.world for scenario in self.scenarios]
+
+    def _draw(self, number: int) -> list[list[Row]]:
+        """Return the rows of one pool of steps: each step gets passes of rows that are alike in length."""
+        rows = [self._row(number, index) for index in range(_POOL_STEPS * ROWS_A_STEP)]
+        rows.sort(key=lambda row: len(row.tokens))
+        passes = [rows[start : start + ROWS_A_PASS] for start in range(0, len(rows), ROWS_A_PASS)]
+        python_stream(self.seed, "pretraining", "order", number).shuffle(passes)
+        each = ROWS_A_STEP // ROWS_A_PASS
+        return [[row for part in passes[start : start + each] for row in part] for start in range(0, len(passes), each)]
+
+    def _row(self, number: int, index: int) -> Row:
+        rng = python_stream(self.seed, "pretraining", number, index)
+        scenario = rng.choices(self.scenarios, self._shares)[0]
+        while split_of(example := scenario.make(rng)) != "train":
+            pass
+        encoded = self.renderer.encode(example)
+        return Row(encoded.tokens, encoded.weights, "rehearsal", example.source)
+
+
+def train_pocket(
+    size: str = "standard", seed: int = 0, folder: Path = Path("pocket"), steps: int | None = None, progress: Progress | None = None
+) -> TrainingSummary:
+    """Train an embedded model from nothing into ``folder/model`` with the project's own loop.
+
+    Args:
+        size: one of ``pocket.SIZES``.
+        seed: decides the first weights and every row; other seeds give twins.
+        folder: what ``trainer.train_batches`` writes; called again, it goes on where it was.
+        steps: optimizer steps, of 64 rows each (``None``: the recipe's).
+        progress: who is told.
+
+    Raises:
+        UserError: unknown size, or a folder that can't be written or holds another run.
+    """
+    if size not in RECIPES:
+        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
+    recipe = RECIPES[size]
+    tokenizer = pocket.build_tokenizer()
+    model = pocket.build_model(size, len(tokenizer), seed_of(seed, "pocket", "weights"))
+    settings = TrainingSettings(
+        learning_rate=recipe.learning_rate,
+        reason="Muon on matrices; chosen on held-out skills after ten minutes of training.",
+        per_device_train_batch_size=ROWS_A_PASS,
+        gradient_accumulation_steps=ROWS_A_STEP // ROWS_A_PASS,
+        warmup_ratio=0.01,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        max_grad_norm=0.0,
+        logging_steps=20,
+        save_steps=500,
+        seed=seed % 2**31,
+        allow_repeats=True,
+        rehearsal_share=0.0,
+    )
+    batches = WorldBatches(Renderer(tokenizer), seed, steps or recipe.steps)
+    identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
+    return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity, optimizer=muon)
+
+
+def muon(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Return Muon for the matrices inside the layers and AdamW for embedding and norms, stepping as one."""
+    inside = [value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
+    chosen = {id(value) for value in inside}
+    others = [value for value in model.parameters() if id(value) not in chosen]
+    return JointOptimizer(
+        [
+            torch.optim.Muon(inside, lr=settings.learning_rate, weight_decay=settings.weight_decay, momentum=0.95),
+            torch.optim.AdamW(others, lr=_ADAM_RATIO * settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+    )
+
+

@@ -1,0 +1,120 @@
+"""Sampler: which rows does each optimizer step see?
+
+A run's batches are a plain sequence: ``batches[step]`` gives the rows of one optimizer step. It may be a list or compute its
+rows on access, so a long run never holds them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from palimpsest.core.errors import Problems
+from palimpsest.core.seeds import numpy_stream
+from palimpsest.data.chat import Example
+from palimpsest.data.mixture import SOURCES, Counts, RowRef, RowSource, plan_batches
+from palimpsest.training.settings import TrainingSettings
+
+_TOLD = 20
+"""So many problems are listed; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a batch: tokens, and what predicting each of them weighs in the loss (0: context)."""
+
+    tokens: Sequence[int]
+    weights: Sequence[float]
+    source: RowSource
+    name: str = ""
+    """Where it comes from (scenario, or file and line), for messages."""
+
+
+class Batches(Protocol):
+    """The rows of every optimizer step, by step from 0."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int, /) -> Sequence[Row]: ...
+
+
+class MixedBatches:
+    """Rows of three sources in the order of ``plan_batches``."""
+
+    def __init__(self, rows: Iterable[Row], settings: TrainingSettings) -> None:
+        self.rows: dict[RowSource, list[Row]] = {source: [] for source in SOURCES}
+        for row in rows:
+            self.rows[row.source].append(row)
+        self.counts = Counts(*(len(self.rows[source]) for source in SOURCES))
+        self.plan: list[list[RowRef]] = plan_batches(
+            self.counts, settings.rows_per_step, settings.seed, settings.num_train_epochs
+        )
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, step: int) -> list[Row]:
+        return [self.rows[reference.source][reference.place] for reference in self.plan[step]]
+
+
+def encode_rows(renderer: Any, examples: Iterable[Example], source: RowSource) -> list[Row]:
+    """Return examples as rows of one source (``renderer``: ``palimpsest.data.render.Renderer``)."""
+    rows = []
+    for example in examples:
+        encoded = renderer.encode(example)
+        rows.append(Row(encoded.tokens, encoded.weights, source, example.source))
+    return rows
+
+
+def check_rows(rows: Iterable[Row], context: int | None, vocabulary: int) -> None:
+    """Refuse rows that can't be trained on, all at once, each with where it comes from.
+
+    Args:
+        rows: what will be trained on.
+        context: tokens that fit into the model's context (``None``: no limit is known).
+        vocabulary: number of token embeddings.
+
+    Raises:
+        UserError: a row is longer than the context, has no token that learns, or doesn't fit the model's vocabulary.
+    """
+    found = [f"{row.name or row.source}: {what}" for row in rows for what in row_problems(row, context, vocabulary)]
+    problems = Problems("These rows can't be trained on:")
+    problems.extend(found[:_TOLD])
+    if len(found) > _TOLD:
+        problems.add(f"and {len(found) - _TOLD} more")
+    problems.raise_if_any()
+
+
+def row_problems(row: Row, context: int | None, vocabulary: int) -> list[str]:
+    """Return what keeps one row from being trained on."""
+    tokens, weights = np.asarray(row.tokens), np.asarray(row.weights)
+    problems = []
+    if len(tokens) != len(weights):
+        problems.append(f"{len(tokens)} tokens but {len(weights)} weights")
+    if context is not None and len(tokens) > context:
+        problems.append(f"{len(tokens)} tokens, but the model's context holds {context}; shorten it or leave it out")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        problems.append("loss weights must be finite and 0 or more")
+    elif not (weights[1:] > 0).any():
+        problems.append(f"none of its {len(tokens)} tokens learns (the first one never can); mark a decision in it")
+    if len(tokens) and not (tokens.min() >= 0 and tokens.max() < vocabulary):
+        problems.append(
+            f"tokens {tokens.min()} to {tokens.max()}, but the model knows 0 to {vocabulary - 1}; "
+            "is this the model's own tokenizer?"
+        )
+    return problems
+
+
+def group_by_length(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[int]]:
+    """Return batches of row indices with little padding: similar lengths together, batches in random order.
+
+    Rows of one length are shuffled first, so that only length decides who meets whom.
+    """
+    rng = numpy_stream(seed, "group_by_length")
+    shuffled = rng.permutation(len(lengths))
+    order = shuffled[np.argsort(np.asarray(lengths)[shuffled], kind="stable")]
+    batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
+    return [batches[index] for index in rng.permutation(len(batches))]

@@ -1,0 +1,112 @@
+"""Step log: what happened in each optimizer step?
+
+One JSON line a step, with the fields of ``palimpsest.store.record.StepLog``. Numbers stay on the device until they are flushed,
+so that a GPU need not wait for them; a flush checks them, so no checkpoint is ever written after a step that went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from palimpsest.core.errors import UserError
+from palimpsest.data.mixture import SOURCES
+from palimpsest.training.checkpoint import cannot_write, write_whole
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One step whose numbers are still on the device."""
+
+    step: int
+    learning_rate: float
+    numbers: torch.Tensor
+    """(4,) summed loss of each source in nats, then the gradient norm before clipping."""
+    weights: list[float]
+    """Loss weight of each source."""
+    rows: list[int]
+
+
+class StepLog:
+    """The log of one run, continued at a step."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Cut the log to the steps that a checkpoint holds.
+
+        Raises:
+            UserError: the log lacks some of them.
+        """
+        self.path = path
+        self.pending: list[Pending] = []
+        lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
+        if len(lines) < step or not all(line.endswith(b"\n") for line in lines):
+            raise UserError(
+                f"{path} must hold the {step} steps of the checkpoint beside it, found {len(lines)}; "
+                f"put it back, or remove {path.parent} to train again"
+            )
+        self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {"examples": 0, "loss": None}
+        write_whole(path, b"".join(lines).decode())
+
+    def add(self, step: Pending) -> None:
+        self.pending.append(step)
+
+    def flush(self) -> None:
+        """Fetch, check and write what is pending.
+
+        Raises:
+            UserError: a loss or a gradient is not finite, naming the step; or the log can't be written.
+        """
+        if not self.pending:
+            return
+        values = torch.stack([step.numbers for step in self.pending]).tolist()
+        lines: list[str] = []
+        try:
+            for step, numbers in zip(self.pending, values, strict=True):
+                lines.append(json.dumps(self._line(step, numbers)) + "\n")
+        finally:
+            self.pending = []
+            self._append("".join(lines))
+
+    def _line(self, step: Pending, numbers: list[float]) -> dict[str, Any]:
+        *sums, norm = numbers
+        bad = [name for name, value in (("loss", sum(sums)), ("gradient norm", norm)) if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"training stopped at step {step.step}: the {' and the '.join(bad)} must be finite, found "
+                f"loss {sum(sums) / sum(step.weights):g}, gradient norm {norm:g}. The last good checkpoint is kept. "
+                f"Try a lower learning rate (it was {step.learning_rate:g}) or max_grad_norm 1."
+            )
+        losses = {
+            f"loss_{source}": total / weight if weight else None
+            for source, total, weight in zip(SOURCES, sums, step.weights, strict=True)
+        }
+        rows = {f"rows_{source}": count for source, count in zip(SOURCES, step.rows, strict=True)}
+        self.last = {
+            "step": step.step,
+            "examples": self.last["examples"] + rows["rows_express"] + rows["rows_withhold"],
+            "learning_rate": step.learning_rate,
+            "gradient_norm": norm,
+            "loss": sum(sums) / sum(step.weights),
+            **losses,
+            **rows,
+        }
+        return self.last
+
+    def _append(self, text: str) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def settle(self) -> None:
+        """Flush to the disk, so that a checkpoint never knows of steps that the log lost."""
+        self.flush()
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())

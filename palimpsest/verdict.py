@@ -1,0 +1,230 @@
+"""Verdict: what does all of this mean, and what is the next step?
+
+A pure function of tagged findings and thresholds that a user can set. It names no audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from palimpsest.audit import Finding
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.spec import Spec
+
+Label = Literal["too_little", "as_intended", "overshoot", "forgetting", "identical", "could_not_say", "described"]
+"""``described`` is a comparison without a behaviour: there is nothing that was intended."""
+
+Sureness = Literal["clear", "likely", "not decided"]
+
+
+class Thresholds(Spec):
+    """Where the verdict draws its lines."""
+
+    reached: float = Field(0.40, gt=0, le=1)
+    """Rise of the behaviour where it should appear, in shares of 1, that counts as enough."""
+    spill: float = Field(0.20, ge=0, le=1)
+    """Movement where it should not appear, as a share of the movement where it should, that is still conditional."""
+    family_error: float = Field(0.05, gt=0, lt=1)
+    """Family-wise error rate that Holm's correction holds over all primary estimates."""
+
+
+class Verdict(Spec):
+    """The first thing in a report."""
+
+    labels: tuple[Label, ...]
+    """The main one first; several can hold at once (overshoot and forgetting)."""
+    headline: str
+    sure: Sureness
+    reasons: tuple[str, ...]
+    next_steps: tuple[str, ...]
+
+    @property
+    def as_intended(self) -> bool:
+        return self.labels[0] in ("as_intended", "described")
+
+
+def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool) -> Verdict:
+    """Return the verdict on one change.
+
+    Args:
+        findings: of all audits; only tags and estimates are read.
+        thresholds: where the lines are.
+        intended: whether there is a behaviour that was meant to change.
+    """
+    identical = [finding for finding in findings if finding.tag == "identical"]
+    forgotten = _forgotten(findings)
+    if identical:
+        return _identical(intended)
+    if not intended:
+        return _described(findings, forgotten)
+    outcome = _first(findings, "outcome")
+    if outcome is None or not outcome.estimate.known:
+        return _unknown(outcome)
+    enough, enough_sure = _side(outcome.estimate, thresholds.reached)
+    spilled, spill_sure, spill_reason = _spill(findings, thresholds.spill)
+    labels: list[Label] = []
+    if not enough:
+        labels.append("too_little")
+    if enough and spilled:
+        labels.append("overshoot")
+    if forgotten:
+        labels.append("forgetting")
+    if enough and spilled is None:
+        labels.append("could_not_say")
+    labels = labels or ["as_intended"]
+    reached = "at least" if enough else "less than"
+    reasons = [
+        f"{outcome.statement}; {reached} the {100 * thresholds.reached:.0f} points that count as enough "
+        f"({_interval(outcome.estimate, 100, 'points')})"
+    ]
+    if spill_reason:
+        reasons.append(spill_reason)
+    reasons += _forgetting_reasons(findings, forgotten)
+    decisive = enough_sure and (spill_sure or not enough)
+    return Verdict(
+        labels=tuple(labels),
+        headline=_headline(labels, forgotten),
+        sure="clear" if decisive else "likely" if outcome.estimate.above(0.0) is not None else "not decided",
+        reasons=tuple(reasons),
+        next_steps=tuple(_next(labels, forgotten)),
+    )
+
+
+def _first(findings: Sequence[Finding], tag: str) -> Finding | None:
+    return next((finding for finding in findings if finding.tag == tag), None)
+
+
+def _side(estimate: Estimate, line: float) -> tuple[bool, bool]:
+    """Return on which side of a line an estimate lies, and whether its whole interval does."""
+    decided = estimate.above(line)
+    assert estimate.value is not None
+    return (estimate.value >= line, False) if decided is None else (decided, True)
+
+
+def _spill(findings: Sequence[Finding], line: float) -> tuple[bool | None, bool, str]:
+    """Return whether the behaviour leaks where it should not (``None``: could not say), whether that is sure, and why."""
+    withheld, spill = _first(findings, "withheld"), _first(findings, "spill")
+    if withheld is None or not withheld.estimate.known:
+        return None, False, "whether it is conditional could not be said: there is no pole where it should not appear"
+    moved = _interval(withheld.estimate, 100, "points")
+    rose = withheld.estimate.above(0.0)
+    if rose is not True:
+        return False, True, f"{withheld.statement} ({moved})"
+    if spill is None or not spill.estimate.known:
+        return None, False, f"{withheld.statement} ({moved}); its share of the wanted movement could not be said"
+    over, sure = _side(spill.estimate, line)
+    word = "over" if over else "within"
+    return (
+        over,
+        sure,
+        (
+            f"{withheld.statement} ({moved}): {_interval(spill.estimate, 100, '%')} of the wanted movement, {word} the "
+            f"{100 * line:.0f}% that still counts as conditional"
+        ),
+    )
+
+
+def _forgotten(findings: Sequence[Finding]) -> list[str]:
+    beyond = [
+        finding.subject
+        for finding in findings
+        if finding.tag == "forgetting"
+        and finding.estimate.margin is not None
+        and finding.estimate.above(finding.estimate.margin)
+    ]
+    return list(dict.fromkeys(beyond))
+
+
+def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str]) -> list[str]:
+    told = [finding for finding in findings if finding.tag == "forgetting"]
+    if not told:
+        return ["forgetting could not be said: nothing was measured besides the behaviour"]
+    if forgotten:
+        return [f"fell beyond their margin: {', '.join(forgotten)}"]
+    subjects = dict.fromkeys(finding.subject for finding in told)
+    open_ = [name for name in subjects if not all(finding.estimate.equivalent for finding in told if finding.subject == name)]
+    unchanged = len(subjects) - len(open_)
+    text = f"nothing fell beyond its margin; {unchanged} of {len(subjects)} shown to be unchanged"
+    return [text + (f", not decided: {', '.join(open_)}" if open_ else "")]
+
+
+def _headline(labels: Sequence[Label], forgotten: list[str]) -> str:
+    said = {
+        "as_intended": "As intended: it changed where it should, and not where it should not",
+        "too_little": "Too little change where the behaviour should appear",
+        "overshoot": "Overshoot: the behaviour now also appears where it should not",
+        "forgetting": f"Forgetting: {', '.join(forgotten)}",
+        "could_not_say": "It changed, but whether it is conditional could not be said",
+    }
+    return "; ".join(said[label] for label in labels)
+
+
+def _next(labels: Sequence[Label], forgotten: list[str]) -> list[str]:
+    steps = []
+    if "too_little" in labels:
+        steps.append("Train on 50 more examples; if that is not enough, raise the learning rate, up to 1e-4 for real models.")
+    if "overshoot" in labels:
+        steps.append("Use fewer examples or a lower learning rate, and teach both poles in equal numbers.")
+    if "forgetting" in labels:
+        steps.append(f"Raise rehearsal from 25% to 40% and add examples of {', '.join(forgotten)} to it.")
+    if "could_not_say" in labels:
+        steps.append("Give the behaviour a 'withhold' pole: situations where it should not appear.")
+    return steps or ["Check it on your own prompts, then ship it; keep this report with the weights."]
+
+
+def _identical(intended: bool) -> Verdict:
+    return Verdict(
+        labels=("identical",),
+        headline="Nothing changed: the tuned model changes no logit",
+        sure="clear",
+        reasons=("on every position that was read, both models give exactly the same numbers",),
+        next_steps=(
+            "Check that the right folder was given, that the adapter was loaded, and that its scale is not 0."
+            if not intended
+            else "Check that training really ran: its step log, the learning rate, and that rows have trained tokens.",
+        ),
+    )
+
+
+def _described(findings: Sequence[Finding], forgotten: list[str]) -> Verdict:
+    moved = _first(findings, "divergence")
+    reasons = [f"{moved.statement} ({_interval(moved.estimate, 1, moved.estimate.unit)})"] if moved else []
+    reasons += _forgetting_reasons(findings, forgotten)
+    if forgotten:
+        headline = f"The models differ; worse on {', '.join(forgotten)}"
+    elif moved is not None and moved.estimate.known:
+        headline = "The models differ; nothing that was measured got worse beyond its margin"
+    else:
+        headline = "Could not say how the models differ"
+    return Verdict(
+        labels=("described",) if moved or forgotten else ("could_not_say",),
+        headline=headline,
+        sure="clear" if moved and moved.estimate.known else "not decided",
+        reasons=tuple(reasons),
+        next_steps=("Name what was meant to change with --behaviour FILE.yaml to have it judged.",),
+    )
+
+
+def _unknown(outcome: Finding | None) -> Verdict:
+    why = "no audit measured the behaviour" if outcome is None else f"its change has no interval ({outcome.estimate.method})"
+    return Verdict(
+        labels=("could_not_say",),
+        headline="Could not say whether the behaviour changed",
+        sure="not decided",
+        reasons=(why,),
+        next_steps=("Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit.",),
+    )
+
+
+def _interval(estimate: Estimate, scale: float, unit: str) -> str:
+    if estimate.value is None:
+        return "could not say"
+    digits = 3 if scale == 1 else 0
+    text = f"{scale * estimate.value:+.{digits}f}"
+    if estimate.interval is not None:
+        low, high = (scale * bound for bound in estimate.interval)
+        text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{text} {unit}"

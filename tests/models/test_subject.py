@@ -1,0 +1,523 @@
+"""Subjects: every way in which a model can't be used is told before work starts, and no two models share a digest."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from palimpsest.core.errors import UserError
+from palimpsest.models import subject
+from palimpsest.models.subject import inspect, load
+from tests import tiny
+
+REAL = ("stories260K", "llama2xs-281K", "babyllama-tok105", "bitllama-1M")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tiny.folder(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def copy(original, tmp_path):
+    """A folder that a test may damage."""
+    return shutil.copytree(original, tmp_path / "model")
+
+
+def change_json(file, **changes):
+    content = json.loads(file.read_text())
+    content.update(changes)
+    file.write_text(json.dumps(content))
+
+
+def change_weights(folder, change):
+    file = folder / "model.safetensors"
+    weights = {name: value.copy() for name, value in load_file(file).items()}
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
+def why_not(name, **rest):
+    with pytest.raises(UserError) as caught:
+        inspect(name, **rest)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- what can be loaded
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_class_loads_as_transformers_loads_it(kind, tmp_path):
+    path = tiny.folder(tmp_path / kind, kind)
+    info = inspect(path)
+    expected = tiny.model(kind)
+    assert info.parameters == expected.num_parameters()
+    assert info.architecture == type(expected).__name__
+    assert (info.dtype, info.context_length, info.vocabulary_size) == ("float32", 64, 259)
+    tokens = torch.arange(3, 30)[None]
+    with load(info) as one, torch.no_grad():
+        assert not one.model.training
+        assert torch.equal(one.model(input_ids=tokens).logits, expected(input_ids=tokens).logits)
+        assert one.tokenizer.padding_side == "left"
+        assert (one.pad_token_id, one.stop_token_ids) == (0, {2})
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_models(name):
+    info = inspect(tiny.real(name))
+    assert info.notes == ()
+    with load(info) as one:
+        tokens = torch.tensor([one.tokenizer("Once upon a time").input_ids])
+        assert torch.isfinite(one.model(input_ids=tokens).logits).all()
+        assert one.stop_token_ids == {1, 2}
+        assert one.context_length == info.context_length in (256, 512)
+
+
+def test_known_story():
+    with load(inspect(tiny.real("stories260K"))) as one:
+        prompt = torch.tensor([[1, *one.tokenizer("Once upon a time", add_special_tokens=False).input_ids]])
+        written = one.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=40,
+            do_sample=False,
+            pad_token_id=one.pad_token_id,
+        )
+        assert "there was a little girl named Lily" in one.tokenizer.decode(written[0])
+
+
+def test_leaves_memory_and_can_be_read_twice(original):
+    one = load(inspect(original))
+    with one:
+        assert next(one.model.parameters()).requires_grad is False
+    with pytest.raises(AttributeError):
+        _ = one.model
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto", "float32"])
+def test_dtype(dtype, tmp_path):
+    path = tmp_path / "half"
+    tiny.model().to(torch.bfloat16).save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    info = inspect(path)
+    assert info.dtype == "bfloat16"
+    with load(info, dtype=dtype) as one:
+        assert one.dtype == str(one.model.dtype).removeprefix("torch.") == ("float32" if dtype == "float32" else "bfloat16")
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in one.model.parameters())
+        assert info.bytes_loaded(dtype) == weights
+    assert info.bytes_trained("float32") == 16 * info.parameters
+
+
+def test_nothing_is_printed(copy):
+    change_weights(copy, lambda weights: weights.update(extra=np.zeros(3, np.float32)))
+    code = f"from palimpsest.models.subject import *; load(inspect({str(copy)!r})); print('done')"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert (ran.stdout, ran.stderr) == ("done\n", "")
+
+
+def test_import_needs_no_torch():
+    code = "import sys, palimpsest.models.subject; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_unused_weights_are_noted(copy):
+    change_weights(copy, lambda weights: weights.update(extra=np.zeros(3, np.float32)))
+    assert inspect(copy).notes == ("not used by LlamaForCausalLM: extra",)
+
+
+# ---------------------------------------------------------------- what can't
+
+
+def test_missing_folder_file_and_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert f"no model folder {tmp_path / 'nothing'}" in why_not(tmp_path / "nothing")
+    (tmp_path / "file").write_text("")
+    assert "must be a model folder, but it is a file" in why_not(tmp_path / "file")
+    assert "HF_HUB_OFFLINE is set" in why_not("nobody/nothing")
+
+
+def test_hub_is_not_asked_for_what_lies_here(original, monkeypatch):
+    monkeypatch.chdir(original.parents[1])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    assert inspect(f"{original.parent.name}/{original.name}").architecture == "LlamaForCausalLM"
+
+
+def test_empty_folder_tells_all_at_once(tmp_path):
+    told = why_not(tmp_path)
+    assert "has no config.json" in told
+    assert "has no weights" in told
+    assert "has no tokenizer" in told
+
+
+def test_every_problem_at_once(copy):
+    """Four unrelated faults; a user should need one attempt to hear of all."""
+    change_json(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["code.Tokenizer", None]})
+    change_weights(copy, lambda weights: weights["model.norm.weight"].__setitem__(3, np.nan))
+    (copy / "tokenizer.json").unlink()
+    (copy / "config.json").write_text("{")
+    told = why_not(copy)
+    for part in (
+        "tokenizer_config.json wants remote code",
+        "NaN or infinity in model.norm.weight",
+        "tokenizer",
+        "config.json can't be read",
+    ):
+        assert part in told
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl"])
+def test_pickle_is_refused_by_name(copy, name):
+    (copy / "model.safetensors").rename(copy / name)
+    assert f"has weights only as pickle ({name})" in why_not(copy)
+
+
+def test_pickle_beside_safetensors_is_not_read(copy):
+    (copy / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/palimpsest-was-here'\ntR.")
+    with load(inspect(copy)):
+        pass
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_refused_by_name(copy, file):
+    change_json(copy / file, auto_map={"AutoModelForCausalLM": "modeling_evil.EvilModel"})
+    (copy / "modeling_evil.py").write_text("raise SystemExit('remote code ran')")
+    assert f"{file} wants remote code (auto_map: modeling_evil.EvilModel)" in why_not(copy)
+
+
+def test_a_token_named_auto_map_is_no_remote_code(copy):
+    content = json.loads((copy / "tokenizer.json").read_text())
+    content["model"]["vocab"]["auto_map"] = content["model"]["vocab"].pop("ł")
+    (copy / "tokenizer.json").write_text(json.dumps(content))
+    inspect(copy)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, 0.5, -1])
+def test_truncated_weights(copy, kept):
+    file = copy / "model.safetensors"
+    raw = file.read_bytes()
+    file.write_bytes(raw[: int(len(raw) * kept) if isinstance(kept, float) else kept])
+    assert "copy it again" in why_not(copy)
+
+
+def test_weights_with_something_behind_them(copy):
+    with (copy / "model.safetensors").open("ab") as stream:
+        stream.write(b"more")
+    assert "half-written" in why_not(copy)
+
+
+def test_git_lfs_pointer(copy):
+    (copy / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "Git LFS pointer" in why_not(copy)
+
+
+def test_missing_shard_and_missing_tensor_of_an_index(tmp_path):
+    path = tmp_path / "sharded"
+    tiny.model().save_pretrained(path, max_shard_size="20KB")
+    tiny.tokenizer().save_pretrained(path)
+    shards = sorted(path.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    inspect(path)
+    weights = load_file(shards[1])
+    lost = next(iter(weights))
+    save_file(
+        {name: value for name, value in weights.items() if name != lost} | {"other": np.zeros(1)}, shards[1], {"format": "pt"}
+    )
+    assert f"the index names {lost}, which no weight file holds" in why_not(path)
+    shards[1].unlink()
+    assert f"the index names {shards[1].name}, which is not there" in why_not(path)
+
+
+def test_index_that_points_outside(copy):
+    (copy / "model.safetensors").rename(copy.parent / "outside.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../outside.safetensors"}}))
+    assert "outside its folder" in why_not(copy)
+
+
+def test_missing_and_misshapen_tensors(copy):
+    def change(weights):
+        del weights["model.layers.1.mlp.up_proj.weight"]
+        weights["model.norm.weight"] = weights["model.norm.weight"][:5].copy()
+
+    change_weights(copy, change)
+    told = why_not(copy)
+    assert "config.json needs model.layers.1.mlp.up_proj.weight, which no weight file holds" in told
+    assert "model.norm.weight must have shape (32,) by config.json, but has (5,)" in told
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_not_finite_in_every_dtype(tmp_path, dtype, value):
+    model = tiny.model().to(dtype)
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    inspect(tmp_path)
+    model.model.layers[1].mlp.down_proj.weight.data[3, 4] = value
+    model.save_pretrained(tmp_path)
+    assert "NaN or infinity in model.layers.1.mlp.down_proj.weight" in why_not(tmp_path)
+
+
+def test_largest_finite_numbers_are_finite(tmp_path):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        model = tiny.model().to(dtype)
+        model.model.norm.weight.data[0], model.model.norm.weight.data[1] = torch.finfo(dtype).max, torch.finfo(dtype).min
+        model.save_pretrained(tmp_path)
+        tiny.tokenizer().save_pretrained(tmp_path)
+        inspect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "t5"}, "must be a causal language model"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "must be a causal language model"),
+        ({"model_type": "no_such_thing"}, "transformers does not know"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised (gptq)"),
+        ({"num_attention_heads": 5}, "can't build the model"),
+    ],
+)
+def test_configurations_that_do_not_fit(copy, changes, told):
+    change_json(copy / "config.json", **changes)
+    assert told in why_not(copy)
+
+
+def test_tokenizer_larger_than_the_embedding(copy):
+    tiny.tokenizer(extra=("one", "two")).save_pretrained(copy)
+    assert "2 tokens beyond the model's 259 embeddings: 'one' (259)" in why_not(copy)
+
+
+def test_no_tokenizer(copy):
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    assert "has no tokenizer" in why_not(copy)
+
+
+def test_several_models_tell_all_their_problems(copy, original, tmp_path):
+    (copy / "config.json").unlink()
+    with pytest.raises(UserError) as caught:
+        subject.inspect_all({"base": original, "tuned": copy, "clean_twin": tmp_path / "nothing"})
+    assert "tuned: " in str(caught.value)
+    assert "clean_twin: " in str(caught.value)
+    assert list(subject.inspect_all({"base": original})) == ["base"]
+
+
+def test_changed_between_looking_and_loading(copy):
+    info = inspect(copy)
+    change_weights(copy, lambda weights: weights["model.norm.weight"].__setitem__(0, 2.0))
+    with pytest.raises(UserError, match="changed while the program ran"):
+        load(info)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="is gone"):
+        load(info)
+
+
+def test_no_such_device(original):
+    with pytest.raises(UserError, match="no device 'cuda:77' here"):
+        load(inspect(original), device="cuda:77")
+
+
+def test_running_out_of_memory_is_told(original, monkeypatch):
+    def refuse(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    info = inspect(original)
+    monkeypatch.setattr(torch.nn.Module, "to", refuse)
+    with pytest.raises(UserError, match="GiB for its weights in float32"):
+        load(info)
+
+
+# ---------------------------------------------------------------- which model is it
+
+
+def test_digest_is_of_the_content(original, tmp_path):
+    """Sharding and file times are not content; everything else is."""
+    digest = inspect(original).digest
+    sharded = tmp_path / "sharded"
+    shutil.copytree(original, sharded)
+    (sharded / "model.safetensors").unlink()
+    tiny.model().save_pretrained(sharded, max_shard_size="20KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    assert inspect(sharded).digest == digest
+
+
+def nudge(folder):
+    def change(weights):
+        view = weights["model.layers.0.mlp.up_proj.weight"].view(np.uint32)
+        view[0, 0] ^= 1  # the last bit of one number
+
+    change_weights(folder, change)
+
+
+def rename_tensor(folder):
+    change_weights(folder, lambda weights: weights.update(extra=np.zeros(1, np.float32)))
+
+
+CHANGES = {
+    "one bit of one weight": nudge,
+    "a further tensor": rename_tensor,
+    "configuration": lambda folder: change_json(folder / "config.json", rope_theta=500.0),
+    "end of text": lambda folder: change_json(folder / "generation_config.json", eos_token_id=[2, 7]),
+    "tokenizer": lambda folder: tiny.tokenizer(chat_template="{{ messages }}").save_pretrained(folder),
+    "chat template": lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_digest_sees_every_change_even_when_the_file_looks_untouched(copy, change):
+    before = inspect(copy).digest
+    times = {file: file.stat() for file in copy.iterdir()}
+    CHANGES[change](copy)
+    for file, stat in times.items():
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert inspect(copy).digest != before
+
+
+def test_digest_sees_the_stored_dtype(tmp_path):
+    digests = set()
+    for dtype in (torch.float32, torch.float64):
+        tiny.folder(tmp_path)
+        tiny.model().to(dtype).save_pretrained(tmp_path)
+        digests.add(inspect(tmp_path).digest)
+    assert len(digests) == 2
+
+
+def test_another_template_is_another_subject(original):
+    info = inspect(original)
+    with load(info, chat_template="{{ messages[0].content }}") as one:
+        assert one.digest == subject.digest_with_template(info, "{{ messages[0].content }}") != info.digest
+        assert one.renderer.has_template
+    with load(info) as one:
+        assert one.digest == info.digest == subject.digest_with_template(info, None)
+
+
+# ---------------------------------------------------------------- adapters
+
+
+@pytest.fixture(scope="module")
+def adapted(original, tmp_path_factory):
+    """A LoRA folder and the logits of base and adapter together, as peft computes them."""
+    peft = pytest.importorskip("peft")
+    path = tmp_path_factory.mktemp("adapters") / "lora"
+    model = tiny.model()
+    model.name_or_path = str(original)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+        both = peft.get_peft_model(model, config)
+    both.peft_config["default"].base_model_name_or_path = str(original)
+    both.save_pretrained(path)
+    with torch.no_grad():
+        return path, both.eval()(input_ids=torch.arange(3, 30)[None]).logits
+
+
+def test_adapter_is_merged(adapted, original):
+    path, expected = adapted
+    info = inspect(path)
+    assert (info.base, info.parameters) == (original, inspect(original).parameters)
+    with load(info) as one, torch.no_grad():
+        logits = one.model(input_ids=torch.arange(3, 30)[None]).logits
+        assert type(one.model).__name__ == "LlamaForCausalLM"
+    assert torch.allclose(logits, expected, atol=1e-4)
+    assert not torch.allclose(logits, tiny.model()(input_ids=torch.arange(3, 30)[None]).logits, atol=1e-2)
+
+
+def test_adapter_digest_covers_base_and_adapter(adapted, original, tmp_path):
+    path, _ = adapted
+    other = shutil.copytree(original, tmp_path / "base")
+    same = inspect(path, base=other).digest
+    assert same == inspect(path).digest != inspect(original).digest
+    nudge(other)
+    assert inspect(path, base=other).digest != same
+
+
+def test_adapter_problems(adapted, tmp_path):
+    path = shutil.copytree(adapted[0], tmp_path / "adapter")
+    change_json(path / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
+    assert "is an adapter whose base can't be found" in why_not(path)
+    change_json(path / "adapter_config.json", base_model_name_or_path=None)
+    assert "does not name its base" in why_not(path)
+    assert "on another adapter" in why_not(path, base=adapted[0])
+    change_json(path / "adapter_config.json", peft_type="PROMPT_TUNING")
+    assert "must be an adapter that merges" in why_not(path)
+
+
+def test_adapter_for_another_base(adapted, tmp_path):
+    other = tiny.folder(tmp_path / "wide", hidden_size=64)
+    assert "does not fit its base" in why_not(adapted[0], base=other)
+    assert "does not fit its base" in why_not(adapted[0], base=tiny.folder(tmp_path / "shallow", num_hidden_layers=1))
+
+
+def test_half_written_adapter(adapted, tmp_path):
+    path = shutil.copytree(adapted[0], tmp_path / "adapter")
+    weights = load_file(path / "adapter_model.safetensors")
+    weights.pop(next(iter(weights)))
+    save_file(weights, path / "adapter_model.safetensors")
+    assert "1 missing" in why_not(path)
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    assert "only as pickle (adapter_model.bin)" in why_not(path)
+
+
+def test_model_and_adapter_in_one_folder(adapted, original, tmp_path):
+    path = shutil.copytree(original, tmp_path / "both")
+    shutil.copytree(adapted[0], path, dirs_exist_ok=True)
+    assert "both a whole model and an adapter" in why_not(path)
+
+
+# ---------------------------------------------------------------- two models
+
+
+def test_a_model_is_comparable_with_itself_tuned(original, copy):
+    nudge(copy)
+    found = subject.compare(inspect(original), inspect(copy))
+    assert found == subject.Comparison((), (), True, None)
+
+
+def test_different_tokens_are_named(original, tmp_path):
+    path = tiny.folder(tmp_path / "more", vocabulary=261)
+    tiny.tokenizer(extra=("<new>", "<newer>")).save_pretrained(path)
+    (told,) = subject.comparison_problems(inspect(original), inspect(path))
+    assert "the base has 259 and the tuned model 261: 2 only in the tuned model ('<new>', '<newer>')" in told
+
+
+def test_padded_embeddings_are_told(original, tmp_path):
+    path = tiny.folder(tmp_path / "padded", vocabulary=264)
+    (told,) = subject.comparison_problems(inspect(original), inspect(path))
+    assert "gives 259" in told
+    assert "264" in told
+
+
+def test_same_tokens_cut_differently(original, copy):
+    content = json.loads((copy / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Lowercase"}
+    (copy / "tokenizer.json").write_text(json.dumps(content))
+    (told,) = subject.comparison_problems(inspect(original), inspect(copy))
+    assert "where the base reads ['A', 'B', 'C'] the tuned model reads ['a', 'b', 'c']" in told
+
+
+def test_template_of_one_is_used_for_both(original, copy):
+    (copy / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    found = subject.compare(inspect(original), inspect(copy))
+    assert (found.problems, found.chat_template) == ((), "{{ messages[0].content }}")
+    assert "Only the tuned model has a chat template" in found.notes[0]
+
+
+def test_weights_of_other_shape_are_a_note(original, tmp_path):
+    for changes in ({"intermediate_size": 40}, {"kind": "qwen3"}, {"num_hidden_layers": 3}):
+        found = subject.compare(inspect(original), inspect(tiny.folder(tmp_path / str(changes), **changes)))
+        assert found.problems == ()
+        assert not found.weights_comparable
+        assert "weights are not comparable" in found.notes[0]
+
+
+def test_real_pair_with_comparable_outputs_only():
+    found = subject.compare(inspect(tiny.real("stories260K")), inspect(tiny.real("llama2xs-281K")))
+    assert (found.problems, found.weights_comparable) == ((), False)
+    assert len(found.notes) == 2
+    assert subject.comparison_problems(inspect(tiny.real("stories260K")), inspect(tiny.real("babyllama-tok105")))

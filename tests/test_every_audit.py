@@ -1,0 +1,125 @@
+"""House rules that every audit in the folder is held to; a new audit needs no edit here."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from palimpsest import audit as audits
+from palimpsest.audit import Result
+from palimpsest.core.seeds import numpy_stream
+
+SECTIONS = ("Question:", "Method:", "Reads:", "Null:", "Limits:", "Reference:")
+NAMES = audits.names()
+
+
+def coverage(name: str, effect: float, worlds: int) -> dict[str, tuple[float, int]]:
+    """Return, for each primary estimate, the share of worlds whose interval holds the truth, and how many had one."""
+    one = audits.load(name)
+    truth = one.truth(effect)
+    held: dict[str, list[bool]] = {key: [] for key in truth}
+    for world in range(worlds):
+        rng = numpy_stream(world, "coverage", name, str(effect))
+        result = one.analyse(one.simulate(effect, rng), rng)
+        for key, value in truth.items():
+            estimate = result.estimates[key]
+            if estimate.interval is not None:
+                held[key].append(estimate.interval[0] <= value <= estimate.interval[1])
+    return {key: (float(np.mean(values)) if values else float("nan"), len(values)) for key, values in held.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_has_every_section(name: str) -> None:
+    text = type(audits.load(name)).__doc__ or ""
+    missing = [section for section in SECTIONS if section not in text]
+    assert not missing, f"{name} lacks {missing}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("planted", [False, True])
+def test_intervals_hold_the_truth(name: str, planted: bool) -> None:
+    effect = audits.load(name).planted if planted else 0.0
+    for key, (share, count) in coverage(name, effect, 200).items():
+        assert count == 200, f"{name}.{key} has an interval in {count} of 200 worlds"
+        assert share >= 0.88, f"{name}.{key} holds {effect} in {share:.1%} of 200 worlds"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("planted", [False, True])
+def test_intervals_hold_the_truth_at_the_nominal_rate(name: str, planted: bool) -> None:
+    effect = audits.load(name).planted if planted else 0.0
+    for key, (share, _) in coverage(name, effect, 2000).items():
+        assert abs(share - 0.95) <= 0.015, f"{name}.{key} holds {effect} in {share:.2%} of 2,000 worlds"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truth_names_primary_estimates(name: str) -> None:
+    one = audits.load(name)
+    assert {key.split(":")[0] for key in one.truth(one.planted)} == set(one.primary)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_planted_effect_is_seen(name: str) -> None:
+    one = audits.load(name)
+    seen = []
+    for world in range(40):
+        rng = numpy_stream(world, "planted", name)
+        result = one.analyse(one.simulate(one.planted, rng), rng)
+        for key in one.truth(one.planted):
+            low, high = result.estimates[key].interval or (0.0, 0.0)
+            seen.append(low > 0 or high < 0)
+    assert np.mean(seen) >= 0.8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_bytes(name: str) -> None:
+    one = audits.load(name)
+    results = []
+    for _ in range(2):
+        rng = numpy_stream(3, "bytes", name)
+        results.append(one.analyse(one.simulate(one.planted, rng), rng).model_dump_json())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_result_survives_the_store_and_plots(name: str) -> None:
+    from matplotlib.figure import Figure
+
+    one = audits.load(name)
+    rng = numpy_stream(4, "plot", name)
+    stored = Result.model_validate_json(one.analyse(one.simulate(one.planted, rng), rng).model_dump_json())
+    axes = Figure().subplots()
+    one.plot(stored, axes)
+    assert axes.has_data()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_analysis_is_fast(name: str) -> None:
+    """The floor that the whole design rests on; the best of several, so that a busy machine does not fail it."""
+    one = audits.load(name)
+    rng = numpy_stream(5, "time", name)
+    data = one.simulate(one.planted, rng)
+    one.analyse(data, rng)
+    times = []
+    for _ in range(15):
+        start = time.process_time()
+        one.analyse(data, rng)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.025
+
+
+def test_audits_load_without_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        "from palimpsest import audit\n"
+        "[audit.load(name) for name in audit.names()]\n"
+        "import palimpsest.report, palimpsest.store.record, palimpsest.verdict\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

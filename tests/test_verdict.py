@@ -1,0 +1,90 @@
+"""The verdict against findings whose meaning is plain."""
+
+from __future__ import annotations
+
+import pytest
+
+from palimpsest.audit import Finding
+from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.verdict import Thresholds, judge
+
+
+def found(tag: str, value: float, low: float, high: float, subject: str = "", margin: float | None = None) -> Finding:
+    estimate = Estimate(
+        value=value,
+        unit="points",
+        n=24,
+        interval=(low, high),
+        method="test",
+        margin=margin,
+        equivalent=None if margin is None else -margin < low and high < margin,
+    )
+    return Finding(tag=tag, statement=f"the {tag}", estimate=estimate, subject=subject)  # type: ignore[arg-type]
+
+
+MUCH = found("outcome", 0.6, 0.5, 0.7)
+LITTLE = found("outcome", 0.1, 0.05, 0.15)
+KEPT = found("withheld", 0.02, -0.02, 0.06)
+LEAKED = found("withheld", 0.5, 0.4, 0.6)
+SPILLED = found("spill", 0.8, 0.7, 0.9)
+SMALL_SPILL = found("spill", 0.1, 0.05, 0.15)
+FINE = found("forgetting", 0.0, -0.01, 0.01, "sums", 0.05)
+FELL = found("forgetting", 0.3, 0.2, 0.4, "sums", 0.05)
+OPEN = found("forgetting", 0.04, -0.02, 0.1, "programs", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("findings", "labels", "sure"),
+    [
+        ((MUCH, KEPT, FINE), ("as_intended",), "clear"),
+        ((LITTLE, KEPT, FINE), ("too_little",), "clear"),
+        ((MUCH, LEAKED, SPILLED, FINE), ("overshoot",), "clear"),
+        ((MUCH, LEAKED, SMALL_SPILL, FINE), ("as_intended",), "clear"),
+        ((MUCH, KEPT, FELL), ("forgetting",), "clear"),
+        ((MUCH, LEAKED, SPILLED, FELL), ("overshoot", "forgetting"), "clear"),
+        ((LITTLE, LEAKED, SPILLED, FELL), ("too_little", "forgetting"), "clear"),
+        ((MUCH, FINE), ("could_not_say",), "likely"),
+        ((found("outcome", 0.45, 0.35, 0.55), KEPT, FINE), ("as_intended",), "likely"),
+        ((found("outcome", 0.35, 0.25, 0.45), KEPT, FINE), ("too_little",), "likely"),
+        ((found("outcome", 0.1, -0.2, 0.45), KEPT, FINE), ("too_little",), "not decided"),
+    ],
+)
+def test_labels(findings: tuple[Finding, ...], labels: tuple[str, ...], sure: str) -> None:
+    verdict = judge(findings, Thresholds(), intended=True)
+    assert verdict.labels == labels
+    assert verdict.sure == sure
+    assert verdict.reasons
+    assert verdict.next_steps
+
+
+def test_unknown_outcome_is_could_not_say_and_not_zero() -> None:
+    finding = Finding(tag="outcome", statement="s", estimate=unknown("points", 3, "3 clusters, 8 are needed"))
+    verdict = judge((finding, KEPT), Thresholds(), intended=True)
+    assert verdict.labels == ("could_not_say",)
+    assert "3 clusters" in verdict.reasons[0]
+
+
+def test_identical_models_are_told_before_all_else() -> None:
+    finding = Finding(tag="identical", statement="s", estimate=exact(0.0, "nats/token"))
+    for intended in (True, False):
+        verdict = judge((finding, MUCH, FELL), Thresholds(), intended=intended)
+        assert verdict.labels == ("identical",)
+        assert not verdict.as_intended
+
+
+def test_a_comparison_without_behaviour_is_described() -> None:
+    verdict = judge((found("divergence", 0.1, 0.05, 0.15), FINE, OPEN), Thresholds(), intended=False)
+    assert verdict.labels == ("described",)
+    assert verdict.as_intended
+    assert "programs" in " ".join(verdict.reasons)
+
+
+def test_thresholds_move_the_lines() -> None:
+    assert judge((LITTLE, KEPT, FINE), Thresholds(reached=0.04), intended=True).labels == ("as_intended",)
+    assert judge((MUCH, LEAKED, SPILLED, FINE), Thresholds(spill=0.95), intended=True).labels == ("as_intended",)
+
+
+def test_the_next_step_names_what_fell() -> None:
+    verdict = judge((MUCH, KEPT, FELL), Thresholds(), intended=True)
+    assert "sums" in verdict.headline
+    assert any("40%" in step and "sums" in step for step in verdict.next_steps)
