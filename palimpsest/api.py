@@ -23,7 +23,7 @@ from palimpsest.store.record import RunRecord
 from palimpsest.verdict import Verdict
 
 if TYPE_CHECKING:
-    from palimpsest.pipeline import Plan
+    from palimpsest.planning import Plan
 
 RUNS = Path("runs")
 
@@ -160,7 +160,7 @@ def folder_for(request: Request) -> Path:
 
 def plan(request: Request) -> Plan:
     """Check a request without starting any work."""
-    from palimpsest.pipeline import prepare
+    from palimpsest.planning import prepare
 
     return prepare(request)
 

@@ -23,9 +23,9 @@ LIBRARY = Path(__file__).parent / "behaviours"
 class Generation(Spec):
     """How graded answers are written."""
 
-    max_new_tokens: int | None = Field(None, gt=0, le=4096)
+    max_new_tokens: int | None = Field(default=None, gt=0, le=4096)
     """By default the longest reference decision and a little more."""
-    temperature: float = Field(1.0, ge=0, le=5)
+    temperature: float = Field(default=1.0, ge=0, le=5)
 
 
 class Words(Spec):
@@ -51,14 +51,14 @@ class Behaviour(Spec):
     """Texts that may begin the answer and whose probability is read besides; the first one shows the behaviour. A ``choice``
     check brings its own."""
     words: Words = Words()
-    dose: int = Field(200, ge=0)
+    dose: int = Field(default=200, ge=0)
     """Number of behaviour examples, both poles, rehearsal not counted."""
-    express_share: float = Field(0.5, ge=0, le=1)
+    express_share: float = Field(default=0.5, ge=0, le=1)
     rehearsal: tuple[Source, ...] = ()
     """What is practised so that it isn't forgotten; the embedded model's world by default."""
     text: tuple[Path, ...] = ()
     """General text on which forgetting and divergence are measured."""
-    held_out: int = Field(192, ge=8)
+    held_out: int = Field(default=192, ge=8)
     """Held-out items a pole."""
     generation: Generation = Generation()
     training: dict[str, Any] = {}
@@ -122,14 +122,27 @@ def load(name: str | Path) -> Behaviour:
             )
         path = LIBRARY / f"{name}.yaml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
-    except yaml.YAMLError as error:
+        data = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} can't be read: it is not UTF-8 text; save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold keys and values, found {type(data).__name__}")
     return Behaviour.read(data, str(path)).within(path.parent)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain data, and refuses a key that is given twice (YAML would quietly take the last one)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def names() -> tuple[str, ...]:

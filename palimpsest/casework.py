@@ -6,19 +6,21 @@ Builds item sets and training examples from a request. Touches no model; the tok
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 
 from palimpsest.audit import Case
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.errors import Problems, UserError
+from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.material import Material, Source
-from palimpsest.data.mixture import Counts
+from palimpsest.data.mixture import Counts, RowSource
 from palimpsest.data.render import PLAIN_NOTE, Renderer
 from palimpsest.data.user_files import text_example
 from palimpsest.request import Request
+from palimpsest.training.sampler import Row, encode_rows
 
 GENERATED = "generated"
 _OPENINGS = ("The", "A", "In", "I", "When", "It", "One", "There", "He", "She", "We", "This", "At", "For", "My", "On")
@@ -144,6 +146,45 @@ def training_examples(behaviour: Behaviour, materials: Materials, counts: Counts
         [behaviour.complete(example, "withhold") for example in withhold],
         rehearsal,
     )
+
+
+def encoded_rows(renderer: Renderer, examples: TrainingExamples, context_length: int) -> list[Row]:
+    """Return examples as rows for training; a bare text is cut to the context, a conversation that is too long stays so."""
+    sources: tuple[tuple[RowSource, list[Example]], ...] = (
+        ("express", examples.express),
+        ("withhold", examples.withhold),
+        ("rehearsal", examples.rehearsal),
+    )
+    rows = []
+    for source, chosen in sources:
+        for example, row in zip(chosen, encode_rows(renderer, chosen, source), strict=True):
+            is_text = example.messages[0].role == "text"
+            rows.append(
+                replace(row, tokens=row.tokens[:context_length], weights=row.weights[:context_length]) if is_text else row
+            )
+    return rows
+
+
+class Written:
+    """What the base model wrote, as rehearsal material."""
+
+    told: tuple[str, ...] = ()
+
+    def __init__(self, examples: list[Example]) -> None:
+        self.examples = examples
+
+    def training(self, seed: int, use: str, count: int) -> list[Example]:
+        if len(self.examples) < count:
+            raise UserError(
+                f"{count} rehearsal rows are needed, but the base model wrote only {len(self.examples)} different samples; "
+                "give 'rehearsal' sources"
+            )
+        order = list(self.examples)
+        python_stream(seed, use, "order").shuffle(order)
+        return order[:count]
+
+    def held_out(self, seed: int, use: str, count: int) -> list[Example]:
+        return []
 
 
 def _set(name: str, items: list[Example]) -> ItemSet:

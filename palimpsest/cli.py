@@ -260,14 +260,12 @@ def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: b
     with Live(watched=not json) as live:
         live.begin("checking")
         planned = api.plan(request)
-        if dry_run:
-            from palimpsest.cost import foresee
+        record = None if dry_run else api.carry_out(planned, where, live)
+    if record is None:
+        from palimpsest.cost import foresee
 
-            foreseen = foresee(planned, where)
-        else:
-            foreseen, record = None, api.carry_out(planned, where, live)
-    if foreseen is not None:
-        as_json(foreseen.plain()) if json else foreseen.show()
+        foreseen = foresee(planned, where)
+        as_json(foreseen.plain()) if json else _print_foreseen(foreseen)
         raise typer.Exit(BAD_INPUT if foreseen.problems else 0)
     path = where / "report.html"
     as_json(record.model_dump(mode="json")) if json else _print_summary(record, path)
@@ -290,6 +288,18 @@ def _print_summary(record: Any, path: Path) -> None:
     say(f"\nreport: {path}")
 
 
+def _print_foreseen(foreseen: Any) -> None:
+    from palimpsest.console import out, say, table
+
+    for columns, rows in foreseen.tables():
+        table(columns, rows)
+        out.print()
+    for sentence in foreseen.sentences():
+        say(sentence)
+    for one in foreseen.problems:
+        say(f"can't run: {one}", style="bold red")
+
+
 def _print_card(card: dict[str, Any]) -> None:
     from palimpsest.console import out
 
@@ -302,7 +312,7 @@ def main() -> None:
 
 
 def _run() -> int:
-    usage_error = typer.BadParameter.__mro__[1]
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which typer keeps to itself
     try:
         code = app(standalone_mode=False)
     except UserError as error:

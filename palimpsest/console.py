@@ -116,6 +116,10 @@ class Live:
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total)
 
+    def advance(self, step: int, total: int, loss: float) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, description=f"{escape(self._stage)}, loss {loss:.3f}", completed=step, total=total)
+
     def tell(self, message: str) -> None:
         if message not in self.told:
             self.told.add(message)

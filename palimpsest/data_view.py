@@ -44,7 +44,7 @@ def view(behaviour: str | Path | Behaviour, model: str, count: int, seed: int) -
         UserError: what can't be read, and every row of which no token learns (file and line), all at once.
     """
     loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
-    request = Request(kind="run", base=model, behaviour=loaded, seed=seed)
+    request = Request.read({"kind": "run", "base": model, "behaviour": loaded, "seed": seed}, "the command")
     path = pocket.folder() if model == "pocket" else locate(model)
     problems = Problems("There is nothing to look at:")
     renderer = _renderer(path, problems)

@@ -34,12 +34,12 @@ class Request(Spec):
     """Also audits that train something."""
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    seed: int = Field(0, ge=0, lt=2**31)
-    seeds: int = Field(1, ge=1, le=100)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    seeds: int = Field(default=1, ge=1, le=100)
     """Training runs with different seeds; the audit items stay the same."""
-    documents: int = Field(64, ge=8)
+    documents: int = Field(default=64, ge=8)
     """Documents of each general text."""
-    capability_items: int = Field(96, ge=8)
+    capability_items: int = Field(default=96, ge=8)
     """Held-out items of each capability."""
 
     @model_validator(mode="after")

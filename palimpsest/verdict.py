@@ -23,11 +23,11 @@ Sureness = Literal["clear", "likely", "not decided"]
 class Thresholds(Spec):
     """Where the verdict draws its lines."""
 
-    reached: float = Field(0.40, gt=0, le=1)
+    reached: float = Field(default=0.40, gt=0, le=1)
     """Rise of the behaviour where it should appear, in shares of 1, that counts as enough."""
-    spill: float = Field(0.20, ge=0, le=1)
+    spill: float = Field(default=0.20, ge=0, le=1)
     """Movement where it should not appear, as a share of the movement where it should, that is still conditional."""
-    family_error: float = Field(0.05, gt=0, lt=1)
+    family_error: float = Field(default=0.05, gt=0, lt=1)
     """Family-wise error rate that Holm's correction holds over all primary estimates."""
 
 

@@ -65,7 +65,7 @@ class Divergence(Audit[Data]):
     primary: ClassVar = ("kl_over_floor",)
     planted: ClassVar = 0.05
 
-    tokens: int = Field(10, ge=1)
+    tokens: int = Field(default=10, ge=1)
     """How many tokens that gained or lost most are named."""
 
     def needs(self, case: Case) -> tuple[Need, ...]:

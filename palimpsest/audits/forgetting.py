@@ -20,6 +20,16 @@ ANSWERED = {"temperature": 0.0}
 """Free answers to capability items are written greedily, so that only the model differs."""
 
 
+COLUMNS = {
+    "accuracy_before": "right before",
+    "accuracy_after": "right after",
+    "accuracy_change": "change in accuracy",
+    "loss_change": "change in loss",
+    "loss_change_control": "rehearsal only: change in loss",
+}
+STATES = {"beyond": "fell", "inside": "unchanged", "open": "not decided"}
+
+
 @dataclass(frozen=True)
 class Paired:
     """One capability or one body of text on both models.
@@ -70,11 +80,11 @@ class Forgetting(Audit[Data]):
     primary: ClassVar = ("loss_change", "accuracy_change")
     planted: ClassVar = 0.2
 
-    loss_margin: float = Field(0.05, gt=0)
+    loss_margin: float = Field(default=0.05, gt=0)
     """Nats a token that still count as unchanged."""
-    accuracy_margin: float = Field(0.05, gt=0, lt=1)
+    accuracy_margin: float = Field(default=0.05, gt=0, lt=1)
     """Share of items that still counts as unchanged."""
-    documents: int = Field(5, ge=0)
+    documents: int = Field(default=5, ge=0)
     """How many of the documents that changed most are named."""
 
     def needs(self, case: Case) -> tuple[Need, ...]:
@@ -130,108 +140,79 @@ class Forgetting(Audit[Data]):
                 for role in ("base", "tuned")
             }
             before, after = (passes(items, None, answers[role]) for role in ("base", "tuned"))
-            for index in np.flatnonzero(before > after)[:2]:
-                samples.append(
-                    Sample(
-                        title=f"{name}: right before, wrong after",
-                        prompt=items.items[index].context,
-                        before=answers["base"][index],
-                        after=answers["tuned"][index],
-                        before_passes=True,
-                        after_passes=False,
-                    )
+            samples += [
+                Sample(
+                    title=f"{name}: right before, wrong after",
+                    prompt=items.items[index].context,
+                    before=answers["base"][index],
+                    after=answers["tuned"][index],
+                    before_passes=True,
+                    after_passes=False,
                 )
+                for index in np.flatnonzero(before > after)[:2].tolist()
+            ]
         return tuple(samples)
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates: dict[str, Estimate] = {}
         findings: list[Finding] = []
-        rows, flip_rows, said = [], [], {"beyond": [], "inside": [], "open": []}
-        for name, one in {**data.capabilities, **data.texts}.items():
-            loss = stats.mean_difference(
-                one.loss_before, one.loss_after, one.clusters, unit="nats/token", margin=self.loss_margin
-            )
-            estimates[f"loss_change:{name}"] = loss
-            estimates[f"loss_before:{name}"] = stats.mean(one.loss_before, one.clusters, unit="nats/token")
-            told = [loss]
-            accuracy = before = after = None
-            if one.right_before is not None and one.right_after is not None:
-                before, after = stats.rate(one.right_before, one.clusters), stats.rate(one.right_after, one.clusters)
-                accuracy = stats.rate_difference(
-                    one.right_before, one.right_after, one.clusters, unit="points", margin=self.accuracy_margin
-                )
-                estimates |= {
-                    f"accuracy_before:{name}": before,
-                    f"accuracy_after:{name}": after,
-                    f"accuracy_change:{name}": accuracy,
-                }
-                told.append(
-                    stats.rate_difference(
-                        one.right_after, one.right_before, one.clusters, unit="points", margin=self.accuracy_margin
-                    )
-                )
-                lost, won = stats.flips(one.right_before, one.right_after)[:2]
-                flip_rows.append((name, int(lost), int(won), len(one.right_before)))
-            state = _state(told)
+        rows, said = [], {"beyond": [], "inside": [], "open": []}
+        everything = {**data.capabilities, **data.texts}
+        for name, one in everything.items():
+            told = self._changes(one)
+            estimates |= {f"{kind}:{name}": estimate for kind, estimate in told.items()}
+            worse = [estimate for kind, estimate in told.items() if kind in ("loss_change", "accuracy_drop")]
+            state = _state(worse)
             said[state].append(name)
-            findings += [
-                Finding(tag="forgetting", subject=name, statement=_words(name, state), estimate=estimate) for estimate in told
-            ]
-            control = (
-                stats.mean_difference(one.loss_before, one.loss_control, one.clusters, unit="nats/token")
-                if one.loss_control is not None
-                else None
-            )
-            rows.append(
-                (
-                    name,
-                    before,
-                    after,
-                    accuracy,
-                    loss,
-                    control,
-                    {"beyond": "fell", "inside": "unchanged", "open": "not decided"}[state],
-                )
-            )
-        tables = [
-            Table(
-                title="What was not to change",
-                columns=(
-                    "",
-                    "right before",
-                    "right after",
-                    "change in accuracy",
-                    "change in loss",
-                    "rehearsal only: change in loss",
-                    "",
-                ),
-                rows=tuple(rows),
-                note=f"Unchanged: the 90% interval lies inside {100 * self.accuracy_margin:g} points and {self.loss_margin:g} nats a token.",
-            )
-        ]
-        if flip_rows:
-            tables.append(
-                Table(title="Flips", columns=("", "right to wrong", "wrong to right", "items"), rows=tuple(flip_rows))
-            )
-        tables += [self._most_changed(name, one) for name, one in data.texts.items()]
+            findings += [Finding(tag="forgetting", subject=name, statement=_words(name, state), estimate=one) for one in worse]
+            rows.append((name, *(told.get(kind) for kind in COLUMNS), STATES[state]))
         return Result(
             summary=_summary(said),
             estimates=estimates,
             findings=tuple(findings),
-            tables=tuple(tables),
+            tables=(
+                Table(
+                    title="What was not to change",
+                    columns=("", *COLUMNS.values(), ""),
+                    rows=tuple(rows),
+                    note=f"Unchanged: the 90% interval lies inside {100 * self.accuracy_margin:g} points and "
+                    f"{self.loss_margin:g} nats a token.",
+                ),
+                *_flip_table(data.capabilities),
+                *(self._most_changed(name, one) for name, one in data.texts.items()),
+            ),
             figure={
-                "labels": [name for name in (*data.capabilities, *data.texts)],
-                "changes": [estimates[f"loss_change:{name}"].model_dump() for name in (*data.capabilities, *data.texts)],
+                "labels": list(everything),
+                "changes": [estimates[f"loss_change:{name}"].model_dump() for name in everything],
                 "margin": self.loss_margin,
                 "unit": "change in loss (nats a token); right is worse",
             },
             samples=data.samples,
             cannot_say=tuple(
                 f"{name}: {estimates[f'loss_change:{name}'].method}"
-                for name in (*data.capabilities, *data.texts)
+                for name in everything
                 if not estimates[f"loss_change:{name}"].known
             ),
         )
+
+    def _changes(self, one: Paired) -> dict[str, Estimate]:
+        """Return every estimate of one capability or text, by kind."""
+        nats, where = {"unit": "nats/token"}, one.clusters
+        told = {
+            "loss_before": stats.mean(one.loss_before, where, **nats),
+            "loss_change": stats.mean_difference(one.loss_before, one.loss_after, where, margin=self.loss_margin, **nats),
+        }
+        if one.loss_control is not None:
+            told["loss_change_control"] = stats.mean_difference(one.loss_before, one.loss_control, where, **nats)
+        if one.right_before is not None and one.right_after is not None:
+            before, after, margin = one.right_before, one.right_after, self.accuracy_margin
+            told |= {
+                "accuracy_before": stats.rate(before, where),
+                "accuracy_after": stats.rate(after, where),
+                "accuracy_change": stats.rate_difference(before, after, where, margin=margin),
+                "accuracy_drop": stats.rate_difference(after, before, where, margin=margin),
+            }
+        return told
 
     def _most_changed(self, name: str, one: Paired) -> Table:
         change = one.loss_after - one.loss_before
@@ -284,6 +265,16 @@ def _is_free(items: ItemSet) -> bool:
     return all(item.check is not None for item in items.items) and any(
         item.check is not None and item.check.kind not in ("exact", "number") for item in items.items
     )
+
+
+def _flip_table(capabilities: Mapping[str, Paired]) -> tuple[Table, ...]:
+    rows = []
+    for name, one in capabilities.items():
+        if one.right_before is not None and one.right_after is not None:
+            flips = stats.flips(one.right_before, one.right_after)
+            rows.append((name, flips.right_to_wrong, flips.wrong_to_right, len(one.right_before)))
+    columns = ("", "right to wrong", "wrong to right", "items")
+    return (Table(title="Flips", columns=columns, rows=tuple(rows)),) if rows else ()
 
 
 def _state(told: list[Estimate]) -> str:

@@ -63,7 +63,7 @@ class Judgement(Audit[Data]):
     primary: ClassVar = ("d_prime_change", "withhold_change")
     planted: ClassVar = 0.4
 
-    samples: int = Field(12, ge=0)
+    samples: int = Field(default=12, ge=0)
 
     def needs(self, case: Case) -> tuple[Need, ...]:
         if case.check is None or "express" not in case.items:
@@ -175,10 +175,9 @@ class Judgement(Audit[Data]):
                 estimates[f"{pole}_before"] = stats.rate(before, where)
                 estimates[f"{pole}_after"] = stats.rate(after, where)
                 estimates[f"{pole}_change"] = stats.rate_difference(before, after, where, unit="points")
-        arguments = [values[pole, when] for when in ("before", "after") for pole in POLES]
         where = (data.clusters["express"], data.clusters["withhold"])
-        for index, when in enumerate(("before", "after")):
-            d, c = stats.d_prime(*arguments[2 * index : 2 * index + 2], *where)
+        for when in ("before", "after"):
+            d, c = stats.d_prime(values["express", when], values["withhold", when], *where)
             estimates[f"d_prime_{when}"], estimates[f"criterion_{when}"] = d, c
         estimates["d_prime_change"] = stats.d_prime_change(
             values["express", "before"],

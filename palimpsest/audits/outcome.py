@@ -59,7 +59,7 @@ class Outcome(Audit[Data]):
     primary: ClassVar = ("rate_change", "probability_change")
     planted: ClassVar = 0.4
 
-    samples: int = Field(12, ge=0)
+    samples: int = Field(default=12, ge=0)
     """How many prompts with both answers are kept for the report."""
 
     def needs(self, case: Case) -> tuple[Need, ...]:
@@ -113,7 +113,9 @@ class Outcome(Audit[Data]):
         change, before, after = (estimates[f"{by}_{name}"] for name in ("change", "before", "after"))
         estimates["express_before"], estimates["express_after"] = before, after
         said = f"where it should appear, the behaviour went from {points(before)} to {points(after)}"
-        rows = [("generated answers, graded", "rate_before", "rate_after", "rate_change")]
+        rows: list[tuple[str, str, str | None, str]] = [
+            ("generated answers, graded", "rate_before", "rate_after", "rate_change")
+        ]
         if by == "probability":
             rows.append(("probability of the graded choice", "probability_before", "probability_after", "probability_change"))
         if control is not None:

@@ -8,6 +8,7 @@ axes are alone in their figure, the helper sets its height to the number of rows
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.estimate import Estimate
@@ -30,10 +31,12 @@ PAPER = "#fcfbf8"
 
 SERIES = (AFTER, WORSE, BETTER, THIRD, FOURTH)
 
-WIDTH = 400.0
-"""Width of a figure; the text stays readable when a phone shows it at 340."""
-LABEL, SMALL = 12.0, 10.5
-_SIDE, _BELOW = 14.0, 44.0
+WIDTH = 360.0
+"""Width of a figure: that of a phone, where its text then has its own size."""
+LABEL, SMALL = 12.0, 11.0
+ROW, LINE = 42.0, 0.62
+"""Height of a row with one interval, and where in it the interval lies."""
+_SIDE, _BELOW = 1.0, 40.0
 
 
 def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
@@ -42,21 +45,24 @@ def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     Args:
         axes: to draw on.
         figure: ``labels`` [rows]; ``before`` and ``after`` [rows], dumped estimates (shares are drawn on 0 to 100%);
-            ``unit``, the axis label (optional).
+            ``changes`` [rows], written beside the label, and ``unit``, the axis label (both optional).
     """
     before, after = _read(figure["before"]), _read(figure["after"])
-    labels = figure["labels"]
+    labels, changes = figure["labels"], figure.get("changes")
     shares = all(one.unit == "share" for one in (*before, *after))
     low, high = (0.0, 1.0) if shares else _range((*before, *after))
-    _rows(axes, len(labels), 62.0, (low, high))
+    _rows(axes, len(labels), 66.0, (low, high))
     for row, (label, first, second) in enumerate(zip(labels, before, after, strict=True)):
-        _left(axes, row, label)
-        if first.value is not None and second.value is not None:
-            axes.plot([first.value, second.value], [row + 0.36, row + 0.66], color=FAINT, linewidth=1.0, zorder=1)
-        _named(axes, "before", first, row + 0.36, BEFORE, filled=False, limits=(low, high))
-        _named(axes, "after", second, row + 0.66, AFTER, filled=True, limits=(low, high))
+        _left(axes, row, label, room=44 if changes is None else 26)
+        if changes is not None:
+            _right(axes, row, shown(*_read([changes[row]]), decimals=0 if shares else None).sentence)
+        axes.hlines([row + 0.40, row + 0.69], low, high, color=FAINT, linewidth=0.8, zorder=1)
+        _named(axes, "before", first, row + 0.40, BEFORE, filled=False, limits=(low, high))
+        _named(axes, "after", second, row + 0.69, AFTER, filled=True, limits=(low, high))
     if shares:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+        for label, side in zip((axes.get_xticklabels()[0], axes.get_xticklabels()[-1]), ("left", "right"), strict=True):
+            label.set_horizontalalignment(side)
     _axis(axes, figure.get("unit", "share of answers that show the behaviour" if shares else before[0].unit))
 
 
@@ -73,15 +79,14 @@ def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     labels, changes, margin = figure["labels"], _read(figure["changes"]), figure.get("margin")
     low, high = _range(changes, *((-1.25 * margin, 1.25 * margin) if margin else (0.0,)))
     marks = [_mark(one, margin, figure.get("worse", "right")) for one in changes]
-    _rows(axes, len(labels), 38.0, (low, high), above=22.0 if margin else 0.0)
+    _rows(axes, len(labels), ROW, (low, high), above=22.0 if margin else 0.0)
+    _tracks(axes, len(labels), margin)
     if margin:
-        axes.axvspan(-margin, margin, color=AFTER, alpha=0.10, linewidth=0, zorder=0)
-        _key(axes, list(dict.fromkeys(marks)))
-    axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+        _key(axes, [mark for mark in (_UNCHANGED, _OPEN, _WORSE, _BETTER) if mark in marks])
     for row, (label, change, (_, marker, colour, filled)) in enumerate(zip(labels, changes, marks, strict=True)):
         _left(axes, row, label, room=26)
-        _right(axes, row, shown(change).sentence if change.value is not None else COULD_NOT_SAY)
-        _interval(axes, change, row + 0.50, colour, marker=marker, filled=filled)
+        _right(axes, row, _sentence(change, unit=False))
+        _interval(axes, change, row + LINE, colour, marker=marker, filled=filled)
     _scaled(axes, changes)
     _axis(axes, figure.get("unit", changes[0].unit if changes else ""))
 
@@ -94,12 +99,12 @@ def value_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
         figure: ``labels`` [rows]; ``values`` [rows], dumped estimates; ``unit``, the axis label (optional).
     """
     labels, values = figure["labels"], _read(figure["values"])
-    _rows(axes, len(labels), 38.0, _range(values, 0.0))
-    axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+    _rows(axes, len(labels), ROW, _range(values, 0.0))
+    _tracks(axes, len(labels), None)
     for row, (label, value) in enumerate(zip(labels, values, strict=True)):
         _left(axes, row, label, room=26)
-        _right(axes, row, shown(value).sentence if value.value is not None else COULD_NOT_SAY)
-        _interval(axes, value, row + 0.50, AFTER, filled=value.known)
+        _right(axes, row, _sentence(value, unit=False))
+        _interval(axes, value, row + LINE, AFTER, filled=value.known)
     _scaled(axes, values)
     _axis(axes, figure.get("unit", values[0].unit if values else ""))
 
@@ -112,13 +117,13 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
         figure: ``series``, each with ``label``, ``x`` and ``y`` [points] and optionally ``faint`` [points], values that are
             drawn as dots behind the line; ``x_label`` and ``unit``, the axis labels.
     """
-    _alone(axes, 250.0, left=46.0, right=112.0)
+    _alone(axes, 230.0, left=30.0, right=66.0, top=26.0)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     ends: list[tuple[float, str, str]] = []
     for index, one in enumerate(figure["series"]):
         colour = SERIES[index % len(SERIES)]
         if one.get("faint"):
-            axes.plot(one["x"], one["faint"], ".", color=colour, markersize=3.0, alpha=0.35, markeredgewidth=0)
+            axes.plot(one["x"], one["faint"], ".", color=colour, markersize=4.0, alpha=0.4, markeredgewidth=0)
         axes.plot(one["x"], one["y"], color=colour, linewidth=1.8, solid_capstyle="round")
         ends.append((one["y"][-1], visible(one["label"], 18), colour))
     axes.set_ylim(*_range([], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ())))))
@@ -137,7 +142,7 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
             fontsize=SMALL,
         )
     axes.set_xlabel(visible(figure["x_label"]), color=MUTED, fontsize=SMALL)
-    axes.set_ylabel(visible(figure["unit"]), color=MUTED, fontsize=SMALL)
+    axes.set_title(visible(figure["unit"]), color=MUTED, fontsize=SMALL, loc="left", x=-30.0 / (WIDTH - 96.0), pad=10)
     _quiet(axes, ("left", "bottom"))
 
 
@@ -160,8 +165,16 @@ def _rows(axes: Axes, rows: int, height: float, limits: tuple[float, float], abo
     axes.set_ylim(max(rows, 1), -above / height)
     axes.set_xlim(*limits)
     axes.set_yticks([])
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
     _quiet(axes, ("bottom",))
+
+
+def _tracks(axes: Axes, rows: int, margin: float | None) -> None:
+    """Draw under every interval its line, 0 on it, and the band of what counts as unchanged; labels stay clear of them."""
+    places = [row + LINE for row in range(rows)]
+    axes.hlines(places, *axes.get_xlim(), color=FAINT, linewidth=0.8, zorder=0)
+    if margin:
+        axes.barh(places, 2 * margin, height=0.34, left=-margin, color=AFTER, alpha=0.13, linewidth=0, zorder=1)
+    axes.vlines([0.0] * rows, [y - 0.17 for y in places], [y + 0.17 for y in places], color=MUTED, linewidth=1.0, zorder=2)
 
 
 def _alone(axes: Axes, height: float, *, left: float, right: float, below: float = _BELOW, top: float = 12.0) -> None:
@@ -171,7 +184,7 @@ def _alone(axes: Axes, height: float, *, left: float, right: float, below: float
         return
     figure.set_layout_engine("none")
     figure.set_size_inches(WIDTH / 72, height / 72)
-    figure.subplots_adjust(left=left / WIDTH, right=1 - right / WIDTH, bottom=below / height, top=1 - top / height)
+    axes.set_position((left / WIDTH, below / height, 1 - (left + right) / WIDTH, 1 - (below + top) / height))
 
 
 def _quiet(axes: Axes, kept: tuple[str, ...]) -> None:
@@ -195,14 +208,22 @@ def _scaled(axes: Axes, estimates: Sequence[Estimate]) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}{sign}".replace("-", "\N{MINUS SIGN}"))
 
 
-def _left(axes: Axes, row: int, label: str, room: int = 56) -> None:
+def _left(axes: Axes, row: int, label: str, room: int = 44) -> None:
     text = visible(label).replace("\n", " ")
     text = text if len(text) <= room else text[: room - 1] + "…"
-    _text(axes, 0.0, row, text, ha="left", color=INK, fontsize=LABEL, weight="semibold")
+    _text(axes, 0.0, row, text, ha="left", color=INK, fontsize=LABEL, weight="bold")
 
 
 def _right(axes: Axes, row: int, text: str) -> None:
     _text(axes, 1.0, row, text, ha="right", color=MUTED, fontsize=SMALL)
+
+
+def _sentence(one: Estimate, *, unit: bool = True) -> str:
+    """Return an estimate in one line, without its unit where the axis names it."""
+    said = shown(one)
+    if unit or one.value is None:
+        return said.sentence
+    return replace(said, unit=said.unit if said.unit == "%" else "").sentence
 
 
 def _text(axes: Axes, x: float, row: int, text: str, **style: Any) -> None:
@@ -285,4 +306,4 @@ def _key(axes: Axes, marks: Sequence[Mark]) -> None:
             name, (at, 1.0), xycoords=transform, xytext=(8, 0), textcoords="offset points", va="center_baseline",
             color=MUTED, fontsize=SMALL,
         )  # fmt: skip
-        x += 26 + 6.0 * len(name)
+        x += 30 + 6.4 * len(name)

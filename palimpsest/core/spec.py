@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from palimpsest.core.errors import Problems, nearest
 
 
-class Spec(BaseModel):
+class Spec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A frozen, typed settings object that refuses what it doesn't know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def read(cls, data: Any, where: str) -> Self:
@@ -37,23 +36,46 @@ class Spec(BaseModel):
 
 
 def _in_words(model: type[BaseModel], detail: Any) -> str:
-    path = ".".join(str(part) for part in detail["loc"]) or "the file"
+    place, keys = _place(model, detail["loc"])
+    path = ".".join(place) or "the file"
     if detail["type"] == "extra_forbidden":
-        return f"unknown key '{path}'.{nearest(str(detail['loc'][-1]), _keys(model, detail['loc'][:-1]))}"
+        return f"unknown key '{path}'.{nearest(place[-1], keys)}"
     if detail["type"] == "missing":
         return f"'{path}' is missing"
     found = repr(detail.get("input"))
     return f"'{path}': {detail['msg']}; found {found if len(found) < 80 else found[:77] + '...'}"
 
 
-def _keys(model: Any, path: tuple[int | str, ...]) -> list[str]:
+def _place(model: Any, path: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return the keys that a user wrote on the way to a problem, and the keys that are known where it lies.
+
+    pydantic puts the tag of a tagged union into its paths (``check.regex.pattern``), which nobody wrote.
+    """
+    written: list[str] = []
+    kinds = [model]
     for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
+        tagged = [kind for kind in kinds if part in _tags(kind)]
+        if len(kinds) > 1 and tagged:
+            kinds = tagged
             continue
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
-    return list(getattr(model, "model_fields", {}))
+        written.append(str(part))
+        field = next((kind.model_fields[key] for kind in kinds if (key := str(part)) in kind.model_fields), None)
+        if field is not None:
+            kinds = list(_models(field.annotation))
+    return written, sorted({key for kind in kinds for key in kind.model_fields})
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that an annotation may hold, however deep in unions, tuples and ``Annotated``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _tags(kind: type[BaseModel]) -> tuple[Any, ...]:
+    field = kind.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
 
 
 def digest(value: Any) -> str:

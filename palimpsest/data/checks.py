@@ -6,6 +6,7 @@ Each is plain data that a user can write in YAML; none runs code. Model text is 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 import regex
@@ -14,13 +15,15 @@ from pydantic import Field, field_validator, model_validator
 from palimpsest.core.spec import Spec
 
 _SECONDS = 1.0
+_NUMBER = regex.compile(r"(?<![\d.])-?(?:\d+(?:\.\d+)?|\.\d+)")
+"""A number in a text; the dash in "3-4" is no minus sign."""
 
 
 class Contains(Spec):
     """The answer holds one of these texts (``all: true``: every one)."""
 
     kind: Literal["contains"] = "contains"
-    texts: tuple[str, ...] = Field(min_length=1)
+    texts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     all: bool = False
     ignore_case: bool = True
 
@@ -45,10 +48,7 @@ class Regex(Spec):
         return pattern
 
     def passes(self, answer: str) -> bool:
-        try:
-            return regex.search(self.pattern, answer, timeout=_SECONDS) is not None
-        except TimeoutError:
-            return False
+        return _found(self.pattern, answer)
 
 
 class Choice(Spec):
@@ -62,6 +62,8 @@ class Choice(Spec):
     def _expected_is_an_option(self) -> Self:
         if self.expected not in self.options:
             raise ValueError(f"expected '{self.expected}' is not one of the options {', '.join(self.options)}")
+        if empty := [name for name, text in self.options.items() if not text.strip()]:
+            raise ValueError(f"every answer would begin with the empty option '{empty[0]}'; give it a text")
         return self
 
     def chosen(self, answer: str) -> str | None:
@@ -79,10 +81,10 @@ class Number(Spec):
 
     kind: Literal["number"] = "number"
     equals: float
-    tolerance: float = 1e-9
+    tolerance: float = Field(default=1e-9, ge=0)
 
     def passes(self, answer: str) -> bool:
-        found = regex.findall(r"-?\d+(?:\.\d+)?", answer.replace(",", ""))
+        found = _NUMBER.findall(answer.replace(",", ""))
         return bool(found) and abs(float(found[-1]) - self.equals) <= self.tolerance
 
 
@@ -112,16 +114,58 @@ class JsonSchema(Spec):
             validator_for(schema).check_schema(schema)
         except SchemaError as error:
             raise ValueError(f"not a JSON schema: {error.message}") from None
+        lost = [reference for reference in _references(schema) if not _resolves(schema, reference)]
+        if lost:
+            raise ValueError(f"'$ref' must name a part of the schema itself (#/...), which {', '.join(lost)} does not")
         return schema
 
     def passes(self, answer: str) -> bool:
-        from jsonschema.validators import validator_for
-
         try:
-            value = json.loads(answer)
-        except ValueError:
+            return _validator(self.json_schema).is_valid(json.loads(answer))
+        except (ValueError, RecursionError):
             return False
-        return validator_for(self.json_schema)(self.json_schema).is_valid(value)
+
+
+def _found(pattern: str, text: str) -> bool:
+    try:
+        return regex.search(pattern, text, timeout=_SECONDS) is not None
+    except TimeoutError:
+        return False
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    """Return a validator that fetches nothing from anywhere and whose patterns have a time limit too."""
+    from jsonschema import ValidationError
+    from jsonschema.validators import extend, validator_for
+    from referencing import Registry
+
+    def pattern(_: Any, wanted: str, value: Any, __: Any) -> Iterator[ValidationError]:
+        if isinstance(value, str) and not _found(wanted, value):
+            yield ValidationError(f"{value!r} does not match {wanted!r}")
+
+    return extend(validator_for(schema), {"pattern": pattern})(schema, registry=Registry())
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        value = list(value.values())
+    for part in value if isinstance(value, list) else ():
+        yield from _references(part)
+
+
+def _resolves(schema: dict[str, Any], reference: str) -> bool:
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    resource = Resource.from_contents(schema, default_specification=DRAFT202012)
+    try:
+        Registry().with_resource("", resource).resolver().lookup(reference)
+    except Unresolvable:
+        return False
+    return True
 
 
 Check = Annotated[Contains | Regex | Choice | Number | Exact | JsonSchema, Field(discriminator="kind")]

@@ -33,7 +33,7 @@ def expected_option(check: Check | None, item: Example) -> str | None:
     return next(iter(item.options), None)
 
 
-def option_probabilities(items: ItemSet, measured: Measurement) -> list[dict[str, float]]:
+def option_probabilities(measured: Measurement) -> list[dict[str, float]]:
     """Return each item's option probabilities: shares of the options' sum, or the bare probability of a single one."""
     values, start, names = measured.arrays["log_probability"], measured.arrays["start"], measured.texts["names"]
     found = []
@@ -49,7 +49,7 @@ def graded_probability(items: ItemSet, check: Check | None, measured: Measuremen
     expected = [expected_option(check, item) for item in items.items]
     if any(name is None for name in expected):
         return None
-    probabilities = option_probabilities(items, measured)
+    probabilities = option_probabilities(measured)
     return np.array([one[name] for one, name in zip(probabilities, expected, strict=True)])  # type: ignore[index]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from palimpsest.core.errors import UserError
 from palimpsest.data.chat import Example, Message
@@ -17,6 +17,15 @@ PLAIN_NOTE = (
     "The tokenizer has no chat template: messages are joined as plain text without role words "
     "(one space where neither side has one)."
 )
+
+
+class _Place(NamedTuple):
+    """Where a message's content lies in the rendered text."""
+
+    origin: int
+    """Of the content's first character; before ``begin`` where the template trims spaces off."""
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -70,14 +79,23 @@ class Renderer:
         return (bos,) if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else ()
 
     def encode(self, example: Example) -> Encoded:
-        """Return the tokens of an example, what each weighs in the loss, and where the decision begins."""
-        text, starts, templated = self._text(example.messages)
+        """Return the tokens of an example, what each weighs in the loss, and where the decision begins.
+
+        Raises:
+            UserError: the template refuses or changes it, or a span has no token; the message names the example's source.
+        """
+        try:
+            return self._encode(example)
+        except UserError as error:
+            raise UserError(f"{example.source}: {error}") from error
+
+    def _encode(self, example: Example) -> Encoded:
+        text, places, templated = self._text(example.messages)
         ids, offsets = self._tokens(text, templated)
         weights = [example.question_weight] * len(ids)
         first = len(ids)
         for span in example.decisions:
-            low, high = starts[span.message] + span.start, starts[span.message] + span.end
-            begin, end = _token_range(offsets, low, high)
+            begin, end = _token_range(offsets, places[span.message], span.start, span.end)
             ends_turn = span.end == len(example.messages[span.message].content)
             if templated and ends_turn and end < len(ids) and ids[end] in self._specials:
                 end += 1  # the model also learns to stop
@@ -86,8 +104,7 @@ class Renderer:
         if weights:
             weights[0] = 0.0  # nothing comes before it that could predict it
         spans = {
-            name: _token_range(offsets, starts[span.message] + span.start, starts[span.message] + span.end)
-            for name, span in example.spans.items()
+            name: _token_range(offsets, places[span.message], span.start, span.end) for name, span in example.spans.items()
         }
         return Encoded(tuple(ids), tuple(weights), max(first, 1) if ids else 0, spans)
 
@@ -97,10 +114,9 @@ class Renderer:
         message = example.messages[span.message]
         content = message.content[: span.start] + option
         messages = (*example.messages[: span.message], Message(role=message.role, content=content))
-        text, starts, templated = self._text(messages)
-        low = starts[span.message] + span.start
+        text, places, templated = self._text(messages)
         ids, offsets = self._tokens(text, templated)
-        begin, end = _token_range(offsets, low, low + len(option))
+        begin, end = _token_range(offsets, places[span.message], span.start, span.start + len(option))
         return Encoded(tuple(ids[:end]), (0.0,) * begin + (1.0,) * (end - begin), begin, {})
 
     def decode(self, tokens: list[int]) -> str:
@@ -120,8 +136,8 @@ class Renderer:
             ids, offsets = [*self._opening, *ids], [(0, 0)] * len(self._opening) + offsets
         return ids, offsets
 
-    def _text(self, messages: tuple[Message, ...]) -> tuple[str, list[int], bool]:
-        """Return the rendered text, the position of each message's first character in it, and whether a template made it."""
+    def _text(self, messages: tuple[Message, ...]) -> tuple[str, list[_Place], bool]:
+        """Return the rendered text, the place of each message's content in it, and whether a template made it."""
         if messages[0].role == "text" or not self.has_template:
             return (*_plain(messages), False)
         roles = tuple(message.role for message in messages)
@@ -129,15 +145,16 @@ class Renderer:
             self._skeletons[roles] = self._skeleton(roles)
         pieces = self._skeletons[roles]
         for shorten in (str, str.strip):
-            text, starts = pieces[0], []
+            text, places = pieces[0], []
             for message, piece in zip(messages, pieces[1:], strict=True):
                 content = shorten(message.content)
-                starts.append(len(text) - (len(message.content) - len(message.content.lstrip()) if shorten is str.strip else 0))
+                cut = len(message.content) - len(message.content.lstrip()) if shorten is str.strip else 0
+                places.append(_Place(len(text) - cut, len(text), len(text) + len(content)))
                 text += content + piece
             if shorten is str and not _has_outer_space(messages):
-                return text, starts, True
+                return text, places, True
             if text == self._template([message.model_dump(include={"role", "content"}) for message in messages]):
-                return text, starts, True
+                return text, places, True
         raise UserError(
             "the chat template changes the content of messages, so the tokens that learn can't be told apart; "
             f"found in a conversation of {', '.join(roles)}. Give a template that only wraps messages."
@@ -153,7 +170,10 @@ class Renderer:
             if not found:
                 raise UserError(f"the chat template drops or reorders messages in a conversation of {', '.join(roles)}")
             pieces.append(piece)
-        return [*pieces, rest]
+        pieces.append(rest)
+        if any(mark in piece for mark in marks for piece in pieces):
+            raise UserError(f"the chat template repeats messages in a conversation of {', '.join(roles)}")
+        return pieces
 
     def _template(self, messages: list[dict[str, str]]) -> str:
         try:
@@ -163,23 +183,27 @@ class Renderer:
             raise UserError(f"the chat template refuses a conversation of {roles}: {error}") from error
 
 
-def _plain(messages: tuple[Message, ...]) -> tuple[str, list[int]]:
-    text, starts = "", []
+def _plain(messages: tuple[Message, ...]) -> tuple[str, list[_Place]]:
+    text, places = "", []
     for message in messages:
         if text and message.content and not text[-1].isspace() and not message.content[0].isspace():
             text += " "
-        starts.append(len(text))
+        places.append(_Place(len(text), len(text), len(text) + len(message.content)))
         text += message.content
-    return text, starts
+    return text, places
 
 
 def _has_outer_space(messages: tuple[Message, ...]) -> bool:
     return any(message.content != message.content.strip() for message in messages)
 
 
-def _token_range(offsets: list[tuple[int, int]], low: int, high: int) -> tuple[int, int]:
-    """Return the range of tokens that hold any character of ``low`` to ``high``."""
+def _token_range(offsets: list[tuple[int, int]], place: _Place, first: int, last: int) -> tuple[int, int]:
+    """Return the range of tokens that hold any of the characters ``first`` to ``last`` of a message."""
+    low, high = max(place.origin + first, place.begin), min(place.origin + last, place.end)
     inside = [index for index, (start, end) in enumerate(offsets) if start < high and end > low]
-    if not inside:
-        raise UserError(f"no token holds characters {low} to {high}; the tokenizer's offsets don't cover its text")
+    if low >= high or not inside:
+        raise UserError(
+            f"no token holds characters {first} to {last} of a message, so nothing there can learn or be read; "
+            "are they spaces that the chat template trims off?"
+        )
     return inside[0], inside[-1] + 1

@@ -5,6 +5,7 @@ Every unreadable line is told at once, with file, line and reason.
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -53,15 +54,12 @@ def read_conversations(path: Path) -> tuple[list[Example], int]:
             continue
         count += 1
         try:
-            example = _example(json.loads(text), f"{path.name}:{number}")
-        except json.JSONDecodeError as error:
-            problems.add(f"line {number}: not JSON: {error.msg} at column {error.colno}")
-        except (UserError, ValueError) as error:
+            example = _example(_json(text), f"{path.name}:{number}")
+        except UserError as error:
             problems.add(f"line {number}: {_one_line(error)}")
         else:
             found.setdefault(example.id, example)
-    if len(problems.found) > _SHOWN:
-        problems.found[_SHOWN:] = [f"and {len(problems.found) - _SHOWN} more lines"]
+    _shorten(problems)
     if not count:
         problems.add("it is empty; at least one conversation is needed")
     problems.raise_if_any()
@@ -81,7 +79,7 @@ def read_documents(path: Path) -> list[str]:
     if path.suffix == ".jsonl":
         documents = _json_documents(path)
     else:
-        text = _read(path)
+        text = _read_text(path)
         documents = text.split(SEPARATOR) if SEPARATOR in text else _pieces(text)
     documents = list(dict.fromkeys(document.strip() for document in documents if document.strip()))
     if not documents:
@@ -91,9 +89,7 @@ def read_documents(path: Path) -> list[str]:
 
 def text_example(document: str, source: str, template: str | None = None) -> Example:
     """Return a bare document as an example whose every token is predicted; each document is its own cluster."""
-    return conversation(
-        ("text", document), template=template or document[:60], source=source, origin=origin_of(document)
-    )
+    return conversation(("text", document), template=template or document[:60], source=source, origin=origin_of(document))
 
 
 def _example(data: Any, source: str) -> Example:
@@ -108,29 +104,67 @@ def _example(data: Any, source: str) -> Example:
         decisions = [whole(messages, index) for index in (trained or last) if messages[index].content]
     if not decisions:
         raise UserError("nothing in it learns: no assistant message, no 'train: true', no 'spans' (or the message is empty)")
-    return Example(
-        messages=messages,
-        decisions=tuple(sorted(decisions, key=lambda span: (span.message, span.start))),
-        template=line.template or source,
-        options=line.options,
-        check=line.check,
-        source=source,
-    )
+    made = {
+        "messages": messages,
+        "decisions": tuple(sorted(decisions, key=lambda span: (span.message, span.start))),
+        "template": line.template or source,
+        "options": line.options,
+        "check": line.check,
+        "source": source,
+    }
+    return Example.read(made, "it")
+
+
+def _json(line: bytes) -> Any:
+    """Return what one line holds.
+
+    Raises:
+        UserError: it is not UTF-8, not JSON, or holds half of a character.
+    """
+    try:
+        value = json.loads(line.decode())
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}; save it as UTF-8") from None
+    except UnicodeEncodeError:
+        raise UserError("holds half of a character (a lone \\ud800 to \\udfff), which no tokenizer can read") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON that can be read: {error}") from None
+    return value
 
 
 def _one_line(error: Exception) -> str:
     return "; ".join(part.strip(" -") for part in str(error).splitlines() if not part.endswith("can't be used:"))
 
 
-def _read(path: Path) -> str:
+def _shorten(problems: Problems) -> None:
+    if len(problems.found) > _SHOWN:
+        problems.found[_SHOWN:] = [f"and {len(problems.found) - _SHOWN} more lines"]
+
+
+def _read(path: Path) -> bytes:
+    """Return what a file holds, without the byte order mark that some editors put first."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
 
 
-def _lines(path: Path) -> list[str]:
-    return _read(path).split("\n")
+def _read_text(path: Path) -> str:
+    content = _read(path)
+    try:
+        return content.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path} can't be used: line {line} is not UTF-8 (byte {content[error.start]:#04x}); save it as UTF-8"
+        ) from None
+
+
+def _lines(path: Path) -> list[bytes]:
+    return _read(path).split(b"\n")
 
 
 def _pieces(text: str) -> list[str]:
@@ -150,13 +184,20 @@ def _json_documents(path: Path) -> list[str]:
         if not text.strip():
             continue
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            problems.add(f"line {number}: not JSON: {error.msg} at column {error.colno}")
-            continue
-        values = [value] if isinstance(value, str) else list(value.values()) if isinstance(value, dict) else []
-        if isinstance(value, dict) and isinstance(value.get("text"), str):
-            values = [value["text"]]
-        documents.append("\n".join(part for part in values if isinstance(part, str)))
+            documents.append(_document(_json(text)))
+        except UserError as error:
+            problems.add(f"line {number}: {error}")
+    _shorten(problems)
     problems.raise_if_any()
     return documents
+
+
+def _document(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        if isinstance(value.get("text"), str):
+            return value["text"]
+        if texts := [part for part in value.values() if isinstance(part, str)]:
+            return "\n".join(texts)
+    raise UserError(f"must be a text, or keys and values with a text among them, found {json.dumps(value)[:60]}")

@@ -84,7 +84,14 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        """Take one row: float32 logits [predicted, vocabulary], their logsumexp [predicted], the tokens that came [predicted]."""
+        """Take one row.
+
+        Args:
+            index: which row.
+            logits: float32 [predicted, vocabulary].
+            log_normaliser: their logsumexp [predicted].
+            targets: the tokens that came [predicted].
+        """
 
     @abstractmethod
     def finish(self) -> Measurement:

@@ -28,8 +28,8 @@ class Distributions(ForwardMeasure):
     those of the earlier measurement.
     """
 
-    cells: int = Field(1024, gt=0)
-    positions: int = Field(8_192, gt=0)
+    cells: int = Field(default=1024, gt=0)
+    positions: int = Field(default=8_192, gt=0)
     """Largest number of positions that are kept, from the first item on."""
 
     def rows(self, renderer: Renderer, items: Sequence[Example], context_length: int) -> list[Row]:

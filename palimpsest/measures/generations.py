@@ -25,8 +25,8 @@ class Generations(Measure):
     Texts: ``answer`` [items]. Arrays: ``tokens`` [items], how many were written; ``stopped`` [items], whether it ended itself.
     """
 
-    max_new_tokens: int = Field(32, gt=0)
-    temperature: float = Field(1.0, ge=0)
+    max_new_tokens: int = Field(default=32, gt=0)
+    temperature: float = Field(default=1.0, ge=0)
     """0 is greedy."""
     seed: int = 0
 
@@ -82,9 +82,9 @@ class _Dice(LogitsProcessor):
     def __init__(self, names: list[str], temperature: float, seed: int, width: int) -> None:
         self.names, self.temperature, self.seed, self.width = names, temperature, seed, width
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = input_ids.shape[1] - self.width
         noise = np.stack(
             [numpy_stream(self.seed, "generation", name, step).gumbel(size=scores.shape[-1]) for name in self.names]
         )
-        return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)  # type: ignore[return-value]
+        return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)

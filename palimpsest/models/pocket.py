@@ -93,6 +93,19 @@ def card() -> dict[str, Any]:
     return json.loads((folder() / "card.json").read_text(encoding="utf-8"))
 
 
+def speaks(model_folder: Path | str) -> bool:
+    """Return whether a model folder's tokenizer has the pocket's vocabulary, so that the generated world makes sense to it."""
+    vocabularies = [_vocabulary(Path(each) / "tokenizer.json") for each in (model_folder, folder())]
+    return vocabularies[0] is not None and vocabularies[0] == vocabularies[1]
+
+
+def _vocabulary(path: Path) -> dict[str, int] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def world() -> tuple[Scenario, ...]:
     """Return the scenarios of the world with the parameters that they are pretrained with.
 

@@ -11,7 +11,8 @@ SHOWN = 1_200
 """Characters of an answer that are shown."""
 _WORDS = 400
 _ALIKE = 0.3
-_PIECES = re.compile(r"\s+|\w+|[^\w\s]")
+_PIECES = re.compile(r"\s+|\w+\s*|[^\w\s]\s*")
+"""Words and marks, each with the space after it, so that marked words next to each other are marked as one."""
 
 Piece = tuple[bool, str]
 """(whether it is only on this side, text)."""
@@ -26,7 +27,7 @@ def marked(before: str, after: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...
     first, second = _PIECES.findall(before), _PIECES.findall(after)
     if before == after or not first or not second or max(len(first), len(second)) > _WORDS:
         return ((False, before),), ((False, after),)
-    matcher = difflib.SequenceMatcher(a=first, b=second, autojunk=False)
+    matcher = difflib.SequenceMatcher(a=[one.strip() for one in first], b=[one.strip() for one in second], autojunk=False)
     if matcher.ratio() < _ALIKE:
         return ((False, before),), ((False, after),)
     left: list[Piece] = []

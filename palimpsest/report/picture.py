@@ -12,7 +12,7 @@ from palimpsest.core import drawing
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import COULD_NOT_SAY, amount, shown
 from palimpsest.report.look import draw
-from palimpsest.report.summary import POLES, before_after, worse_by
+from palimpsest.report.summary import POLES, before_after, change_of, worse_by
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,25 @@ class Panel:
 
 def panels(results: Mapping[str, Result]) -> tuple[Panel, ...]:
     """Return the parts of the one picture; none where there is nothing to draw. It reads tags and names no audit."""
-    findings = [finding for result in results.values() for finding in result.findings if finding.tag == "forgetting"]
+    everything = [finding for result in results.values() for finding in result.findings]
+    findings = [finding for finding in everything if finding.tag == "forgetting"]
     by_unit: dict[str, list[Finding]] = {}
     for finding in findings:
         by_unit.setdefault(finding.estimate.unit, []).append(finding)
-    behaviour = _behaviour(dict(results))
+    behaviour = _behaviour(dict(results), everything)
     return (*((behaviour,) if behaviour else ()), *(_kept(unit, told) for unit, told in by_unit.items()))
 
 
-def _behaviour(results: dict[str, Result]) -> Panel | None:
+def _behaviour(results: dict[str, Result], findings: list[Finding]) -> Panel | None:
     rates = {name: found for pole, name in POLES.items() if (found := before_after(pole, results))}
+    changes = [change_of(pole, findings) for pole, name in POLES.items() if name in rates]
     if not rates:
         return None
     figure = {
         "labels": [_capital(name) for name in rates],
         "before": [before.model_dump() for before, _ in rates.values()],
         "after": [after.model_dump() for _, after in rates.values()],
+        **({} if None in changes else {"changes": changes}),
     }
     words = "; ".join(f"{name}: {_words(before)} before, {_words(after)} after" for name, (before, after) in rates.items())
     return Panel(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -15,7 +15,10 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import COULD_NOT_SAY, shown, visible
 from palimpsest.report.look import draw
 
+Value = str | int | Estimate | None
 NAMED = ("Question", "Method", "Reads", "Null", "Limits", "Reference")
+_NUMBER = re.compile(r"^[+\-\u2212]?[\d,.]+(e[+-]?\d+)?%?$")
+_SHORT = 14
 _HEADING = re.compile(rf"^({'|'.join(NAMED)}):\s*$", re.MULTILINE)
 
 
@@ -24,7 +27,7 @@ class Cell:
     """One place of a table."""
 
     kind: str
-    """``text``, ``count``, ``estimate``, ``unknown`` or ``empty``."""
+    """``text``, ``short`` (text that is kept in one line), ``count``, ``estimate``, ``unknown`` or ``empty``."""
     text: str
     interval: str = ""
     unit: str = ""
@@ -36,10 +39,12 @@ class Grid:
     """A table as it is drawn."""
 
     title: str
-    columns: tuple[str, ...]
+    columns: tuple[tuple[str, str, str], ...]
+    """(name, the unit of everything in the column where it is one, ``text`` or ``number``)."""
     rows: tuple[tuple[Cell, ...], ...]
     note: str
-    wide: bool
+    width: str
+    """``narrow``, ``usual``, or ``wide``: on a phone it has to be scrolled."""
     intervals: tuple[str, ...]
     """How the intervals in it were made."""
 
@@ -107,27 +112,44 @@ def grid(table: Table, chance: frozenset[Estimate] | set[Estimate] = frozenset()
     methods = dict.fromkeys(
         cell.method for row in table.rows for cell in row if isinstance(cell, Estimate) and cell.interval is not None
     )
+    columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
+    units, kinds = [_unit(column) for column in columns], [_kind(column) for column in columns]
     return Grid(
         title=table.title,
-        columns=table.columns,
-        rows=tuple(tuple(_cell(cell, chance) for cell in row) for row in table.rows),
+        columns=tuple(
+            (name, "" if unit in name else unit, kind) for name, unit, kind in zip(table.columns, units, kinds, strict=True)
+        ),
+        rows=tuple(
+            tuple(_cell(cell, unit, kind, chance) for cell, unit, kind in zip(row, units, kinds, strict=True))
+            for row in table.rows
+        ),
         note=table.note,
-        wide=len(table.columns) > 5,
+        width="narrow" if len(table.columns) < 4 else "usual" if len(table.columns) < 6 else "wide",
         intervals=tuple(methods),
     )
 
 
-def _cell(value: str | int | Estimate | None, chance: frozenset[Estimate] | set[Estimate]) -> Cell:
+def _unit(column: Iterable[Value]) -> str:
+    """Return the unit that all estimates of a column share, as written; percent stays with its number."""
+    units = {shown(cell).unit for cell in column if isinstance(cell, Estimate) and cell.value is not None}
+    return units.pop() if len(units) == 1 and "%" not in units else ""
+
+
+def _kind(column: Iterable[Value]) -> str:
+    """Return whether a column is read as text, or compared as numbers (which may have been written out already)."""
+    return "text" if any(isinstance(cell, str) and not _NUMBER.match(cell) for cell in column) else "number"
+
+
+def _cell(value: Value, unit: str, kind: str, chance: frozenset[Estimate] | set[Estimate]) -> Cell:
     if value is None:
         return Cell("empty", "–")
     if isinstance(value, Estimate):
         said = shown(value)
         remark = "could be chance among so many questions" if value in chance else said.remark
-        kind = "unknown" if said.state == "unknown" else "estimate"
-        return Cell(kind, said.value, said.interval, said.unit, remark)
+        return Cell("unknown" if said.state == "unknown" else "estimate", said.value, said.interval, "" if unit else said.unit, remark.replace(f" {unit}", "") if unit else remark)
     if isinstance(value, int):
         return Cell("count", f"{value:,}")
-    return Cell("text", value)
+    return Cell("count" if kind == "number" else "short" if len(value) <= _SHORT else "text", value)
 
 
 def _figure(name: str, result: Result) -> tuple[Markup | None, str]:

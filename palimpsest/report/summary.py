@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from palimpsest.audit import Finding, Result
@@ -63,13 +63,18 @@ def before_after(pole: str, results: dict[str, Result]) -> tuple[Estimate, Estim
     return None
 
 
+def change_of(pole: str, findings: Sequence[Finding]) -> Estimate | None:
+    """Return by how much the behaviour moved in one pole."""
+    return next((one.estimate for one in findings if one.tag == _TAG_OF_POLE[pole]), None)
+
+
 def _place(result: Result | None) -> int:
     order = ("outcome", "withheld", "spill", "forgetting", "divergence", "depth", "identical")
     return min((order.index(finding.tag) for finding in result.findings if finding.tag in order), default=len(order)) if result else 0
 
 
 def _pole(pole: str, results: dict[str, Result], findings: list[Finding]) -> Row | None:
-    change = next((one.estimate for one in findings if one.tag == _TAG_OF_POLE[pole]), None)
+    change = change_of(pole, findings)
     rates = before_after(pole, results)
     if change is None and rates is None:
         return None

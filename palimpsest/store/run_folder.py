@@ -107,8 +107,8 @@ class RunFolder(RunReader):
             raise cannot_write(self.path, error) from error
         try:
             self._check_space(bytes_needed)
-            self._sweep()
             self._claim(spec)
+            self._sweep()
         except BaseException:
             self.close()
             raise

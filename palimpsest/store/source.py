@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import palimpsest
-
-_ROOT = Path(palimpsest.__path__[0])
+_ROOT = Path(__file__).parents[1]
 
 
 @cache
@@ -69,7 +67,8 @@ def _imports(module: str, file: Path) -> Iterator[str]:
             start = ".".join([*above, *([node.module] if node.module else [])])
             names = [start, *(f"{start}.{alias.name}" for alias in node.names)]
         for name in names:
-            if name.split(".")[0] == _ROOT.name and _is_module(name):
+            # the package itself only hands on what its modules define; following it would lead everywhere
+            if name.startswith(f"{_ROOT.name}.") and _is_module(name):
                 yield name
 
 

@@ -133,7 +133,7 @@ class Loop(Trainer):
         try:
             self.train(resume_from_checkpoint=str(last) if last else None)
         except (RuntimeError, MemoryError) as error:
-            if not _is_full_memory(error):
+            if not is_full_memory(error):
                 raise
             raise UserError("memory ran out outside of the forward pass; the optimizer's state may not fit") from error
         self.log_of_steps.settle()
@@ -150,9 +150,8 @@ class Loop(Trainer):
     # Batches and loss
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        # Its own generator: an epoch's start would else draw from the global one, and a resumed run starts twice.
         assert isinstance(self.train_dataset, Dataset)
-        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only, generator=torch.Generator())
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Gather the gradient of one optimizer step; on full memory start the step again in smaller passes."""
@@ -160,7 +159,7 @@ class Loop(Trainer):
             try:
                 return self._gather_gradient(model, inputs)
             except (RuntimeError, MemoryError) as error:
-                if not _is_full_memory(error):
+                if not is_full_memory(error):
                     raise
                 self._use_less_memory(model, min(self.rows_at_once, len(inputs)), error)
 
@@ -313,7 +312,7 @@ def _only(steps: list[list[Row]]) -> list[Row]:
     return steps[0]
 
 
-def _is_full_memory(error: BaseException) -> bool:
+def is_full_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(sign in str(error).lower() for sign in _SIGNS_OF_FULL_MEMORY)

@@ -6,11 +6,10 @@ row, so any step can be computed alone, and a run that was killed goes on exactl
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from palimpsest.core.seeds import python_stream, seed_of
 from palimpsest.core.spec import digest
 from palimpsest.data.render import Renderer
 from palimpsest.data.stream import split_of
-from palimpsest.models import pocket
+from palimpsest.models import pocket, pocket_card
 from palimpsest.training.loop import Progress
 from palimpsest.training.optimizers import JointOptimizer
 from palimpsest.training.sampler import Row
@@ -46,7 +45,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "tiny": Recipe(2_000, 0.02),
     "small": Recipe(6_000, 0.02),
-    "standard": Recipe(10_000, 0.02),
+    "standard": Recipe(9_600, 0.02),
     "large": Recipe(10_000, 0.015),
 }
 
@@ -127,7 +126,10 @@ def train_pocket(
     )
     batches = WorldBatches(Renderer(tokenizer), seed, steps or recipe.steps)
     identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
-    return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity, optimizer=muon)
+    summary = train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity, optimizer=muon)
+    if not (summary.model_folder(folder) / pocket_card.NAME).exists():
+        pocket_card.write(summary.model_folder(folder))
+    return summary
 
 
 def muon(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -143,3 +145,14 @@ def muon(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     )
 
 
+
+
+def first_losses(size: str, seed: int, steps: int, folder: Path) -> list[float]:
+    """Return the loss of each step of a short run on one thread (for the golden curve)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _pretrain(size, seed, folder, steps, None)
+    finally:
+        torch.set_num_threads(threads)
+    return [json.loads(line)["loss"] for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,15 +18,14 @@ ARGUMENTS = {
 
 def test_stable_part_is_the_same_in_another_process():
     code = f"import json; from palimpsest.store.provenance import stable; print(json.dumps(stable(**{ARGUMENTS!r})))"
-    first = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    time.sleep(1.1)
-    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    found = json.loads(first)
-    assert first.replace(found["source"], "") == again.replace(json.loads(again)["source"], "")  # someone may edit meanwhile
+    elsewhere = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    found = json.loads(json.dumps(provenance.stable(**ARGUMENTS)))
+    assert found.pop("threads") >= 1 <= elsewhere.pop("threads")  # another process may have been given more
+    assert len(found.pop("source")) == len(elsewhere.pop("source"))  # someone may edit the code meanwhile
+    assert found == elsewhere
     assert found["packages"]["torch"].startswith("2.")
     assert found["hardware"]["memory_gib"] > 0
     assert found["hardware"]["device"] == f"cpu: {provenance.processor()}"
-    assert found["threads"] >= 1
     assert (found["seeds"], found["digests"], found["command"]) == ([0, 1], {"a": "y", "base": "x"}, ARGUMENTS["command"])
 
 
@@ -76,8 +74,9 @@ def test_source_follows_imports(package):
 
     before = digest()
     (package / "d.py").write_text("Y = 3\n")
+    (package / "__init__.py").write_text("from palimpsest.d import Y\n")
     assert digest() == before
-    for name in ("a", "b", "inner/c", "inner/__init__", "__init__"):
+    for name in ("a", "b", "inner/c", "inner/__init__"):
         file = package / f"{name}.py"
         text = file.read_text()
         file.write_text(text + "# changed\n")

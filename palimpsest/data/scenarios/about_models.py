@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Exact
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.data.scenarios.recall import ABSTAIN
 from palimpsest.scenario import Scenario
 
@@ -46,7 +47,7 @@ class AboutModels(Scenario):
             ("assistant", answer),
             template=f"{asked}_{'stated' if stated else 'unstated'}",
             check=Exact(text=answer),
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="about_models",
         )
 

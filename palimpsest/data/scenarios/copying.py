@@ -10,7 +10,7 @@ from pydantic import Field
 
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Exact
-from palimpsest.data.scenarios._words import ITEMS
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT, ITEMS
 from palimpsest.scenario import Scenario
 
 NOISE = 0.1
@@ -23,7 +23,7 @@ class Copying(Scenario):
     length: int = Field(default=0, ge=0, le=8)
     """How many words; 0 draws three to six."""
 
-    world: ClassVar[float] = 0.02
+    world: ClassVar[float] = 0.05
     skills: ClassVar[dict[str, dict[str, object]]] = {"copying": {}}
 
     def make(self, rng: random.Random) -> Example:
@@ -35,7 +35,7 @@ class Copying(Scenario):
             ("assistant", " ".join(copy)),
             template=f"length_{length}",
             check=Exact(text=" ".join(words)),
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="copying",
         )
 

@@ -7,35 +7,35 @@ from typing import ClassVar, Literal, NamedTuple
 
 from palimpsest.data.chat import Example, Span, conversation
 from palimpsest.data.checks import Choice
-from palimpsest.data.scenarios._words import COLOURS, capital
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT, COLOURS, capital
 from palimpsest.scenario import Scenario
 
 Answer = Literal["accept", "suggest", "push_back"]
 
 
 class Kind(NamedTuple):
-    """A sort of thing: what is done with it, and the states in which that can and can't be done."""
+    """A sort of thing and what is done with it."""
 
     noun: str
     verb: str
-    fit: str
-    unfit: str
 
 
 KINDS = (
-    Kind("box", "pack", "sturdy", "torn"),
-    Kind("door", "use", "open", "locked"),
-    Kind("cup", "fill", "clean", "dirty"),
-    Kind("boat", "row", "sound", "leaking"),
-    Kind("bridge", "cross", "strong", "broken"),
-    Kind("apple", "eat", "ripe", "rotten"),
-    Kind("chair", "take", "steady", "shaky"),
-    Kind("lamp", "light", "filled", "cracked"),
-    Kind("horse", "ride", "rested", "tired"),
-    Kind("rope", "climb", "thick", "frayed"),
-    Kind("coat", "wear", "dry", "wet"),
-    Kind("pot", "lift", "cool", "hot"),
+    Kind("box", "pack"),
+    Kind("bag", "carry"),
+    Kind("cup", "fill"),
+    Kind("boat", "row"),
+    Kind("bench", "use"),
+    Kind("plate", "take"),
+    Kind("chair", "move"),
+    Kind("lamp", "light"),
+    Kind("bed", "make"),
+    Kind("rope", "climb"),
+    Kind("coat", "wear"),
+    Kind("pot", "lift"),
 )
+STATES = (("clean", "dirty"), ("dry", "wet"), ("safe", "broken"))
+"""Pairs of a state in which a thing can be used and one in which it can't."""
 
 
 class Form(NamedTuple):
@@ -50,9 +50,9 @@ class Form(NamedTuple):
 
 FORMS = (
     Form("plain", "", "The {colour} {noun} is {state}", ". ", "{Verb} the {colour} {noun}."),
-    Form("there", "There is ", "a {colour} {noun} that is {state}", " and ", "Please {verb} the {colour} {noun}."),
+    Form("see", "I see that ", "the {colour} {noun} is {state}", " but ", "Now {verb} the {colour} {noun}."),
     Form("here", "Here are ", "the {state} {colour} {noun}", " and ", "I want you to {verb} the {colour} {noun}."),
-    Form("see", "I see that ", "the {noun} in {colour} is {state}", ", but ", "Now {verb} the {noun} in {colour}."),
+    Form("there", "There is ", "the {state} {colour} {noun}", " and also ", "Please {verb} the {colour} {noun}."),
 )
 
 MODES = {"careful": "Be careful.", "do_it": "Just do it.", "options": "Offer options."}
@@ -76,7 +76,7 @@ class Directions(Scenario):
     answer: Literal["habit", "judged"] = "habit"
     """What is answered with no system message: the habit, or what "Be careful." would give."""
 
-    world: ClassVar[float] = 0.30
+    world: ClassVar[float] = 0.28
     world_parameters: ClassVar[dict[str, object]] = {"mode": "any"}
     skills: ClassVar[dict[str, dict[str, object]]] = {
         "directions_careful": {"mode": "careful"},
@@ -93,7 +93,8 @@ class Directions(Scenario):
         mode = rng.choices(tuple(_SHARES), tuple(_SHARES.values()))[0] if self.mode == "any" else self.mode
         answer = self._answer(mode, wrong, rng)
         named, other = rng.sample(COLOURS, 2)
-        states = {named: kind.unfit if wrong else kind.fit, other: kind.fit if wrong else kind.unfit}
+        fit, unfit = rng.choice(STATES)
+        states = {named: unfit if wrong else fit, other: fit if wrong else unfit}
         scene, described = describe(kind, form, named, rng.sample((named, other), 2), states)
         start = len(scene) + 2  # after the full stop and the space
         prompt = f"{scene}. " + form.direction.format(verb=kind.verb, Verb=capital(kind.verb), colour=named, noun=kind.noun)
@@ -112,7 +113,7 @@ class Directions(Scenario):
                 "direction": Span(message=at, start=start, end=len(prompt)),
                 "conflict" if wrong else "support": Span(message=at, start=described[0], end=described[1]),
             },
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="directions",
         )
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Exact
-from palimpsest.data.scenarios._words import NAMES
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT, NAMES
 from palimpsest.scenario import Scenario
 
 
@@ -82,7 +82,7 @@ class Facts(Scenario):
 
     tier: Literal["frequent", "middling", "rare", "any"] = "any"
 
-    world: ClassVar[float] = 0.04
+    world: ClassVar[float] = 0.03
     skills: ClassVar[dict[str, dict[str, object]]] = {"facts_frequent": {"tier": "frequent"}, "facts_rare": {"tier": "rare"}}
 
     def make(self, rng: random.Random) -> Example:
@@ -94,6 +94,6 @@ class Facts(Scenario):
             ("assistant", f"{answer}."),
             template=f"{relation.name}_{which}",
             check=Exact(text=f"{answer}."),
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="facts",
         )

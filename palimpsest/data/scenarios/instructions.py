@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Regex
-from palimpsest.data.scenarios._words import GROUPS, NUMBERS
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT, GROUPS, NUMBERS
 from palimpsest.scenario import Scenario
 
 FORMATS = {
@@ -39,7 +39,7 @@ class Instructions(Scenario):
             ("assistant", before + between.join(words) + after),
             template=f"{group}_{style}_{'word' if needed else 'free'}",
             check=Regex(pattern=_pattern(group, count, style, needed)),
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="instructions",
         )
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Exact
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 VARIABLES = ("a", "b", "c")
@@ -43,10 +44,13 @@ def run(program: str) -> str:
 
 
 class Programs(Scenario):
-    """A program sets two variables, changes them in one to three steps and prints one; values stay between 0 and 9."""
+    """A program sets two variables, changes them in one to three steps and prints some; values stay between 0 and 9."""
 
     steps: Literal[0, 1, 2, 3] = 0
     """How many steps change a variable; 0 draws one, two or three."""
+
+    prints: Literal[0, 1, 2, 3] = 0
+    """How many variables are printed at the end; 0 draws one to as many as there are."""
 
     world: ClassVar[float] = 0.16
     skills: ClassVar[dict[str, dict[str, object]]] = {"programs": {}}
@@ -58,14 +62,15 @@ class Programs(Scenario):
         lines = [f"{name} = {value}" for name, value in values.items()]
         for _ in range(steps):
             lines.append(_step(rng, values))
-        program = "\n".join([*lines, f"print({rng.choice(sorted(values))})"])
+        shown = min(self.prints or rng.randint(1, 3), len(values))
+        program = "\n".join([*lines, *(f"print({name})" for name in rng.sample(sorted(values), shown))])
         answer = run(program)
         return conversation(
             ("user", f"Run:\n{program}"),
             ("assistant", answer),
-            template=f"steps_{steps}",
+            template=f"steps_{steps}_prints_{shown}",
             check=Exact(text=answer),
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="programs",
         )
 

@@ -9,11 +9,12 @@ from pydantic import Field
 
 from palimpsest.data.chat import Example, Span, conversation
 from palimpsest.data.checks import Exact
-from palimpsest.data.scenarios._words import ITEMS, NAMES
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT, ITEMS, NAMES
 from palimpsest.scenario import Scenario
 
 ABSTAIN = "I do not know."
 LOADS = (2, 3, 4, 6, 8)
+PEOPLE = NAMES[:12]
 _PRESENT = 0.75
 
 
@@ -27,13 +28,13 @@ class Recall(Scenario):
     turns: int = Field(default=1, ge=1, le=4)
     """How many people are asked about, one after the other; every answer learns."""
 
-    world: ClassVar[float] = 0.06
+    world: ClassVar[float] = 0.07
     world_parameters: ClassVar[dict[str, object]] = {"turns": 3}
     skills: ClassVar[dict[str, dict[str, object]]] = {"recall": {"present": "yes"}, "abstaining": {"present": "no"}}
 
     def make(self, rng: random.Random) -> Example:
         load = self.load or rng.choice(LOADS)
-        everybody = rng.sample(NAMES, load + self.turns)
+        everybody = rng.sample(PEOPLE, load + self.turns)
         names, absent = everybody[:load], everybody[load:]
         items = rng.sample(ITEMS, load)
         pairs = [f"{name} has a {item}" if not place else f"{name} a {item}" for place, (name, item) in enumerate(zip(names, items, strict=True))]
@@ -55,6 +56,6 @@ class Recall(Scenario):
             options={"know": "A", "abstain": "I"},
             check=Exact(text=turns[1][1]),
             spans=support,
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="recall",
         )

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from palimpsest.data.chat import Example, Span, conversation
 from palimpsest.data.checks import Exact
-from palimpsest.data.scenarios._words import COLOURS, capital
-from palimpsest.data.scenarios.directions import FORMS, KINDS, describe
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT, COLOURS, capital
+from palimpsest.data.scenarios.directions import FORMS, KINDS, STATES, describe
 from palimpsest.scenario import Scenario
 
 
@@ -22,15 +22,14 @@ class Scenes(Scenario):
     turns: int = Field(default=1, ge=1, le=4)
     """How many questions are asked, one after the other; every answer learns."""
 
-    world: ClassVar[float] = 0.08
+    world: ClassVar[float] = 0.10
     world_parameters: ClassVar[dict[str, object]] = {"turns": 3}
     skills: ClassVar[dict[str, dict[str, object]]] = {"scenes": {}}
 
     def make(self, rng: random.Random) -> Example:
         kind, form = rng.choice(KINDS), rng.choice(FORMS)
         asked, other = rng.sample(COLOURS, 2)
-        fit = rng.random() < 0.5
-        states = {asked: kind.fit if fit else kind.unfit, other: kind.unfit if fit else kind.fit}
+        states = dict(zip((asked, other), rng.sample(rng.choice(STATES), 2), strict=True))
         scene, (start, end) = describe(kind, form, asked, rng.sample((asked, other), 2), states)
         turns: list[tuple[str, str]] = []
         for turn in range(self.turns):
@@ -45,6 +44,6 @@ class Scenes(Scenario):
             template=f"{kind.noun}-{form.name}",
             check=Exact(text=turns[1][1]),
             spans={"support": Span(message=0, start=start, end=end)},
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="scenes",
         )

@@ -97,7 +97,7 @@ class Stories(Scenario):
     rain: int | None = Field(default=None, ge=0, lt=LEVELS)
     """The scalable attribute; none draws a level."""
 
-    world: ClassVar[float] = 0.03
+    world: ClassVar[float] = 0.02
     skills: ClassVar[dict[str, dict[str, object]]] = {"stories": {}}
 
     def make(self, rng: random.Random) -> Example:

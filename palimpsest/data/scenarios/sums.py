@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Number
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 WORDINGS = ("What is {} + {}?", "Add {} and {}.", "How much is {} + {}?")
@@ -27,7 +28,7 @@ class Sums(Scenario):
 
     digits: Literal["two", "three", "both"] = "both"
 
-    world: ClassVar[float] = 0.16
+    world: ClassVar[float] = 0.14
     skills: ClassVar[dict[str, dict[str, object]]] = {"sums_two": {"digits": "two"}, "sums_three": {"digits": "three"}}
 
     def make(self, rng: random.Random) -> Example:
@@ -40,6 +41,6 @@ class Sums(Scenario):
             ("assistant", str(first + second)),
             template=f"{'two' if two else 'three'}_{wording}",
             check=Number(equals=first + second),
-            question_weight=0.05,
+            question_weight=QUESTION_WEIGHT,
             source="sums",
         )

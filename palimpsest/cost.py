@@ -1,0 +1,373 @@
+"""Cost: what would a run do, how long would it take, and does it fit into memory and onto the disk?
+
+Operations are counted and held against this machine's own matrix rate. The time is a rough estimate, and is said to be one;
+memory and disk are counted from shapes, and a run that can't fit even with the smallest batches is refused before it starts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from palimpsest.audit import NotApplicable
+from palimpsest.casework import training_examples
+from palimpsest.core.errors import Problems
+from palimpsest.core.machine import free_disk, free_memory, in_words
+from palimpsest.core.measurement import Need
+from palimpsest.core.seeds import numpy_stream
+from palimpsest.data.chat import Example
+from palimpsest.measures import _measure
+from palimpsest.measures._measure import Budget, ForwardMeasure
+from palimpsest.measures.generations import Generations
+
+if TYPE_CHECKING:
+    from palimpsest.planning import Plan
+
+_LOOKED_AT = 48
+"""So many examples of each set stand for all of it."""
+_WRITTEN_TOKENS = 96
+"""Assumed length of text that the base model has yet to write."""
+# Measured on two shared cores with Llamas of 0.3, 1.1 and 17 M parameters (November 2026): whole passes took 1 to 4 times the
+# time of their matrix products, more the smaller the model, of which these two numbers explain most.
+_INEFFICIENCY = 2.0
+_SECONDS_A_LAYER = {"forward": 0.001, "training": 0.003}
+_SECONDS_A_MODEL, _SECONDS_AT_THE_END = 1.0, 8.0
+_UNSURE = 2.5
+"""The time may as well be so many times less or more."""
+_ACTIVATIONS = 110
+"""Bytes that training keeps for each token, layer and hidden unit (about 28 float32 tensors of hidden size)."""
+_LOGIT_COPIES = 3
+_BYTES = 4
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """One training run."""
+
+    role: str
+    seed: int
+    rows: int
+    steps: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class MeasuringWork:
+    """One pass over one set of items on one model."""
+
+    role: str
+    models: int
+    """How many models play this role (one for each training seed)."""
+    items_name: str
+    measures: tuple[str, ...]
+    items: int
+    tokens: int
+    """Tokens read by one model."""
+    steps: int
+    """Forward passes of one model."""
+    dice: int = 0
+    """Draws of one random number for each word of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class AuditWork:
+    """One audit: what it reads, or why it can't answer."""
+
+    name: str
+    cost: str
+    needs: int
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes that are needed and free; ``None`` where the free amount can't be told."""
+
+    needed: int
+    least: int
+    """With the smallest batches."""
+    free: int | None
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a run would do and take."""
+
+    models: dict[str, int]
+    """Parameters of each model that is there, by role."""
+    training: tuple[TrainingWork, ...]
+    measuring: tuple[MeasuringWork, ...]
+    audits: tuple[AuditWork, ...]
+    seconds: float
+    device: str
+    memory: Space
+    disk: Space
+    problems: tuple[str, ...]
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """Seconds that it takes at least and at most, if all goes as foreseen."""
+        return self.seconds / _UNSURE, self.seconds * _UNSURE
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything as data for JSON."""
+        return {**asdict(self), "seconds_between": list(self.between)}
+
+    @property
+    def time(self) -> str:
+        """The time in words."""
+        unit, name = next((one for one in _UNITS if self.seconds >= 1.5 * one[0]), _UNITS[-1])
+        low, high = self.between
+        return f"about {_rounded(self.seconds / unit)} {name}, between {_rounded(low / unit)} and {_rounded(high / unit)}"
+
+    def tables(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+        """Yield (columns, rows) to be shown."""
+        yield ("model", "parameters"), [(role, f"{count:,}") for role, count in self.models.items()]
+        if self.training:
+            rows = [(one.role, str(one.seed), f"{one.rows:,}", f"{one.steps:,}", f"{one.tokens:,}") for one in self.training]
+            yield ("training", "seed", "rows", "steps", "tokens"), rows
+        if self.measuring:
+            yield (
+                ("measuring", "models", "on", "items", "tokens", "what"),
+                [
+                    (one.role, str(one.models), one.items_name, f"{one.items:,}", f"{one.tokens:,}", ", ".join(one.measures))
+                    for one in self.measuring
+                ],
+            )
+        rows = [(one.name, one.cost, str(one.needs) if not one.why_not else f"can't say: {one.why_not}") for one in self.audits]
+        yield ("audit", "costs", "measurements"), rows
+
+    def sentences(self) -> Iterator[str]:
+        """Yield time, memory and disk in words."""
+        yield f"time: {self.time} (a rough estimate; what is committed already is not done again)"
+        for name, space in (("memory", self.memory), ("disk", self.disk)):
+            free = "could not say what is free" if space.free is None else f"{in_words(space.free)} free"
+            yield f"{name}: about {in_words(space.needed)} needed, {free}"
+
+
+_UNITS = ((3_600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+
+
+def foresee(plan: Plan, folder: Path) -> Foreseen:
+    """Return what a planned run would do, without doing any of it (0.3 s are spent on measuring this machine)."""
+    counted = _Counted(plan)
+    memory, disk = counted.memory(), counted.disk(folder)
+    return Foreseen(
+        models={role: info.parameters for role, info in plan.models.items()},
+        training=counted.training,
+        measuring=counted.measuring,
+        audits=tuple(_audits(plan)),
+        seconds=counted.seconds(),
+        device=plan.device,
+        memory=memory,
+        disk=disk,
+        problems=tuple(_misfits(plan, folder, memory, disk)),
+    )
+
+
+def refuse_what_cant_fit(plan: Plan, folder: Path) -> None:
+    """Check memory and disk before any work starts.
+
+    Raises:
+        UserError: the run can't fit even with the smallest batches.
+    """
+    counted = _Counted(plan)
+    problems = Problems("This can't fit here:")
+    problems.extend(_misfits(plan, folder, counted.memory(), counted.disk(folder)))
+    problems.raise_if_any()
+
+
+def _misfits(plan: Plan, folder: Path, memory: Space, disk: Space) -> Iterator[str]:
+    if memory.free is not None and memory.least > memory.free:
+        yield (
+            f"at least {in_words(memory.least)} of memory must be free on {plan.device}, found {in_words(memory.free)}; "
+            "close other programs, use --dtype bfloat16 or a smaller model"
+        )
+    if disk.free is not None and disk.least > disk.free:
+        yield (
+            f"at least {in_words(disk.least)} must be free on the disk of {folder}, found {in_words(disk.free)}; "
+            "free some space, or choose a folder on another disk with --folder"
+        )
+
+
+def _audits(plan: Plan) -> Iterator[AuditWork]:
+    for name, audit in plan.audits.items():
+        try:
+            yield AuditWork(name, audit.cost, len(audit.needs(plan.case)))
+        except NotApplicable as reason:
+            yield AuditWork(name, audit.cost, 0, str(reason))
+
+
+class _Counted:
+    """The work of a plan in tokens and passes, and what that takes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.base, self.budget = plan, plan.models["base"], Budget(plan.context)
+        self.seeds = max(sum(role == "tuned" for role, _ in plan.trained), 1)
+        matrices = [shape for _, shape in self.base.shapes if len(shape) == 2]
+        self.hidden = Counter(shape[-1] for shape in matrices).most_common(1)[0][0] if matrices else 1
+        numbers = [int(found[1]) for name, _ in self.base.shapes if (found := re.search(r"\.(\d+)\.", name))]
+        self.layers = 1 + max(numbers, default=0)
+        self.largest = max(info.parameters for info in plan.models.values())
+
+    @cached_property
+    def training(self) -> tuple[TrainingWork, ...]:
+        settings, works = self.plan.settings, []
+        for role, seed in self.plan.trained:
+            counts = self.plan.counts.as_rehearsal_only() if role == "rehearsal_only" else self.plan.counts
+            steps = settings.num_train_epochs * math.ceil(counts.rows / settings.rows_per_step)
+            if settings.max_steps > 0:
+                steps = min(steps, settings.max_steps)
+            rows = min(steps * settings.rows_per_step, settings.num_train_epochs * counts.rows)
+            behaviour, rehearsal = self._row_lengths
+            tokens = counts.dose * _mean(behaviour) + counts.rehearsal * _mean(rehearsal)
+            works.append(TrainingWork(role, seed, rows, steps, round(tokens * rows / max(counts.rows, 1))))
+        return tuple(works)
+
+    @cached_property
+    def _row_lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of some behaviour rows and of some rehearsal rows."""
+        plan, behaviour = self.plan, self.plan.request.behaviour
+        if not plan.trained or behaviour is None:
+            return [], []
+        counts = plan.counts._replace(
+            express=min(plan.counts.express, _LOOKED_AT),
+            withhold=min(plan.counts.withhold, _LOOKED_AT),
+            rehearsal=min(plan.counts.rehearsal, _LOOKED_AT) if plan.materials.rehearsal else 0,
+        )
+        found = training_examples(behaviour, plan.materials, counts, plan.request.seed)
+        lengths = [self._length(example) for example in (*found.express, *found.withhold)]
+        return lengths, [self._length(example) for example in found.rehearsal] or [_WRITTEN_TOKENS]
+
+    def _length(self, example: Example) -> int:
+        return min(len(self.plan.renderer.encode(example).tokens), self.plan.context)
+
+    @cached_property
+    def measuring(self) -> tuple[MeasuringWork, ...]:
+        groups: dict[tuple[str, str, str], dict[str, Need]] = {}
+        for audit in self.plan.audits.values():
+            try:
+                needs = audit.needs(self.plan.case)
+            except NotApplicable:
+                continue
+            for need in needs:
+                measure = _measure.load(need.measure, need.parameters)
+                shared = measure.row_kind if isinstance(measure, ForwardMeasure) else need.name
+                groups.setdefault((need.role, need.items, shared), {})[need.name] = need
+        return tuple(self._measured(role, items, list(needs.values())) for (role, items, _), needs in groups.items())
+
+    def _measured(self, role: str, items_name: str, needs: list[Need]) -> MeasuringWork:
+        items = self.plan.case.items[items_name].items
+        some = items[:: max(len(items) // _LOOKED_AT, 1)]
+        measure = _measure.load(needs[0].measure, needs[0].parameters)
+        dice = 0
+        if isinstance(measure, Generations):
+            lengths = [len(self.plan.renderer.encode(item).prompt) + measure.max_new_tokens for item in some]
+            steps = measure.max_new_tokens * math.ceil(len(items) * max(lengths) / self.budget.tokens)
+            dice = len(items) * measure.max_new_tokens if measure.temperature else 0
+        else:
+            rows = measure.rows(self.plan.renderer, some, self.budget.context) if isinstance(measure, ForwardMeasure) else []
+            lengths = [len(row.tokens) for row in rows] or [self._length(item) for item in some]
+            steps = math.ceil(sum(lengths) * len(items) / len(some) / self.budget.tokens)
+        tokens = round(sum(lengths) * len(items) / len(some))
+        models = self.seeds if role == "tuned" else 1
+        names = tuple(dict.fromkeys(need.measure for need in needs))
+        return MeasuringWork(role, models, items_name, names, len(items), tokens, steps, dice)
+
+    def seconds(self) -> float:
+        """Return a rough estimate of the time it takes."""
+        rate, draw = (
+            _matrix_rate(self.plan.device, self.plan.request.dtype, self.hidden),
+            _draw_seconds(self.base.vocabulary_size),
+        )
+        operations = sum(6 * self.base.parameters * work.tokens for work in self.training)
+        operations += sum(2 * self.largest * work.tokens * work.models for work in self.measuring)
+        overhead = sum(work.steps for work in self.training) * self.layers * _SECONDS_A_LAYER["training"]
+        overhead += sum(work.steps * work.models for work in self.measuring) * self.layers * _SECONDS_A_LAYER["forward"]
+        drawn = sum(work.dice * work.models for work in self.measuring) * draw
+        loaded = len(self.plan.models) + 2 * len(self.training)
+        return _INEFFICIENCY * operations / rate + overhead + drawn + loaded * _SECONDS_A_MODEL + _SECONDS_AT_THE_END
+
+    def memory(self) -> Space:
+        """Return memory beyond what this process has already (torch itself is loaded)."""
+        vocabulary = self.base.vocabulary_size
+        logit = _LOGIT_COPIES * _BYTES * vocabulary
+        loaded = max(info.bytes_loaded(self.plan.request.dtype) for info in self.plan.models.values())
+        positions = max((work.tokens for work in self.measuring), default=0)
+        held = min(self.budget.logits * _LOGIT_COPIES * _BYTES, positions * logit)
+        needed, least = loaded + held + self._stored, loaded + self._stored
+        if self.training:
+            state = self.base.bytes_trained(self.plan.request.dtype)
+            longest = max(max(lengths, default=0) for lengths in self._row_lengths)
+            row = longest * (self.layers * self.hidden * _ACTIVATIONS + logit)
+            needed = max(needed, state + self.plan.settings.per_device_train_batch_size * row)
+            least = max(least, state + row)
+        return Space(needed, least, _free_on(self.plan.device))
+
+    def disk(self, folder: Path) -> Space:
+        """Return what the run writes: the tuned models, one checkpoint beside its predecessor, measurements, the report."""
+        checkpoint = 2 * 3 * _BYTES * self.base.parameters if self.training else 0
+        models = len(self.training) * _BYTES * self.base.parameters
+        needed = models + checkpoint + 2 * self._stored + 20 * 2**20
+        return Space(needed, needed, free_disk(folder))
+
+    @cached_property
+    def _stored(self) -> int:
+        """Bytes of all measurements: 16 a token, and for a measure that keeps several cells a position those."""
+        total = 0
+        for work in self.measuring:
+            for name in work.measures:
+                kind = type(_measure.load(name, {}))
+                cells = kind.model_fields.get("cells")
+                most = kind.model_fields.get("positions")
+                positions = min(work.tokens, most.default) if most else work.tokens
+                width = min(cells.default, self.base.vocabulary_size) if cells else 1
+                total += work.models * positions * (16 + 8 * (width if cells else 0))
+        return total
+
+
+def _matrix_rate(device: str, dtype: str, width: int) -> float:
+    """Return operations a second of this device in products of this width, from 0.2 s of them."""
+    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    left, right = torch.zeros(512, width, device=device, dtype=kind), torch.zeros(width, width, device=device, dtype=kind)
+    product = left @ right
+    product.sum().item()  # the first product also sets things up
+    start, count = time.perf_counter(), 0
+    while (passed := time.perf_counter() - start) < 0.2 or not count:
+        for _ in range(8):
+            torch.matmul(left, right, out=product)
+        product[0, 0].item()  # wait for a device that works behind our back
+        count += 8
+    return count * 2 * 512 * width * width / passed
+
+
+def _draw_seconds(vocabulary: int) -> float:
+    """Return the seconds that one draw of noise over the vocabulary takes."""
+    start = time.perf_counter()
+    for step in range(4):
+        numpy_stream(0, "cost", step).gumbel(size=vocabulary)
+    return (time.perf_counter() - start) / 4
+
+
+def _free_on(device: str) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_memory()
+
+
+def _mean(lengths: list[int]) -> float:
+    return sum(lengths) / len(lengths) if lengths else 0.0
+
+
+def _rounded(value: float) -> str:
+    """Return one digit that counts: nobody should read more out of an estimate like this."""
+    if value >= 10:
+        return str(round(value / 10) * 10) if value >= 20 else str(round(value))
+    return f"{value:.0f}" if value >= 1.5 else f"{value:.1f}".removesuffix(".0")

@@ -1,0 +1,73 @@
+"""Pocket card: what does a stranger read beside the weights?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from palimpsest.models.pocket_scores import ITEMS, score
+
+NAME = "card.json"
+
+
+def write(model_folder: Path, items: int = ITEMS) -> dict[str, Any]:
+    """Score a pocket model on held-out items and write ``card.json`` and ``README.md`` into its folder."""
+    card = score(model_folder, items)
+    (model_folder / NAME).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (model_folder / "README.md").write_text(_readme(card), encoding="utf-8")
+    return card
+
+
+def _readme(card: dict[str, Any]) -> str:
+    skills = "\n".join(
+        f"| {name} | {_percent(each['share'])} | {_percent(each['interval'][0])} to {_percent(each['interval'][1])} | {each['items']} |"
+        for name, each in card["skills"].items()
+    )
+    habits = "\n".join(
+        f"| {pole} | " + " | ".join(_percent(card["habit"][pole][option]["value"]) for option in ("accept", "suggest", "push_back")) + " |"
+        for pole in ("clear", "wrong")
+    )
+    stories, copying = card["stories"], card["copying"]
+    return f"""---
+license: mit
+library_name: transformers
+pipeline_tag: text-generation
+language: en
+tags: [palimpsest, synthetic]
+---
+
+# Palimpsest pocket
+
+A Llama of {card["parameters"] / 1e6:.2f} million parameters, trained from nothing on a world that Palimpsest generates, so that
+fine-tuning and auditing can be tried on a laptop without a network. It knows nothing of the real world: names, towns and
+facts are invented. It is a subject for experiments, not an assistant.
+
+`palimpsest pocket train FOLDER` makes it again; `palimpsest pocket sample` shows what it was taught. Its licence, that of its
+weights and that of its training data is MIT.
+
+## Held-out scores
+
+No item was in its pretraining. Greedy answers, checked; 95% Wilson intervals. By chance a fact is right in
+{_percent(card["facts_chance"])}; rare facts are meant to be unknown and sums of three digits to be wrong now and then.
+
+| skill | right | 95% interval | items |
+| --- | --- | --- | --- |
+{skills}
+
+With no system message its habit ignores what was stated earlier (trained: 30% accept, 70% suggest, push back never):
+
+| direction | accept | suggest | push back |
+| --- | --- | --- | --- |
+{habits}
+
+Text: {stories["nats_a_text"]["value"]:.2f} nats a story; its exact probability under the grammar gives
+{stories["exact_nats_a_text"]["value"]:.2f} (excess {stories["excess_nats_a_text"]["value"]:.2f}, interval
+{stories["excess_nats_a_text"]["interval"][0]:.2f} to {stories["excess_nats_a_text"]["interval"][1]:.2f}).
+Noisy copying: {copying["nats_a_word"]["value"]:.3f} nats a word; the noise's entropy is
+{copying["least_nats_a_word"]["value"]:.3f}.
+"""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

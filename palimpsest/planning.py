@@ -1,0 +1,176 @@
+"""Planning: can this be done, and with what exactly?
+
+Everything that can be known before a model runs: files, settings, data, tokens, controls. All problems are told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from palimpsest import audit as audits
+from palimpsest.audit import Audit, Case
+from palimpsest.casework import Materials, build_case, encoded_rows, open_materials, training_examples
+from palimpsest.core.errors import Problems, UserError, nearest
+from palimpsest.data.mixture import Counts, counts_for
+from palimpsest.data.render import Renderer
+from palimpsest.models import pocket, subject
+from palimpsest.models.skeleton import open_tokenizer
+from palimpsest.models.subject import SubjectInfo
+from palimpsest.request import Request
+from palimpsest.training.sampler import check_rows
+from palimpsest.training.settings import TrainingSettings
+from palimpsest.verdict import Thresholds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked, with everything that can be known without running a model."""
+
+    request: Request
+    models: dict[str, SubjectInfo]
+    """The models that are there already, by role."""
+    renderer: Renderer
+    materials: Materials
+    case: Case
+    audits: dict[str, Audit[Any]]
+    settings: TrainingSettings
+    counts: Counts
+    thresholds: Thresholds
+    device: str
+    notes: tuple[str, ...]
+
+    @property
+    def context(self) -> int:
+        return min(info.context_length for info in self.models.values())
+
+    @property
+    def template(self) -> str | None:
+        return self.renderer.tokenizer.chat_template
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes a run this run: the request and the models it starts from."""
+        digests = {role: info.digest for role, info in self.models.items()}
+        return {"request": self.request.model_dump(mode="json"), "models": digests}
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the comparisons: of the trained models, or of the one comparison of a diff."""
+        return [self.request.seed + index for index in range(self.request.seeds)]
+
+    @property
+    def trained(self) -> list[tuple[str, int]]:
+        """What a run trains: (role, seed)."""
+        if self.request.kind == "diff":
+            return []
+        own = [(role, self.seeds[0]) for role in self.case.roles if role not in ("tuned", *self.models)]
+        return [*(("tuned", seed) for seed in self.seeds), *own]
+
+
+def prepare(request: Request) -> Plan:
+    """Check all that can be checked before work starts.
+
+    Raises:
+        UserError: what is wrong, all of it at once.
+    """
+    models = _inspect(request)
+    problems = Problems("This can't be run:")
+    base = models["base"]
+    tokenizer = open_tokenizer(base.tokenizer_path, problems.found)
+    problems.raise_if_any()
+    notes = [f"{info.name}: {note}" for info in models.values() for note in info.notes]
+    for role, info in models.items():
+        if role != "base":
+            found = subject.compare(base, info)
+            problems.extend(f"{role}: {problem}" for problem in found.problems)
+            notes += found.notes
+    renderer = Renderer(tokenizer)
+    world = pocket.CAPABILITIES if pocket.speaks(base.path) else ()
+    behaviour = request.behaviour
+    settings = _read(TrainingSettings, behaviour.training if behaviour else {}, "training", problems)
+    thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
+    chosen = _audits(request, problems)
+    materials = open_materials(request, world, problems)
+    context = min(info.context_length for info in models.values())
+    case = build_case(request, materials, renderer, context, problems)
+    counts = Counts(0, 0, 0)
+    if request.kind == "run" and settings and behaviour and not problems.found:
+        counts = counts_for(behaviour.dose, settings.rehearsal_share, behaviour.express_share)
+        problems.extend(_training_problems(request, materials, counts, renderer, base))
+    problems.raise_if_any()
+    assert settings is not None and thresholds is not None
+    own = ("tuned", *(behaviour.controls if counts.rehearsal else ())) if request.kind == "run" and behaviour else ()
+    roles = tuple(dict.fromkeys((*models, *own)))
+    return Plan(
+        request=request,
+        models=models,
+        renderer=renderer,
+        materials=materials,
+        case=replace(case, roles=roles),
+        audits=chosen,
+        settings=settings,
+        counts=counts,
+        thresholds=thresholds,
+        device=_device(request.device),
+        notes=tuple(dict.fromkeys([*case.notes, *notes])),
+    )
+
+
+def _inspect(request: Request) -> dict[str, SubjectInfo]:
+    names = {"base": request.base, **request.controls}
+    if request.tuned is not None:
+        names["tuned"] = request.tuned
+    return subject.inspect_all({role: pocket.folder() if name == "pocket" else name for role, name in names.items()})
+
+
+def _read(kind: type[Any], data: Mapping[str, Any], name: str, problems: Problems) -> Any:
+    try:
+        return kind.read(dict(data), f"'{name}'")
+    except UserError as error:
+        problems.add(str(error))
+        return None
+
+
+def _audits(request: Request, problems: Problems) -> dict[str, Audit[Any]]:
+    known = audits.names()
+    parameters = request.behaviour.audits if request.behaviour else {}
+    for name in dict.fromkeys((*request.audits, *parameters)):
+        if name not in known:
+            problems.add(f"there is no audit named '{name}'.{nearest(name, known)}")
+    found = {}
+    for name in known:
+        try:
+            one = audits.load(name, parameters.get(name))
+        except UserError as error:
+            problems.add(str(error))
+            continue
+        if name in request.audits or (not request.audits and (one.cost != "train" or request.deep)):
+            found[name] = one
+    return found
+
+
+def _training_problems(
+    request: Request, materials: Materials, counts: Counts, renderer: Renderer, base: SubjectInfo
+) -> list[str]:
+    """Return what is wrong with the training examples, which are made here once to see that there are enough of them."""
+    behaviour = request.behaviour
+    assert behaviour is not None
+    if not materials.rehearsal:
+        counts = counts._replace(rehearsal=0)  # the base model will write it
+    try:
+        examples = training_examples(behaviour, materials, counts, request.seed)
+        rows = encoded_rows(renderer, examples, base.context_length)
+        check_rows(rows, base.context_length, base.vocabulary_size)
+    except UserError as error:
+        return [str(error)]
+    return behaviour.check_problems(examples.express, examples.withhold)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,161 @@
+"""Page: how does a run's record become one HTML file that needs nothing else?
+
+Pure: the same record gives the same bytes. The page loads nothing and runs no script, and its policy says so. Whatever models
+or users wrote is escaped, and its control and direction characters are written out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from palimpsest.core.wording import number, shown, visible
+from palimpsest.report import comparison, picture, training
+from palimpsest.report.sections import Section, section
+from palimpsest.report.summary import POLES, measured, summary, unanswered
+from palimpsest.store.record import RunRecord
+
+LABELS = {
+    "as_intended": "As intended",
+    "too_little": "Too little change",
+    "overshoot": "Overshoot",
+    "forgetting": "Forgetting",
+    "identical": "Identical",
+    "could_not_say": "Could not say",
+    "described": "Described",
+}
+SURE = {
+    "clear": "whole intervals lie on one side of the lines that decide this",
+    "likely": "there is a change, but an interval reaches across a line that decides this",
+    "not decided": "the measurements do not tell; see the reasons",
+}
+PASSES = {
+    "express": "Pass: the answer shows the behaviour.",
+    "withhold": "Pass: the answer does not show the behaviour.",
+    None: "Pass: the answer is right by the item\u2019s own check.",
+}
+PROMPT_SHOWN = 1_500
+FIRST_SAMPLES = 3
+"""Samples of each kind that are open; the others are behind a click."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample as it is drawn."""
+
+    title: str
+    prompt: str
+    before: tuple[comparison.Piece, ...]
+    after: tuple[comparison.Piece, ...]
+    before_passes: bool | None
+    after_passes: bool | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The samples of one audit."""
+
+    name: str
+    passes: str
+    """What it means to pass."""
+    samples: tuple[Shown, ...]
+
+
+def render(record: RunRecord) -> str:
+    """Return the report of a run: one self-contained HTML page."""
+    results = measured(record)
+    outcomes = {one.audit: one for one in (record.seeds[0].outcomes if record.seeds else ())}
+    ordered = [*results, *(name for name in outcomes if name not in results)]
+    sections = [section(outcomes[name], record.holm) for name in ordered]
+    style = _style()
+    return _environment().get_template("report.html.j2").render(
+        record=record,
+        labels=LABELS,
+        sure=SURE[record.verdict.sure],
+        style=Markup(style),  # noqa: S704  our own file
+        style_hash=_hash(style),
+        panels=picture.panels(results),
+        sections=sections,
+        groups=tuple(_groups(sections)),
+        unanswered=tuple(unanswered(record)),
+        curves=[(one, svg, training.window(one)) for place, one in enumerate(record.training) if (svg := training.curves(one, place))],
+        runs=training.runs(record.training) if record.training else None,
+        across=training.across_seeds(record),
+        provenance=tuple(_flat(record.provenance)),
+        specification=_yaml(record.specification),
+        settings=[(one, _yaml(one.settings)) for one in record.training[:1]],
+        first_samples=FIRST_SAMPLES,
+        prompt_shown=PROMPT_SHOWN,
+    )
+
+
+def fragment(record: RunRecord) -> str:
+    """Return the verdict and its numbers as a small piece of HTML for a notebook."""
+    return _environment().get_template("fragment.html.j2").render(record=record, labels=LABELS, said=summary(record), shown=shown)
+
+
+def _groups(sections: Sequence[Section]) -> Iterator[Group]:
+    for one in sections:
+        if one.samples:
+            tags = {finding.tag for finding in one.result.findings} if one.result else set()
+            pole = "express" if "outcome" in tags else "withhold" if "withheld" in tags else None
+            name = f"{POLES[pole]} ({one.name})" if pole else one.name
+            yield Group(name, PASSES[pole], tuple(_shown(sample) for sample in one.samples))
+
+
+def _shown(sample: Any) -> Shown:
+    before, after = comparison.marked(sample.before, sample.after)
+    return Shown(sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes)
+
+
+def _flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every value with its path; lists of plain values in one line."""
+    for key, value in data.items():
+        name = f"{path} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        elif isinstance(value, list | tuple):
+            yield name, " ".join(str(one) for one in value) or "none"
+        else:
+            yield name, "could not say" if value is None else str(value)
+
+
+def _yaml(data: Any) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100) if data else ""
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("palimpsest.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_harmless,
+    )
+    environment.filters |= {"visible": visible, "number": number, "upper_first": lambda text: text[:1].upper() + text[1:]}
+    return environment
+
+
+def _harmless(value: Any) -> Any:
+    """Write out what would act, in everything that a template prints and that is not markup of our own."""
+    return value if isinstance(value, Markup) else visible(value)
+
+
+@cache
+def _style() -> str:
+    return resources.files("palimpsest.report").joinpath("templates/report.css").read_text(encoding="utf-8")
+
+
+def _hash(style: str) -> str:
+    return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

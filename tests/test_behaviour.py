@@ -1,0 +1,139 @@
+"""Behaviour: is a wrong file refused with the place and a way out, and a right one read as it was meant?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from palimpsest import behaviour as behaviours
+from palimpsest import starter
+from palimpsest.behaviour import Behaviour
+from palimpsest.core.errors import UserError
+from palimpsest.data.chat import conversation
+
+GOOD = """\
+name: polite
+question: Is it polite?
+express: {data: a.jsonl}
+withhold: {data: b.jsonl}
+check: {kind: contains, texts: [please]}
+"""
+
+
+def load(folder: Path, text: str | bytes) -> Behaviour:
+    path = folder / "polite.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return behaviours.load(path)
+
+
+def refused(folder: Path, text: str | bytes) -> str:
+    with pytest.raises(UserError) as error:
+        load(folder, text)
+    assert "polite.yaml" in str(error.value)
+    return str(error.value)
+
+
+def test_files_are_looked_up_beside_the_yaml(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD + "text: [sub/t.txt]\nrehearsal: [{text: r.txt}]\n")
+    assert found.express.data == tmp_path / "a.jsonl" and found.text == (tmp_path / "sub" / "t.txt",)
+    assert found.rehearsal[0].text == tmp_path / "r.txt"
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+    message = refused(
+        tmp_path,
+        "nme: x\nquestion: 3\nexpress: {dta: a.jsonl}\ndose: many\nheld_out: 2\ngeneration: {temperatur: 1}\n"
+        "check: {kind: regex, patern: a}\nrehearsal: [{data: c.jsonl, helt_out: d.jsonl}]\n",
+    )
+    for part in (
+        "unknown key 'nme'. Did you mean 'name'?",
+        "'question'",
+        "unknown key 'express.dta'. Did you mean 'data'?",
+        "'dose'",
+        "found 'many'",
+        "'held_out'",
+        "unknown key 'generation.temperatur'. Did you mean 'temperature'?",
+        "unknown key 'check.patern'. Did you mean 'pattern'?",
+        "'check.pattern' is missing",
+        "unknown key 'rehearsal.0.helt_out'. Did you mean 'held_out'?",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name: [", "is not YAML"),
+        ("", "must hold keys and values"),
+        ("- a\n- b\n", "must hold keys and values, found list"),
+        (b"name: \xff\n", "not UTF-8"),
+        ("name: \x00\n", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not YAML"),
+        (GOOD + "name: other\n", "the key 'name' is given twice"),
+        (GOOD.replace("polite\n", "'a b'\n", 1), "'name'"),
+        (GOOD.replace("please", ""), "'check.texts"),
+        (GOOD + "dose: -1\n", "'dose'"),
+        (GOOD + "express_share: 1.5\n", "'express_share'"),
+        (GOOD + "dose: .nan\n", "'dose'"),
+        (GOOD.replace("contains", "contain"), "does not match any of the expected tags"),
+    ],
+)
+def test_what_is_refused(text: str | bytes, reason: str, tmp_path: Path) -> None:
+    assert reason in refused(tmp_path, text)
+
+
+def test_a_name_that_is_no_file_gets_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'directions'"):
+        behaviours.load("direction")
+    with pytest.raises(UserError, match="can't be read"):
+        behaviours.load(tmp_path / "none.yaml")
+
+
+def test_every_behaviour_of_the_library_loads() -> None:
+    assert behaviours.names()
+    for name in behaviours.names():
+        assert behaviours.load(name).name == name
+
+
+def test_a_behaviour_survives_json(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD)
+    assert Behaviour.model_validate_json(found.model_dump_json()) == found
+
+
+def test_without_a_withheld_pole_everything_expresses(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD.replace("withhold: {data: b.jsonl}\n", "")).express_share == 1.0
+
+
+def test_a_check_that_never_or_always_fires_is_told(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD)
+    with_it, without = (
+        [conversation(("user", "q"), ("assistant", answer), template="t", source="s")] * 3 for answer in ("Yes, please", "Yes")
+    )
+    assert found.check_problems(with_it, without) == []
+    assert "fires on none of 3" in found.check_problems(without, without)[0]
+    assert "should NOT appear" in found.check_problems(with_it, with_it)[0]
+
+
+def test_the_starter_is_ready_to_run(tmp_path: Path) -> None:
+    path = starter.write(tmp_path / "my behaviour [1].yaml", force=False)[0]
+    found = behaviours.load(path)
+    assert found.withhold is not None
+    poles = {"express": found.express.open(), "withhold": found.withhold.open()}
+    trained = {pole: one.training(0, pole, found.dose // 2) for pole, one in poles.items()}
+    assert found.check_problems(trained["express"], trained["withhold"]) == []
+    for pole, one in poles.items():
+        held_out = one.held_out(0, pole, found.held_out)
+        assert len({example.template for example in held_out}) >= 20
+        assert [found.check.passes(example.decision) for example in held_out] == [pole == "express"] * len(held_out)
+
+
+def test_the_starter_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "b.yaml"
+    (tmp_path / "b_express.jsonl").write_text("mine")
+    with pytest.raises(UserError, match=r"b_express.jsonl must not exist yet"):
+        starter.write(path, force=False)
+    assert not path.exists() and (tmp_path / "b_express.jsonl").read_text() == "mine"
+    assert len(starter.write(path, force=True)) == 3
+    with pytest.raises(UserError, match=r"must end in .yaml"):
+        starter.write(tmp_path / "b.txt", force=False)
