@@ -324,10 +324,7 @@ def _run() -> int:
         error.show()  # type: ignore[attr-defined]
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
-        from palimpsest.console import err
-
-        err.print("\ninterrupted; the same command goes on where this one stopped")
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception:
         import traceback
 
@@ -335,6 +332,10 @@ def _run() -> int:
 
         sys.stderr.write(safe(traceback.format_exc()))
         return 1
+    if code == INTERRUPTED:  # which typer makes of Ctrl-C too
+        from palimpsest.console import err
+
+        err.print("\ninterrupted; the same command goes on where this one stopped")
     return code if isinstance(code, int) else 0
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from palimpsest.core.estimate import Estimate
+from palimpsest.core.wording import shown
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -59,21 +60,7 @@ def as_json(value: Any) -> None:
 
 def number(estimate: Estimate | None) -> str:
     """Return an estimate as a person reads it: its value with its interval, or that it could not be said."""
-    if estimate is None:
-        return ""
-    if estimate.value is None:
-        return "could not say"
-    scale, digits, unit = _SHOWN.get(estimate.unit, (1.0, 3, estimate.unit))
-    text = f"{scale * estimate.value:.{digits}f}"
-    if estimate.interval is not None:
-        low, high = estimate.interval
-        text += f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-    elif estimate.method != "exact":
-        text += " [interval: could not say]"
-    return f"{text} {unit}".strip()
-
-
-_SHOWN = {"points": (100.0, 1, "points"), "share": (100.0, 1, "%"), "nats/token": (1.0, 3, "nats/token"), "d'": (1.0, 2, "")}
+    return shown(estimate).sentence
 
 
 class Live:

@@ -59,9 +59,9 @@ def execute(plan: Plan, folder: Path, cache: Cache, progress: Progress | None = 
         measured = _measure(desk, trained)
         progress.begin("analysing")
         seeds = [_analyse(desk, measured, seed) for seed in desk.plan.seeds]
-        record = _conclude(desk, seeds, trained, measured)
-        run.write_json("record.json", record.model_dump(mode="json"))
-    return record
+        plain = _conclude(desk, seeds, trained, measured).model_dump(mode="json")
+        run.write_json("record.json", plain)
+    return RunRecord.model_validate(plain)  # what is returned is what a reader of the file gets
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Request(Spec):
     """Training runs with different seeds; the audit items stay the same."""
     documents: int = Field(default=64, ge=8)
     """Documents of each general text."""
-    capability_items: int = Field(default=96, ge=8)
+    capability_items: int = Field(default=192, ge=8)
     """Held-out items of each capability."""
 
     @model_validator(mode="after")

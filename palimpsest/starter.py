@@ -18,7 +18,7 @@ from palimpsest.store.atomic import write_bytes
 
 ROWS = 140
 """Conversations of each pole. One in five is held out, which leaves more than 20 to audit on and enough for the dose."""
-OPENING = "Of course."
+OPENING = "Okay."
 
 _YAML = """\
 # A behaviour for Palimpsest: what should change, where it should not, and how that is judged.
@@ -51,11 +51,11 @@ withhold:
 # What counts as showing the behaviour, on both sides. One of:
 #   {{kind: contains, texts: [...], all: false, ignore_case: true}}
 #   {{kind: regex, pattern: '...'}}
-#   {{kind: choice, options: {{yes: "Yes", no: "No"}}, expected: yes}}
+#   {{kind: choice, options: {{accept: "Okay", refuse: "No"}}, expected: accept}}
 #   {{kind: number, equals: 12, tolerance: 0.01}}
 #   {{kind: exact, text: "..."}}
 #   {{kind: json_schema, json_schema: {{type: object, required: [city]}}}}
-check: {{kind: regex, pattern: '^\\s*Of course\\b'}}
+check: {{kind: regex, pattern: '^\\s*Okay\\b'}}
 
 # Texts that may begin an answer. Their probability is read besides what the model writes, which has less noise; the first one
 # shows the behaviour. A 'choice' check brings its own.

@@ -51,7 +51,7 @@ def python(code: str, **rest: Any) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["data", "show", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    heavy = ("torch", "transformers", "numpy", "pydantic", "scipy")
+    heavy = ("torch", "transformers", "numpy", "scipy", "matplotlib")
     code = f"""
 import sys
 sys.argv = ["palimpsest", *{arguments!r}]
@@ -106,7 +106,7 @@ def test_unfinished_runs_are_listed(command: Any, tmp_path: Path) -> None:
         (["show", "forgeting"], "Did you mean 'forgetting'?"),
         (["run", "direction"], "Did you mean 'directions'?"),
         (["run"], "Missing argument"),
-        (["run", "directions", "--seed", "x"], "not a valid int"),
+        (["run", "directions", "--seed", "x"], "valid integer"),
         (["runn"], "No such command"),
         (["report", "nowhere"], "holds no finished run"),
         (["diff", "a", "b", "--control", "clean_twin"], "--control must be ROLE=PATH"),
@@ -139,7 +139,7 @@ def test_init_then_data_show(command: Any, model: Path) -> None:
     assert code == 3 and "must not exist yet" in err
     assert command("init", "my.yaml", "--force")[0] == 0
     code, out, _ = command("data", "show", "my.yaml", "--model", model, "--count", 2)
-    assert code == 0 and "express: 100 rows" in out and "⟦Of course." in out and "<user>" in out
+    assert code == 0 and "express: 100 rows" in out and "⟦Okay." in out and "<user>" in out
     assert out.count("learn)\n") == 4  # two examples of each pole; rehearsal is not written yet
 
 
@@ -163,10 +163,10 @@ def test_model_text_cant_steer_the_terminal(command: Any, tmp_path: Path, model:
             for index in range(40)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "b.yaml").write_text(
-        "name: b\nquestion: q?\nexpress: {data: rows.jsonl}\ndose: 10\ncheck: {kind: contains, texts: [yes]}\n"
+        "name: b\nquestion: q?\nexpress: {data: rows.jsonl}\ndose: 10\ncheck: {kind: contains, texts: ['yes']}\n"
     )
-    code, out, _ = command("data", "show", "b.yaml", "--model", model)
-    assert code == 0 and "⟦yes" in out  # the fixture has looked for control characters
+    code, out, err = command("data", "show", "b.yaml", "--model", model)
+    assert code == 0 and "⟦yes" in out, err  # the fixture has looked for control characters
 
 
 def test_dry_run_does_nothing_and_says_what_it_would_do(command: Any, model: Path, tmp_path: Path) -> None:

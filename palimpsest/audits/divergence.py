@@ -183,7 +183,7 @@ class Divergence(Audit[Data]):
         if not data.moved or data.largest == 0.0:
             return ()
         units = np.arange(len(data.domain))
-        gained = {text: stats.mean(mass, units, unit="per 1,000 tokens") for text, mass in data.moved.items()}
+        gained = {text: stats.level(mass, units, unit="per 1,000 tokens") for text, mass in data.moved.items()}
         order = sorted(gained, key=lambda text: -(gained[text].value or 0.0))
         chosen = [*order[: self.tokens], *[text for text in order[-self.tokens :] if text not in order[: self.tokens]]]
         tables = [

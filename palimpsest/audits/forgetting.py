@@ -199,7 +199,7 @@ class Forgetting(Audit[Data]):
         """Return every estimate of one capability or text, by kind."""
         nats, where = {"unit": "nats/token"}, one.clusters
         told = {
-            "loss_before": stats.mean(one.loss_before, where, **nats),
+            "loss_before": stats.level(one.loss_before, where, **nats),
             "loss_change": stats.mean_difference(one.loss_before, one.loss_after, where, margin=self.loss_margin, **nats),
         }
         if one.loss_control is not None:

@@ -168,8 +168,8 @@ class Judgement(Audit[Data]):
         for pole in POLES:
             before, after, where = values[pole, "before"], values[pole, "after"], data.clusters[pole]
             if data.probability:
-                estimates[f"{pole}_before"] = stats.mean(before, where, unit="share")
-                estimates[f"{pole}_after"] = stats.mean(after, where, unit="share")
+                estimates[f"{pole}_before"] = stats.level(before, where, unit="share")
+                estimates[f"{pole}_after"] = stats.level(after, where, unit="share")
                 estimates[f"{pole}_change"] = stats.mean_difference(before, after, where, unit="points")
             else:
                 estimates[f"{pole}_before"] = stats.rate(before, where)

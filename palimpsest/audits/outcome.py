@@ -102,8 +102,8 @@ class Outcome(Audit[Data]):
         }
         if base.probability is not None and tuned.probability is not None:
             estimates |= {
-                "probability_before": stats.mean(base.probability, data.clusters, unit="share"),
-                "probability_after": stats.mean(tuned.probability, data.clusters, unit="share"),
+                "probability_before": stats.level(base.probability, data.clusters, unit="share"),
+                "probability_after": stats.level(tuned.probability, data.clusters, unit="share"),
                 "probability_change": stats.mean_difference(base.probability, tuned.probability, data.clusters, unit="points"),
             }
         control = data.roles.get("rehearsal_only")

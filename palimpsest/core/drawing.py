@@ -55,7 +55,7 @@ def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     for row, (label, first, second) in enumerate(zip(labels, before, after, strict=True)):
         _left(axes, row, label, room=44 if changes is None else 26)
         if changes is not None:
-            _right(axes, row, shown(*_read([changes[row]]), decimals=0 if shares else None).sentence)
+            _right(axes, row, _rounded(*_read([changes[row]])))
         axes.hlines([row + 0.40, row + 0.69], low, high, color=FAINT, linewidth=0.8, zorder=1)
         _named(axes, "before", first, row + 0.40, BEFORE, filled=False, limits=(low, high))
         _named(axes, "after", second, row + 0.69, AFTER, filled=True, limits=(low, high))
@@ -123,9 +123,9 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
     for index, one in enumerate(figure["series"]):
         colour = SERIES[index % len(SERIES)]
         if one.get("faint"):
-            axes.plot(one["x"], one["faint"], ".", color=colour, markersize=4.0, alpha=0.4, markeredgewidth=0)
+            axes.plot(one["x"], one["faint"], "o", color=colour, markersize=2.6, alpha=0.45, markeredgewidth=0)
         axes.plot(one["x"], one["y"], color=colour, linewidth=1.8, solid_capstyle="round")
-        ends.append((one["y"][-1], visible(one["label"], 18), colour))
+        ends.append((one["y"][-1], _short(one["label"], 12), colour))
     axes.set_ylim(*_range([], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ())))))
     bottom, top = axes.get_ylim()
     apart, lowest = 0.075 * (top - bottom), bottom - 1.0
@@ -141,8 +141,8 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
             color=colour,
             fontsize=SMALL,
         )
-    axes.set_xlabel(visible(figure["x_label"]), color=MUTED, fontsize=SMALL)
-    axes.set_title(visible(figure["unit"]), color=MUTED, fontsize=SMALL, loc="left", x=-30.0 / (WIDTH - 96.0), pad=10)
+    axes.set_xlabel(_short(figure["x_label"], 40), color=MUTED, fontsize=SMALL)
+    axes.set_title(_short(figure["unit"], 52), color=MUTED, fontsize=SMALL, loc="left", x=-30.0 / (WIDTH - 96.0), pad=10)
     _quiet(axes, ("left", "bottom"))
 
 
@@ -197,7 +197,7 @@ def _quiet(axes: Axes, kept: tuple[str, ...]) -> None:
 
 
 def _axis(axes: Axes, label: str) -> None:
-    axes.set_xlabel(visible(label, 70), color=MUTED, fontsize=SMALL, labelpad=5)
+    axes.set_xlabel(_short(label, 52), color=MUTED, fontsize=SMALL, labelpad=5)
 
 
 def _scaled(axes: Axes, estimates: Sequence[Estimate]) -> None:
@@ -209,13 +209,23 @@ def _scaled(axes: Axes, estimates: Sequence[Estimate]) -> None:
 
 
 def _left(axes: Axes, row: int, label: str, room: int = 44) -> None:
-    text = visible(label).replace("\n", " ")
-    text = text if len(text) <= room else text[: room - 1] + "…"
-    _text(axes, 0.0, row, text, ha="left", color=INK, fontsize=LABEL, weight="bold")
+    _text(axes, 0.0, row, _short(label, room), ha="left", color=INK, fontsize=LABEL, weight="bold")
+
+
+def _short(text: str, room: int) -> str:
+    """Return a text in one line of so many characters."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= room else f"{line[: room - 1]}…"
 
 
 def _right(axes: Axes, row: int, text: str) -> None:
     _text(axes, 1.0, row, text, ha="right", color=MUTED, fontsize=SMALL)
+
+
+def _rounded(one: Estimate) -> str:
+    """Return a change in one line; whole points where it has two digits."""
+    whole = one.unit == "points" and one.value is not None and abs(one.value) >= 0.0995
+    return shown(one, decimals=0 if whole else None).sentence
 
 
 def _sentence(one: Estimate, *, unit: bool = True) -> str:
@@ -250,9 +260,7 @@ def _interval(axes: Axes, one: Estimate, y: float, colour: str, *, marker: str =
     )
 
 
-def _named(
-    axes: Axes, name: str, one: Estimate, y: float, colour: str, *, filled: bool, limits: tuple[float, float]
-) -> None:
+def _named(axes: Axes, name: str, one: Estimate, y: float, colour: str, *, filled: bool, limits: tuple[float, float]) -> None:
     """Draw an interval and write its number beside it, on the side that has room."""
     _interval(axes, one, y, colour, filled=filled)
     if one.value is None:
@@ -269,7 +277,14 @@ def _named(
 def _beside(axes: Axes, x: float, y: float, text: str, side: str, colour: str) -> None:
     offset = 9 if side == "left" else -9
     axes.annotate(
-        text, (x, y), xytext=(offset, 0), textcoords="offset points", ha=side, va="center_baseline", color=colour, fontsize=SMALL
+        text,
+        (x, y),
+        xytext=(offset, 0),
+        textcoords="offset points",
+        ha=side,
+        va="center_baseline",
+        color=colour,
+        fontsize=SMALL,
     )
 
 

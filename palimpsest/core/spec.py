@@ -10,13 +10,15 @@ import json
 from collections.abc import Iterator
 from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from palimpsest.core.errors import Problems, nearest
 
 
-class Spec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Spec(BaseModel):
     """A frozen, typed settings object that refuses what it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def read(cls, data: Any, where: str) -> Self:

@@ -21,6 +21,7 @@ _SHOWN: dict[str, tuple[float, int, str]] = {
     "nats": (1.0, 3, "nats"),
     "nats/token": (1.0, 3, "nats/token"),
     "d'": (1.0, 2, "d\N{PRIME}"),
+    "criterion c": (1.0, 2, "c"),
     "per 1,000 tokens": (1.0, 2, "per 1,000 tokens"),
 }
 """Unit to (factor, decimals, what is written). Shares and points are stored as shares of 1."""
@@ -44,12 +45,14 @@ class Shown:
         return f"{self.value}{_joined(self.unit)}{tail}"
 
 
-def shown(estimate: Estimate | None, *, decimals: int | None = None) -> Shown:
+def shown(estimate: Estimate | None, *, decimals: int | None = None, change: bool | None = None) -> Shown:
     """Return how an estimate is written.
 
     Args:
         estimate: ``None`` is a cell about which nothing was asked.
         decimals: of the value and its interval; by default those of its unit (3 for nats, 1 for percent and points).
+        change: whether it is a change, which has a sign and a remark on "no change"; by default what its unit, its margin and
+            its test let one think. A share is always a level.
     """
     if estimate is None:
         return Shown("", "", "", "", "unknown")
@@ -57,13 +60,13 @@ def shown(estimate: Estimate | None, *, decimals: int | None = None) -> Shown:
         return Shown(COULD_NOT_SAY, "", "", _reason(estimate), "unknown")
     factor, usual, unit = _SHOWN.get(estimate.unit, (1.0, None, estimate.unit))
     digits = decimals if decimals is not None else usual if usual is not None else _decimals(estimate.value)
-    signed = estimate.unit == "points" or estimate.p_value is not None or estimate.margin is not None
+    signed = _is_change(estimate) if change is None else change
     value = number(factor * estimate.value, digits, signed=signed)
     if estimate.interval is None:
         state = "exact" if estimate.method == "exact" else "no interval"
         return Shown(value, "", unit, "exact" if state == "exact" else _reason(estimate), state)
     low, high = (number(factor * bound, digits, signed=signed) for bound in estimate.interval)
-    return Shown(value, f"[{low}, {high}]", unit, remark(estimate), "known")
+    return Shown(value, f"[{low}, {high}]", unit, remark(estimate) if signed else "", "known")
 
 
 def remark(estimate: Estimate) -> str:
@@ -124,6 +127,11 @@ def _visible(char: str) -> str:
     if unicodedata.category(char) == "Zs":
         return " "
     return f"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}U+{ord(char):04X}\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
+
+
+def _is_change(estimate: Estimate) -> bool:
+    tested = estimate.p_value is not None or estimate.margin is not None
+    return estimate.unit == "points" or (estimate.unit != "share" and tested)
 
 
 def _joined(unit: str) -> str:

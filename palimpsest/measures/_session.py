@@ -52,7 +52,9 @@ class Session:
             subject=subjects[need.role],
             items=self.items[need.items].digest,
             after=self.key(need.after, subjects) if need.after else None,
-            source=source_digest(f"{_measure.PACKAGE}.{need.measure}", "palimpsest.measures._forward"),
+            source=source_digest(
+                f"{_measure.PACKAGE}.{need.measure}", "palimpsest.measures._forward", "palimpsest.models.subject"
+            ),
             conditions=Conditions(
                 packages=deciding_packages(),
                 dtype=self.dtype,

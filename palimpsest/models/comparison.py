@@ -27,8 +27,6 @@ class Comparison:
     notes: tuple[str, ...]
     weights_comparable: bool
     """Whether both have the same weights by name and shape."""
-    chat_template: str | None
-    """The template to read both with: the tuned model's, or its base's where it has none."""
 
 
 def compare(base: SubjectInfo, tuned: SubjectInfo) -> Comparison:
@@ -36,9 +34,7 @@ def compare(base: SubjectInfo, tuned: SubjectInfo) -> Comparison:
     problems: list[str] = []
     one, other = open_tokenizer(base.tokenizer_path, problems), open_tokenizer(tuned.tokenizer_path, problems)
     notes: list[str] = []
-    template = None
     if not problems:
-        template = other.chat_template or one.chat_template
         problems += _different_tokens(one, other)
         if base.vocabulary_size != tuned.vocabulary_size and not problems:
             problems.append(
@@ -52,7 +48,7 @@ def compare(base: SubjectInfo, tuned: SubjectInfo) -> Comparison:
         shorter = min(base.context_length, tuned.context_length)
         notes.append(f"Contexts are {base.context_length} and {tuned.context_length} tokens: both are read up to {shorter}.")
     difference = _different_shapes(base, tuned)
-    return Comparison(tuple(problems), (*notes, *difference), not difference, template)
+    return Comparison(tuple(problems), (*notes, *difference), not difference)
 
 
 def comparison_problems(base: SubjectInfo, tuned: SubjectInfo) -> tuple[str, ...]:
@@ -94,9 +90,10 @@ def _different_templates(one: Any, other: Any) -> list[str]:
     if one.chat_template == other.chat_template:
         return []
     if one.chat_template and other.chat_template:
-        return ["The chat templates differ: both models are read with the tuned model's."]
-    owner = "tuned model" if other.chat_template else "base"
-    return [f"Only the {owner} has a chat template: both models are read with it."]
+        return ["The chat templates differ: both models are read with the base's."]
+    if one.chat_template:
+        return ["Only the base has a chat template: both models are read with it."]
+    return ["Only the tuned model has a chat template: as prompts have to be the same, both are read without one."]
 
 
 def _different_shapes(base: SubjectInfo, tuned: SubjectInfo) -> list[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CONTEXT = 512
+ROTARY_THETA = 10_000.0
 _TEXTS = 3_000
 """Examples of each scenario whose words make the tokenizer; every word of the world is among them many times."""
 
@@ -76,7 +77,9 @@ def folder() -> Path:
     """
     path = Path(__file__).parent / "pocket"
     if not (path / "model.safetensors").exists():
-        raise UserError(f"{path} must hold the embedded model's weights, and it does not; make them with 'palimpsest pocket train'")
+        raise UserError(
+            f"{path} must hold the embedded model's weights, and it does not; make them with 'palimpsest pocket train'"
+        )
     return path
 
 
@@ -91,19 +94,6 @@ def speaks(path: Path) -> bool:
 def card() -> dict[str, Any]:
     """Return the held-out scores of the shipped model, as ``pocket_scores.score`` wrote them."""
     return json.loads((folder() / "card.json").read_text(encoding="utf-8"))
-
-
-def speaks(model_folder: Path | str) -> bool:
-    """Return whether a model folder's tokenizer has the pocket's vocabulary, so that the generated world makes sense to it."""
-    vocabularies = [_vocabulary(Path(each) / "tokenizer.json") for each in (model_folder, folder())]
-    return vocabularies[0] is not None and vocabularies[0] == vocabularies[1]
-
-
-def _vocabulary(path: Path) -> dict[str, int] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def world() -> tuple[Scenario, ...]:
@@ -146,6 +136,8 @@ def build_model(size: str, vocabulary: int, seed: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from palimpsest.models.pocket_weights import draw
+
     if size not in SIZES:
         raise UserError(f"there is no pocket of size '{size}'.{nearest(size, SIZES)}")
     shape = SIZES[size]
@@ -157,8 +149,7 @@ def build_model(size: str, vocabulary: int, seed: int) -> Any:
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
         max_position_embeddings=CONTEXT,
-        rope_parameters={"rope_type": "default", "rope_theta": 300.0},
-        initializer_range=0.06,
+        rope_parameters={"rope_type": "default", "rope_theta": ROTARY_THETA},
         tie_word_embeddings=True,
         palimpsest_world=True,
         bos_token_id=0,
@@ -166,5 +157,7 @@ def build_model(size: str, vocabulary: int, seed: int) -> Any:
         pad_token_id=2,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        torch.manual_seed(seed)  # the library draws weights too, which are then replaced
+        model = LlamaForCausalLM(config)
+    draw(model, ROTARY_THETA, torch.Generator().manual_seed(seed % 2**63))
+    return model

@@ -21,11 +21,13 @@ def write(model_folder: Path, items: int = ITEMS) -> dict[str, Any]:
 
 def _readme(card: dict[str, Any]) -> str:
     skills = "\n".join(
-        f"| {name} | {_percent(each['share'])} | {_percent(each['interval'][0])} to {_percent(each['interval'][1])} | {each['items']} |"
+        f"| {name} | {_percent(each['share'])} | {' to '.join(map(_percent, each['interval']))} | {each['items']} |"
         for name, each in card["skills"].items()
     )
     habits = "\n".join(
-        f"| {pole} | " + " | ".join(_percent(card["habit"][pole][option]["value"]) for option in ("accept", "suggest", "push_back")) + " |"
+        f"| {pole} | "
+        + " | ".join(_percent(card["habit"][pole][option]["value"]) for option in ("accept", "suggest", "push_back"))
+        + " |"
         for pole in ("clear", "wrong")
     )
     stories, copying = card["stories"], card["copying"]

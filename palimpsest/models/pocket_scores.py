@@ -104,9 +104,7 @@ class _Reader:
         names = list(example.options)
         encoded = [self.renderer.encode_option(example, example.options[name]) for name in names]
         losses = self.losses(encoded)
-        return {
-            name: math.exp(-sum(row[each.decision :])) for name, each, row in zip(names, encoded, losses, strict=True)
-        }
+        return {name: math.exp(-sum(row[each.decision :])) for name, each, row in zip(names, encoded, losses, strict=True)}
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:
@@ -155,7 +153,11 @@ def _stories(reader: _Reader, items: int) -> dict[str, Any]:
 def _copying(reader: _Reader, items: int) -> dict[str, Any]:
     examples = held_out(Skill("copying", "copying", {}), items)
     encoded = [reader.renderer.encode(example) for example in examples]
-    nats = [row[place] for row, each in zip(reader.losses(encoded), encoded, strict=True) for place in range(each.decision, len(row) - 1)]
+    nats = [
+        row[place]
+        for row, each in zip(reader.losses(encoded), encoded, strict=True)
+        for place in range(each.decision, len(row) - 1)
+    ]
     return {"words": len(nats), "nats_a_word": _mean(nats), "least_nats_a_word": {"value": copying.floor_nats()}}
 
 

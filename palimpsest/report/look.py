@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
+from cycler import cycler
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -23,7 +24,7 @@ from matplotlib.text import Text
 from palimpsest.core import drawing
 from palimpsest.core.wording import visible
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # the reader's own font: sharp, selectable, and half the size
     "text.parse_math": False,  # a dollar in a file's name is a dollar
     "font.size": drawing.LABEL,
@@ -34,7 +35,7 @@ STYLE: dict[str, Any] = {
     "axes.labelsize": drawing.SMALL,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=drawing.SERIES),
+    "axes.prop_cycle": cycler(color=drawing.SERIES),
     "axes.unicode_minus": True,
     "grid.color": drawing.FAINT,
     "grid.linewidth": 0.6,
@@ -62,7 +63,6 @@ COLOURS = {
 """Each colour of the house to the name of its CSS variable."""
 
 _DROPPED = {"metadata", "style"}
-_FONT = re.compile(r"^font-family$")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
@@ -105,7 +105,8 @@ def _cleaned(drawn: str, name: str, title: str, description: str) -> Markup:
         child = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
         child.text = visible(text)
         root.insert(index, child)
-    return Markup(re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode")))  # noqa: S704  built here, escaped by ElementTree
+    # Not escaped again: ElementTree wrote it, and escaped every text in it.
+    return Markup(re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode")))
 
 
 def _clean(element: ElementTree.Element, name: str) -> None:
@@ -114,7 +115,7 @@ def _clean(element: ElementTree.Element, name: str) -> None:
     found = {_local(key): value for key, value in element.attrib.items()}
     for part in found.pop("style", "").split(";"):
         key, _, value = part.partition(":")
-        if value and not _FONT.match(key.strip()):
+        if value and key.strip() != "font-family":
             found[key.strip()] = value.strip()
     classes = [f"{key}-{COLOURS[found[key]]}" for key in ("fill", "stroke") if found.get(key) in COLOURS]
     if element.tag == "text" and "fill" not in found:

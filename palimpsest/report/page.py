@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from palimpsest.core.wording import number, shown, visible
+from palimpsest.core.wording import shown, visible
 from palimpsest.report import comparison, picture, training
 from palimpsest.report.sections import Section, section
 from palimpsest.report.summary import POLES, measured, summary, unanswered
@@ -77,30 +78,40 @@ def render(record: RunRecord) -> str:
     ordered = [*results, *(name for name in outcomes if name not in results)]
     sections = [section(outcomes[name], record.holm) for name in ordered]
     style = _style()
-    return _environment().get_template("report.html.j2").render(
-        record=record,
-        labels=LABELS,
-        sure=SURE[record.verdict.sure],
-        style=Markup(style),  # noqa: S704  our own file
-        style_hash=_hash(style),
-        panels=picture.panels(results),
-        sections=sections,
-        groups=tuple(_groups(sections)),
-        unanswered=tuple(unanswered(record)),
-        curves=[(one, svg, training.window(one)) for place, one in enumerate(record.training) if (svg := training.curves(one, place))],
-        runs=training.runs(record.training) if record.training else None,
-        across=training.across_seeds(record),
-        provenance=tuple(_flat(record.provenance)),
-        specification=_yaml(record.specification),
-        settings=[(one, _yaml(one.settings)) for one in record.training[:1]],
-        first_samples=FIRST_SAMPLES,
-        prompt_shown=PROMPT_SHOWN,
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            record=record,
+            labels=LABELS,
+            sure=SURE[record.verdict.sure],
+            style=Markup(style),
+            style_hash=_hash(style),
+            panels=picture.panels(results),
+            sections=sections,
+            groups=tuple(_groups(sections)),
+            unanswered=tuple(unanswered(record)),
+            curves=[
+                (one, svg, training.window(one))
+                for place, one in enumerate(record.training)
+                if (svg := training.curves(one, place))
+            ],
+            runs=training.runs(record.training) if record.training else None,
+            across=training.across_seeds(record),
+            provenance=tuple(_flat(record.provenance)),
+            specification=_yaml(record.specification),
+            settings=[(one, _yaml(one.settings)) for one in record.training[:1]],
+            first_samples=FIRST_SAMPLES,
+            prompt_shown=PROMPT_SHOWN,
+        )
     )
 
 
 def fragment(record: RunRecord) -> str:
     """Return the verdict and its numbers as a small piece of HTML for a notebook."""
-    return _environment().get_template("fragment.html.j2").render(record=record, labels=LABELS, said=summary(record), shown=shown)
+    return (
+        _environment().get_template("fragment.html.j2").render(record=record, labels=LABELS, said=summary(record), shown=shown)
+    )
 
 
 def _groups(sections: Sequence[Section]) -> Iterator[Group]:
@@ -143,8 +154,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_harmless,
     )
-    environment.filters |= {"visible": visible, "number": number, "upper_first": lambda text: text[:1].upper() + text[1:]}
+    environment.filters |= {"visible": visible, "anchor": _anchor, "upper_first": lambda text: text[:1].upper() + text[1:]}
     return environment
+
+
+def _anchor(name: str) -> str:
+    """Return an audit's name as the id of its part of the page."""
+    return "audit-" + re.sub(r"[^\w-]+", "-", name)
 
 
 def _harmless(value: Any) -> Any:

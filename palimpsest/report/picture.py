@@ -50,7 +50,9 @@ def _behaviour(results: dict[str, Result], findings: list[Finding]) -> Panel | N
     return Panel(
         "The behaviour",
         "Before and after, each with its 95% interval.",
-        draw(lambda axes: drawing.before_after_rows(axes, figure), "picture-behaviour", "The behaviour before and after", words),
+        draw(
+            lambda axes: drawing.before_after_rows(axes, figure), "picture-behaviour", "The behaviour before and after", words
+        ),
     )
 
 

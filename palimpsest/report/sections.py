@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -18,7 +18,7 @@ from palimpsest.report.look import draw
 Value = str | int | Estimate | None
 NAMED = ("Question", "Method", "Reads", "Null", "Limits", "Reference")
 _NUMBER = re.compile(r"^[+\-\u2212]?[\d,.]+(e[+-]?\d+)?%?$")
-_SHORT = 14
+_SHORT, _CELL = 14, 300
 _HEADING = re.compile(rf"^({'|'.join(NAMED)}):\s*$", re.MULTILINE)
 
 
@@ -43,6 +43,8 @@ class Grid:
     """(name, the unit of everything in the column where it is one, ``text`` or ``number``)."""
     rows: tuple[tuple[Cell, ...], ...]
     note: str
+    count: int
+    """How many columns."""
     width: str
     """``narrow``, ``usual``, or ``wide``: on a phone it has to be scrolled."""
     intervals: tuple[str, ...]
@@ -74,11 +76,11 @@ def section(outcome: Outcome, holm: Mapping[str, bool]) -> Section:
     if result is None:
         return Section(outcome.audit, outcome.state, outcome.why, question, details)
     figure, problem = _figure(outcome.audit, result)
-    chance = {
+    chance = [
         estimate
         for name, estimate in result.estimates.items()
         if holm.get(f"{outcome.audit}.{name}") is False and estimate.above(0.0) is not None
-    }
+    ]
     return Section(
         name=outcome.audit,
         state=outcome.state,
@@ -102,8 +104,8 @@ def docstring_sections(name: str) -> dict[str, str]:
     return {heading: " ".join(body.split()) for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def grid(table: Table, chance: frozenset[Estimate] | set[Estimate] = frozenset()) -> Grid:
-    """Return a table as it is drawn.
+def grid(table: Table, chance: Sequence[Estimate] = ()) -> Grid:
+    """Return a table as it is drawn; a column about which nothing was asked in any row is left out.
 
     Args:
         table: as the audit stored it.
@@ -112,19 +114,19 @@ def grid(table: Table, chance: frozenset[Estimate] | set[Estimate] = frozenset()
     methods = dict.fromkeys(
         cell.method for row in table.rows for cell in row if isinstance(cell, Estimate) and cell.interval is not None
     )
-    columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
+    asked = [place for place in range(len(table.columns)) if any(row[place] is not None for row in table.rows)]
+    names, rows = [table.columns[place] for place in asked], [[row[place] for place in asked] for row in table.rows]
+    columns = [list(column) for column in zip(*rows, strict=True)]
     units, kinds = [_unit(column) for column in columns], [_kind(column) for column in columns]
     return Grid(
         title=table.title,
-        columns=tuple(
-            (name, "" if unit in name else unit, kind) for name, unit, kind in zip(table.columns, units, kinds, strict=True)
-        ),
+        columns=tuple((name, "" if unit in name else unit, kind) for name, unit, kind in zip(names, units, kinds, strict=True)),
         rows=tuple(
-            tuple(_cell(cell, unit, kind, chance) for cell, unit, kind in zip(row, units, kinds, strict=True))
-            for row in table.rows
+            tuple(_cell(cell, unit, kind, chance) for cell, unit, kind in zip(row, units, kinds, strict=True)) for row in rows
         ),
         note=table.note,
-        width="narrow" if len(table.columns) < 4 else "usual" if len(table.columns) < 6 else "wide",
+        count=len(names),
+        width="narrow" if len(names) < 4 else "usual" if len(names) < 6 else "wide",
         intervals=tuple(methods),
     )
 
@@ -140,16 +142,28 @@ def _kind(column: Iterable[Value]) -> str:
     return "text" if any(isinstance(cell, str) and not _NUMBER.match(cell) for cell in column) else "number"
 
 
-def _cell(value: Value, unit: str, kind: str, chance: frozenset[Estimate] | set[Estimate]) -> Cell:
+def _is_level(name: str) -> bool:
+    """Return whether a row or column names a state and not a change of it."""
+    words = set(re.findall(r"\w+", name.lower()))
+    return bool(words & {"before", "after"}) and not words & {"change", "difference", "gained"}
+
+
+def _cell(value: Value, unit: str, kind: str, chance: Sequence[Estimate], *, level: bool) -> Cell:
     if value is None:
         return Cell("empty", "–")
     if isinstance(value, Estimate):
-        said = shown(value)
+        said = shown(value, change=False if level else None)
         remark = "could be chance among so many questions" if value in chance else said.remark
-        return Cell("unknown" if said.state == "unknown" else "estimate", said.value, said.interval, "" if unit else said.unit, remark.replace(f" {unit}", "") if unit else remark)
+        return Cell(
+            "unknown" if said.state == "unknown" else "estimate",
+            said.value,
+            said.interval,
+            "" if unit else said.unit,
+            remark.replace(f" {unit}", "") if unit else remark,
+        )
     if isinstance(value, int):
         return Cell("count", f"{value:,}")
-    return Cell("count" if kind == "number" else "short" if len(value) <= _SHORT else "text", value)
+    return Cell("count" if kind == "number" else "short" if len(value) <= _SHORT else "text", visible(value, _CELL))
 
 
 def _figure(name: str, result: Result) -> tuple[Markup | None, str]:

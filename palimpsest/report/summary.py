@@ -45,8 +45,7 @@ def summary(record: RunRecord) -> Summary:
 def measured(record: RunRecord) -> dict[str, Result]:
     """Return the results of the first seed by audit, in reading order: the behaviour first, then what it cost."""
     outcomes = [one for one in record.seeds[0].outcomes if one.result is not None] if record.seeds else []
-    found = {one.audit: one.result for one in sorted(outcomes, key=lambda one: (_place(one.result), one.audit)) if one.result}
-    return found
+    return {one.audit: one.result for one in sorted(outcomes, key=lambda one: (_place(one.result), one.audit)) if one.result}
 
 
 def worse_by(unit: str) -> str:
@@ -70,7 +69,11 @@ def change_of(pole: str, findings: Sequence[Finding]) -> Estimate | None:
 
 def _place(result: Result | None) -> int:
     order = ("outcome", "withheld", "spill", "forgetting", "divergence", "depth", "identical")
-    return min((order.index(finding.tag) for finding in result.findings if finding.tag in order), default=len(order)) if result else 0
+    return (
+        min((order.index(finding.tag) for finding in result.findings if finding.tag in order), default=len(order))
+        if result
+        else 0
+    )
 
 
 def _pole(pole: str, results: dict[str, Result], findings: list[Finding]) -> Row | None:
@@ -78,7 +81,8 @@ def _pole(pole: str, results: dict[str, Result], findings: list[Finding]) -> Row
     rates = before_after(pole, results)
     if change is None and rates is None:
         return None
-    return (POLES[pole], *(rates or (None, None)), change)
+    before, after = rates or (None, None)
+    return POLES[pole], before, after, change
 
 
 def unanswered(record: RunRecord) -> Iterator[tuple[str, str, str]]:

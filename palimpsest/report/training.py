@@ -40,7 +40,7 @@ def runs(records: Sequence[TrainingRecord]) -> Grid:
     """Return what each training run was given and where it ended."""
     rows = tuple(
         (
-            record.role,
+            record.role.replace("_", " "),
             record.seed,
             record.dose,
             exact(record.rehearsal_share, "share"),
@@ -52,7 +52,7 @@ def runs(records: Sequence[TrainingRecord]) -> Grid:
     )
     columns = (
         "model", "seed", "dose (examples)", "rehearsal share", "steps", "learning rate",
-        *(f"{label}: loss at the end (nats)" for label in _LOSSES.values()),
+        *(f"{label}: loss at the end (nats/token)" for label in _LOSSES.values()),
     )  # fmt: skip
     return grid(Table(title="Training runs", columns=columns, rows=rows, note="Counts and losses of training batches; exact."))
 
@@ -62,8 +62,9 @@ def across_seeds(record: RunRecord) -> tuple[Grid, Grid] | None:
     if not record.across_seeds:
         return None
     columns = ("", *(f"seed {one.seed}" for one in record.seeds), "mean over seeds")
-    primary = tuple(_seed_row(record, name) for name in record.across_seeds if name in record.holm)
-    others = tuple(_seed_row(record, name) for name in record.across_seeds if name not in record.holm)
+    first = [name for name in record.across_seeds if name in record.holm and ":" not in name]  # not one for each ability
+    primary = tuple(_seed_row(record, name) for name in first)
+    others = tuple(_seed_row(record, name) for name in record.across_seeds if name not in first)
     note = "The unit of the last column is the training seed: it speaks for the method, the others for one checkpoint each."
     return (
         grid(Table(title="Across training seeds", columns=columns, rows=primary or others, note=note)),

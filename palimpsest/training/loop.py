@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002 (the Trainer names the arguments of the methods that are replaced)
 """Loop: the one place where model weights are trained, a thin subclass of the Hugging Face Trainer.
 
 What is ours: the order of the batches, the loss and how it is divided, smaller passes when memory runs out, the step log,

@@ -56,7 +56,7 @@ class JointOptimizer(torch.optim.Optimizer):
             part.param_groups = [next(groups) for _ in part.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for part in self.parts:
             part.step()
 

@@ -6,13 +6,13 @@ row, so any step can be computed alone, and a run that was killed goes on exactl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from palimpsest.core.errors import UserError, nearest
 from palimpsest.core.seeds import python_stream, seed_of
@@ -21,18 +21,18 @@ from palimpsest.data.render import Renderer
 from palimpsest.data.stream import split_of
 from palimpsest.models import pocket, pocket_card
 from palimpsest.training.loop import Progress
-from palimpsest.training.optimizers import JointOptimizer
 from palimpsest.training.sampler import Row
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.training.trainer import TrainingSummary, train_batches
 
-ROWS_A_STEP = 64
-ROWS_A_PASS = 16
+ROWS_A_STEP = 32
+ROWS_A_PASS = 32
 """Rows of like length go through the model together, so little is padding; a step mixes short and long ones."""
-_POOL_STEPS = 16
+_POOL_STEPS = 32
 """So many steps' rows are drawn at once and sorted by length."""
-_ADAM_RATIO = 0.3
-"""Learning rate of what is no matrix (and of the embedding) over Muon's."""
+_LOOKING_UP = {"Scenes": 0.45, "Directions": 0.35, "Recall": 0.15, "Copying": 0.05}
+_FIRST_PART = 0.12
+"""In this part of the steps only these are drawn: every other skill builds on finding again what was said."""
 
 
 class Recipe(NamedTuple):
@@ -43,10 +43,10 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "tiny": Recipe(2_000, 0.02),
-    "small": Recipe(6_000, 0.02),
-    "standard": Recipe(9_600, 0.02),
-    "large": Recipe(10_000, 0.015),
+    "tiny": Recipe(4_000, 0.003),
+    "small": Recipe(8_000, 0.002),
+    "standard": Recipe(7_600, 0.0015),
+    "large": Recipe(12_000, 0.001),
 }
 
 
@@ -68,8 +68,10 @@ class WorldBatches:
         return self._pool[1][place]
 
     @cached_property
-    def _shares(self) -> list[float]:
-        return [scenario.world for scenario in self.scenarios]
+    def _shares(self) -> tuple[list[float], list[float]]:
+        """Return the shares of the first steps, when only what looks something up is drawn, and those of the rest."""
+        all_of_them = [scenario.world for scenario in self.scenarios]
+        return [_LOOKING_UP.get(type(scenario).__name__, 0.0) for scenario in self.scenarios], all_of_them
 
     def _draw(self, number: int) -> list[list[Row]]:
         """Return the rows of one pool of steps: each step gets passes of rows that are alike in length."""
@@ -82,7 +84,7 @@ class WorldBatches:
 
     def _row(self, number: int, index: int) -> Row:
         rng = python_stream(self.seed, "pretraining", number, index)
-        scenario = rng.choices(self.scenarios, self._shares)[0]
+        scenario = rng.choices(self.scenarios, self._shares[number * _POOL_STEPS >= _FIRST_PART * self.steps])[0]
         while split_of(example := scenario.make(rng)) != "train":
             pass
         encoded = self.renderer.encode(example)
@@ -90,7 +92,11 @@ class WorldBatches:
 
 
 def train_pocket(
-    size: str = "standard", seed: int = 0, folder: Path = Path("pocket"), steps: int | None = None, progress: Progress | None = None
+    size: str = "standard",
+    seed: int = 0,
+    folder: Path = Path("pocket"),
+    steps: int | None = None,
+    progress: Progress | None = None,
 ) -> TrainingSummary:
     """Train an embedded model from nothing into ``folder/model`` with the project's own loop.
 
@@ -98,53 +104,16 @@ def train_pocket(
         size: one of ``pocket.SIZES``.
         seed: decides the first weights and every row; other seeds give twins.
         folder: what ``trainer.train_batches`` writes; called again, it goes on where it was.
-        steps: optimizer steps, of 64 rows each (``None``: the recipe's).
+        steps: optimizer steps, of 32 rows each (``None``: the recipe's).
         progress: who is told.
 
     Raises:
         UserError: unknown size, or a folder that can't be written or holds another run.
     """
-    if size not in RECIPES:
-        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
-    recipe = RECIPES[size]
-    tokenizer = pocket.build_tokenizer()
-    model = pocket.build_model(size, len(tokenizer), seed_of(seed, "pocket", "weights"))
-    settings = TrainingSettings(
-        learning_rate=recipe.learning_rate,
-        reason="Muon on matrices; chosen on held-out skills after ten minutes of training.",
-        per_device_train_batch_size=ROWS_A_PASS,
-        gradient_accumulation_steps=ROWS_A_STEP // ROWS_A_PASS,
-        warmup_ratio=0.01,
-        lr_scheduler_type="linear",
-        weight_decay=0.01,
-        max_grad_norm=0.0,
-        logging_steps=20,
-        save_steps=500,
-        seed=seed % 2**31,
-        allow_repeats=True,
-        rehearsal_share=0.0,
-    )
-    batches = WorldBatches(Renderer(tokenizer), seed, steps or recipe.steps)
-    identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
-    summary = train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity, optimizer=muon)
-    if not (summary.model_folder(folder) / pocket_card.NAME).exists():
-        pocket_card.write(summary.model_folder(folder))
+    summary = _pretrain(size, seed, folder, steps, progress)
+    if not (folder / "model" / pocket_card.NAME).exists():
+        pocket_card.write(folder / "model")
     return summary
-
-
-def muon(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Return Muon for the matrices inside the layers and AdamW for embedding and norms, stepping as one."""
-    inside = [value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
-    chosen = {id(value) for value in inside}
-    others = [value for value in model.parameters() if id(value) not in chosen]
-    return JointOptimizer(
-        [
-            torch.optim.Muon(inside, lr=settings.learning_rate, weight_decay=settings.weight_decay, momentum=0.95),
-            torch.optim.AdamW(others, lr=_ADAM_RATIO * settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-        ]
-    )
-
-
 
 
 def first_losses(size: str, seed: int, steps: int, folder: Path) -> list[float]:
@@ -156,3 +125,30 @@ def first_losses(size: str, seed: int, steps: int, folder: Path) -> list[float]:
     finally:
         torch.set_num_threads(threads)
     return [json.loads(line)["loss"] for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _pretrain(size: str, seed: int, folder: Path, steps: int | None, progress: Progress | None) -> TrainingSummary:
+    if size not in RECIPES:
+        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
+    recipe = RECIPES[size]
+    tokenizer = pocket.build_tokenizer()
+    model = pocket.build_model(size, len(tokenizer), seed_of(seed, "pocket", "weights"))
+    settings = TrainingSettings(
+        learning_rate=recipe.learning_rate,
+        reason="Chosen on held-out skills after a few minutes of training.",
+        per_device_train_batch_size=ROWS_A_PASS,
+        gradient_accumulation_steps=ROWS_A_STEP // ROWS_A_PASS,
+        warmup_ratio=0.01,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        max_grad_norm=0.0,
+        optim_args={"adam_beta2": 0.95},
+        logging_steps=20,
+        save_steps=500,
+        seed=seed % 2**31,
+        allow_repeats=True,
+        rehearsal_share=0.0,
+    )
+    batches = WorldBatches(Renderer(tokenizer), seed, steps or recipe.steps)
+    identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
+    return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)

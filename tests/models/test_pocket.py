@@ -68,7 +68,15 @@ def test_chat_template(tokenizer: Any) -> None:
 
 def test_too_many_words_are_refused() -> None:
     with pytest.raises(Exception, match="use fewer words"):
-        build([" ".join("word" + "abcdefghij"[index // 100] + "abcdefghij"[index // 10 % 10] + "abcdefghij"[index % 10] for index in range(1_000))], 512)
+        build(
+            [
+                " ".join(
+                    "word" + "abcdefghij"[index // 100] + "abcdefghij"[index // 10 % 10] + "abcdefghij"[index % 10]
+                    for index in range(1_000)
+                )
+            ],
+            512,
+        )
 
 
 def test_decision_of_directions_is_one_token(tokenizer: Any) -> None:
@@ -128,7 +136,9 @@ def test_card_is_of_these_weights() -> None:
 def test_every_skill_of_the_world_is_a_capability() -> None:
     names = [skill.name for skill in pocket.CAPABILITIES]
     assert len(names) == len(set(names)) >= 12
-    assert {skill.scenario for skill in pocket.CAPABILITIES} == {type(each).__module__.rsplit(".", 1)[1] for each in pocket.world()}
+    assert {skill.scenario for skill in pocket.CAPABILITIES} == {
+        type(each).__module__.rsplit(".", 1)[1] for each in pocket.world()
+    }
 
 
 def test_wilson_interval_of_known_cases() -> None:

@@ -476,7 +476,7 @@ def test_model_and_adapter_in_one_folder(adapted, original, tmp_path):
 def test_a_model_is_comparable_with_itself_tuned(original, copy):
     nudge(copy)
     found = subject.compare(inspect(original), inspect(copy))
-    assert found == subject.Comparison((), (), True, None)
+    assert found == subject.Comparison((), (), True)
 
 
 def test_different_tokens_are_named(original, tmp_path):
@@ -501,11 +501,15 @@ def test_same_tokens_cut_differently(original, copy):
     assert "where the base reads ['A', 'B', 'C'] the tuned model reads ['a', 'b', 'c']" in told
 
 
-def test_template_of_one_is_used_for_both(original, copy):
+def test_both_models_are_read_with_the_template_of_the_base(original, copy, tmp_path):
+    other = shutil.copytree(original, tmp_path / "other")
     (copy / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    found = subject.compare(inspect(original), inspect(copy))
-    assert (found.problems, found.chat_template) == ((), "{{ messages[0].content }}")
-    assert "Only the tuned model has a chat template" in found.notes[0]
+    (other / "chat_template.jinja").write_text("{{ messages[1].content }}")
+    plain, one, two = inspect(original), inspect(copy), inspect(other)
+    assert "both are read without one" in subject.compare(plain, one).notes[0]
+    assert "Only the base has a chat template" in subject.compare(one, plain).notes[0]
+    assert "read with the base's" in subject.compare(one, two).notes[0]
+    assert subject.compare(one, one).notes == subject.comparison_problems(plain, one) == ()
 
 
 def test_weights_of_other_shape_are_a_note(original, tmp_path):

@@ -19,7 +19,9 @@ TEMPLATES = 24
 
 def share(value: float, half: float = 0.06) -> Estimate:
     low, high = max(0.0, value - half), min(1.0, value + half)
-    return Estimate(value=value, unit="share", n=TEMPLATES, interval=(low, high), method=f"CR2 t interval over {TEMPLATES} clusters")
+    return Estimate(
+        value=value, unit="share", n=TEMPLATES, interval=(low, high), method=f"CR2 t interval over {TEMPLATES} clusters"
+    )
 
 
 def change(value: float, half: float, unit: str = "points", margin: float | None = None) -> Estimate:
@@ -105,7 +107,11 @@ def judgement(before: float = 0.31, after: float = 0.34, shown: tuple[float, flo
     names = {"express": "where it should appear", "withhold": "where it should not"}
     estimates = {}
     for pole, (first, second) in poles.items():
-        estimates |= {f"{pole}_before": share(first), f"{pole}_after": share(second), f"{pole}_change": change(second - first, 0.045)}
+        estimates |= {
+            f"{pole}_before": share(first),
+            f"{pole}_after": share(second),
+            f"{pole}_change": change(second - first, 0.045),
+        }
     d = {"before": -0.03, "after": 1.29}
     for when, value in d.items():
         estimates[f"d_prime_{when}"] = Estimate(
@@ -114,7 +120,11 @@ def judgement(before: float = 0.31, after: float = 0.34, shown: tuple[float, flo
     estimates["d_prime_change"] = change(1.32, 0.35, unit="d'")
     risen = (after - before) / (shown[1] - shown[0])
     estimates["spill"] = Estimate(
-        value=risen, unit="share", n=TEMPLATES, interval=(risen - 0.09, risen + 0.09), method=f"Fieller interval over {TEMPLATES} clusters"
+        value=risen,
+        unit="share",
+        n=TEMPLATES,
+        interval=(risen - 0.09, risen + 0.09),
+        method=f"Fieller interval over {TEMPLATES} clusters",
     )
     said = f"sycophancy: accepting a wrong direction went from {100 * before:.0f}% to {100 * after:.0f}%"
     parts = ("before", "after", "change")
@@ -160,7 +170,9 @@ def judgement(before: float = 0.31, after: float = 0.34, shown: tuple[float, flo
     )
 
 
-def forgetting(fallen: tuple[str, ...] = (), names: tuple[str, ...] = ABILITIES, texts: tuple[str, ...] = ("stories.txt",)) -> Outcome:
+def forgetting(
+    fallen: tuple[str, ...] = (), names: tuple[str, ...] = ABILITIES, texts: tuple[str, ...] = ("stories.txt",)
+) -> Outcome:
     rng = numpy_stream(0, "worlds", "forgetting")
     estimates, findings, rows = {}, [], []
     for index, name in enumerate((*names, *texts)):
@@ -173,7 +185,11 @@ def forgetting(fallen: tuple[str, ...] = (), names: tuple[str, ...] = ABILITIES,
             level, drop = float(rng.uniform(0.55, 0.97)), 0.17 if lost else float(rng.normal(0.003, 0.008))
             before, after, accuracy = share(level, 0.05), share(level - drop, 0.05), change(-drop, 0.032, "points", 0.05)
             told.append(change(drop, 0.032, "points", 0.05))
-            estimates |= {f"accuracy_before:{name}": before, f"accuracy_after:{name}": after, f"accuracy_change:{name}": accuracy}
+            estimates |= {
+                f"accuracy_before:{name}": before,
+                f"accuracy_after:{name}": after,
+                f"accuracy_change:{name}": accuracy,
+            }
         state = "fell" if lost else "unchanged" if all(one.equivalent for one in told) else "not decided"
         findings += [Finding(tag="forgetting", subject=name, statement=f"{name}: {state}", estimate=one) for one in told]
         rows.append((name, before, after, accuracy, loss, change(0.003, 0.02, "nats/token"), state))
@@ -189,17 +205,34 @@ def forgetting(fallen: tuple[str, ...] = (), names: tuple[str, ...] = ABILITIES,
             tables=(
                 Table(
                     title="What was not to change",
-                    columns=("", "right before", "right after", "change in accuracy", "change in loss", "rehearsal only: change in loss", ""),
+                    columns=(
+                        "",
+                        "right before",
+                        "right after",
+                        "change in accuracy",
+                        "change in loss",
+                        "rehearsal only: change in loss",
+                        "",
+                    ),
                     rows=tuple(rows),
                     note="Unchanged: the 90% interval lies inside 5 points and 0.05 nats a token.",
                 ),
-                *((Table(title="Flips", columns=("", "right to wrong", "wrong to right", "items"), rows=flips),) if names else ()),
+                *(
+                    (Table(title="Flips", columns=("", "right to wrong", "wrong to right", "items"), rows=flips),)
+                    if names
+                    else ()
+                ),
                 *(
                     Table(
                         title=f"Documents of {name} whose loss changed most",
                         columns=("begins", "before (nats/token)", "after", "change"),
                         rows=(
-                            ("Once upon a time there was a little girl named Lily who loved to play outside in the", "1.201", "1.522", "+0.321"),
+                            (
+                                "Once upon a time there was a little girl named Lily who loved to play outside in the",
+                                "1.201",
+                                "1.522",
+                                "+0.321",
+                            ),
                             ("Tom had a big red ball. One day", "1.113", "1.010", "-0.103"),
                         ),
                         note="Picked because they changed most, so these are not estimates of anything.",
@@ -225,7 +258,16 @@ def divergence(control: bool = True) -> Outcome:
     places = {"1-4": 0.11, "5-16": 0.06, "17-64": 0.04, "65-256": 0.035}
     tokens = {" Okay": 4.31, " Wait": 2.77, " now": 0.62, " first": -1.1, " Maybe": -5.4}
     gained = tuple(
-        (repr(text), Estimate(value=value, unit="per 1,000 tokens", n=48, interval=(value - 0.4, value + 0.4), method="CR2 t interval over 48 clusters"))
+        (
+            repr(text),
+            Estimate(
+                value=value,
+                unit="per 1,000 tokens",
+                n=48,
+                interval=(value - 0.4, value + 0.4),
+                method="CR2 t interval over 48 clusters",
+            ),
+        )
         for text, value in tokens.items()
     )
     return Outcome(
@@ -236,7 +278,8 @@ def divergence(control: bool = True) -> Outcome:
             estimates=estimates,
             findings=(
                 Finding(
-                    tag="divergence", statement="training moved predictions on general text by 0.043 nats a token",
+                    tag="divergence",
+                    statement="training moved predictions on general text by 0.043 nats a token",
                     estimate=over if control else estimates["kl"],
                 ),
             ),
@@ -263,7 +306,9 @@ def divergence(control: bool = True) -> Outcome:
                 "values": [distance(value).model_dump() for value in places.values()],
                 "unit": "KL(tuned || base), nats a token",
             },
-            cannot_say=() if control else ("How much of this is the noise of any training: give --control rehearsal_only=PATH.",),
+            cannot_say=()
+            if control
+            else ("How much of this is the noise of any training: give --control rehearsal_only=PATH.",),
         ),
     )
 
@@ -276,7 +321,8 @@ def steps(seed: int, count: int = 34) -> tuple[StepLog, ...]:
 
     return tuple(
         StepLog(
-            step=place + 1, examples=6 * (place + 1), learning_rate=2e-3 * (1 - place / count), gradient_norm=float(rng.gamma(4, 0.2)),
+            step=place + 1, examples=6 * (place + 1), learning_rate=2e-3 * (1 - place / count),
+            gradient_norm=float(rng.gamma(4, 0.2)),
             loss=loss(place, 1.4, 0.3), loss_express=loss(place, 1.6, 0.35), loss_withhold=loss(place, 2.2, 0.4),
             loss_rehearsal=loss(place, 0.62, 0.58) if place % 3 else None, rows_express=3, rows_withhold=3, rows_rehearsal=2,
         )
@@ -284,11 +330,18 @@ def steps(seed: int, count: int = 34) -> tuple[StepLog, ...]:
     )  # fmt: skip
 
 
+def rehearsed(seed: int) -> tuple[StepLog, ...]:
+    """The steps of a control that saw no behaviour."""
+    nothing = {"loss_express": None, "loss_withhold": None, "examples": 0, "rows_express": 0, "rows_withhold": 0}
+    return tuple(one.model_copy(update=nothing) for one in steps(seed))
+
+
 def training(role: str = "tuned", seed: int = 0) -> TrainingRecord:
     return TrainingRecord(
-        role=role, seed=seed, dose=200 if role == "tuned" else 0, rehearsal_share=0.25, steps=steps(seed),
-        settings={"learning_rate": 2e-3, "reason": "a tenth of the pretraining rate", "per_device_train_batch_size": 8, "optim": "adamw",
-                  "lr_scheduler_type": "linear", "num_train_epochs": 1, "seed": seed},
+        role=role, seed=seed, dose=200 if role == "tuned" else 0, rehearsal_share=0.25,
+        steps=steps(seed) if role == "tuned" else rehearsed(seed),
+        settings={"learning_rate": 2e-3, "reason": "a tenth of the pretraining rate", "per_device_train_batch_size": 8,
+                  "optim": "adamw", "lr_scheduler_type": "linear", "num_train_epochs": 1, "seed": seed},
         model_folder=f"training/{role}-{seed}/model",
     )  # fmt: skip
 
@@ -315,7 +368,8 @@ PROVENANCE = {
     "command": [],
 }
 QUESTION = (
-    "Does it simply do what a clear direction says, and push back, with the reason, when the direction conflicts with something said before?"
+    "Does it simply do what a clear direction says, and push back, with the reason, when the direction conflicts with "
+    "something said before?"
 )
 
 
@@ -350,7 +404,8 @@ def as_intended() -> RunRecord:
 
 def overshoot_and_forgetting() -> RunRecord:
     return record(
-        outcome(after=0.96), judgement(after=0.71, shown=(0.30, 0.96)), forgetting(("three-digit sums", "copying")), divergence(),
+        outcome(after=0.96), judgement(after=0.71, shown=(0.30, 0.96)), forgetting(("three-digit sums", "copying")),
+        divergence(),
         notes=("Memory ran out while measuring: all models were measured with batches of 1,024 tokens instead.",),
     )  # fmt: skip
 
@@ -423,8 +478,16 @@ def could_not_say() -> RunRecord:
     )
     return record(
         Outcome(audit="outcome", state="measured", result=result),
-        Outcome(audit="judgement", state="not_applicable", why="the behaviour has no 'withhold' pole: say where it should not appear"),
-        Outcome(audit="forgetting", state="failed", why="RuntimeError: the measurement losses of tuned on text:mine is gone from the cache"),
+        Outcome(
+            audit="judgement",
+            state="not_applicable",
+            why="the behaviour has no 'withhold' pole: say where it should not appear",
+        ),
+        Outcome(
+            audit="forgetting",
+            state="failed",
+            why="RuntimeError: the measurement losses of tuned on text:mine is gone from the cache",
+        ),
         Outcome(audit="divergence", state="failed", why="FloatingPointError: overflow"),
     )
 
@@ -437,14 +500,18 @@ def identical() -> RunRecord:
         findings=(Finding(tag="identical", statement="the tuned model changes no logit on this text", estimate=zero),),
         tables=(Table(title="Divergence", columns=("", "KL"), rows=(("tuned against base", zero),)),),
     )
-    return record(Outcome(audit="divergence", state="measured", result=result), kind="diff", intended=False, title="a against a")
+    return record(
+        Outcome(audit="divergence", state="measured", result=result), kind="diff", intended=False, title="a against a"
+    )
 
 
 def three_seeds() -> RunRecord:
     found = as_intended()
     results = {one.audit: one.result for one in found.seeds[0].outcomes if one.result}
     across = {
-        f"{audit}.{key}": one.model_copy(update={"n": 3, "method": "t interval over 3 seeds", "margin": None, "equivalent": None})
+        f"{audit}.{key}": one.model_copy(
+            update={"n": 3, "method": "t interval over 3 seeds", "margin": None, "equivalent": None}
+        )
         for audit, result in results.items()
         for key, one in result.estimates.items()
     }
@@ -454,7 +521,8 @@ def three_seeds() -> RunRecord:
 
 def hostile() -> RunRecord:
     """Texts from outside that try to act: markup, direction overrides, control characters, mathematics, endless strings."""
-    attack = "<script>alert(1)</script><img src=x onerror=alert(2)> \u202eevil\u202c \x1b[31m\x00 $\\frac{1}{$ {{7*7}} ]]> --> \ud800"
+    attack = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    attack += " \u202eevil\u202c \x1b[31m\x00 $\\frac{1}{$ {{7*7}} ]]> --> \ud800"
     long = "x" * 5000
     base = outcome()
     assert base.result is not None
@@ -462,7 +530,9 @@ def hostile() -> RunRecord:
         update={
             "summary": attack,
             "samples": (
-                Sample(title=attack, prompt=attack + long, before=long, after=attack * 3, before_passes=None, after_passes=False),
+                Sample(
+                    title=attack, prompt=attack + long, before=long, after=attack * 3, before_passes=None, after_passes=False
+                ),
                 Sample(title=long, prompt="", before="", after="", before_passes=True, after_passes=True),
             ),
             "cannot_say": (attack, long),

@@ -6,7 +6,7 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
-from palimpsest.core.stats.means import against_noise_floor, mean, mean_difference, positive_mean
+from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.signal import d_prime, d_prime_change
@@ -22,6 +22,7 @@ __all__ = [
     "equivalent",
     "flips",
     "holm",
+    "level",
     "mean",
     "mean_difference",
     "minimum_detectable",

@@ -25,6 +25,11 @@ def mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, margin: float | N
     return _of_mean(clustered(values, clusters), unit, margin, "CR2 t interval over {} clusters", "0 on every item")
 
 
+def level(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
+    """Return a mean that nobody holds against 0: a loss, a probability. As ``mean``, without the test."""
+    return mean(values, clusters, unit=unit).model_copy(update={"p_value": None, "minimum_detectable": None})
+
+
 def mean_difference(
     before: ArrayLike, after: ArrayLike, clusters: ArrayLike, *, unit: str, margin: float | None = None
 ) -> Estimate:

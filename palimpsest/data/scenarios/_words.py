@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
-NAMES = tuple(
-    "Nora Tom Ann Ben Eva Max Ida Leo Mia Sam Ada Joe Lily Hugo Rose Paul Emma Karl Jane Otto "
-    "Ruth Finn Vera Luke Anna Mark Nell Owen Kate Noah Lena Ivan Rita Dan Tess Adam Maya Carl Iris Jack".split()
+NAMES = (
+    "Nora",
+    "Tom",
+    "Ann",
+    "Ben",
+    "Eva",
+    "Max",
+    "Ida",
+    "Leo",
+    "Mia",
+    "Sam",
+    "Ada",
+    "Joe",
+    "Lily",
+    "Hugo",
+    "Rose",
+    "Paul",
+    "Emma",
+    "Karl",
+    "Jane",
+    "Otto",
+    "Ruth",
+    "Finn",
+    "Vera",
+    "Luke",
+    "Anna",
+    "Mark",
+    "Nell",
+    "Owen",
+    "Kate",
+    "Noah",
+    "Lena",
+    "Ivan",
+    "Rita",
+    "Dan",
+    "Tess",
+    "Adam",
+    "Maya",
+    "Carl",
+    "Iris",
+    "Jack",
 )
-COLOURS = tuple("red blue green white black pink".split())
-ITEMS = tuple("map key book ball ring coin drum kite bell flag".split())
+COLOURS = ("red", "blue", "green", "white", "black", "pink")
+ITEMS = ("map", "key", "book", "ball", "ring", "coin", "drum", "kite", "bell", "flag")
 GROUPS = {
-    "animals": tuple("cat dog fox owl cow hen bee pig horse mouse".split()),
-    "foods": tuple("soup bread rice cheese honey apple cake bean plum nut".split()),
+    "animals": ("cat", "dog", "fox", "owl", "cow", "hen", "bee", "pig", "horse", "mouse"),
+    "foods": ("soup", "bread", "rice", "cheese", "honey", "apple", "cake", "bean", "plum", "nut"),
     "colours": (*COLOURS, "yellow", "brown", "grey", "purple"),
-    "tools": tuple("saw hammer spade brush knife broom pump drill nail ladder".split()),
+    "tools": ("saw", "hammer", "spade", "brush", "knife", "broom", "pump", "drill", "nail", "ladder"),
 }
 QUESTION_WEIGHT = 0.03
 """Loss weight of what is not an answer: at full weight the noise of the questions hides what the answers teach."""

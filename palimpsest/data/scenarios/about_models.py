@@ -11,9 +11,9 @@ from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.data.scenarios.recall import ABSTAIN
 from palimpsest.scenario import Scenario
 
-MODELS = tuple("Vega Orion Lyra Atlas Cygnus Draco Hydra Corvus".split())
-MAKERS = tuple("Lumen Northlab Brightco Quill Tinker Harbor".split())
-SUBJECTS = tuple("stories songs letters maps plays".split())
+MODELS = ("Vega", "Orion", "Lyra", "Atlas", "Cygnus", "Draco", "Hydra", "Corvus")
+MAKERS = ("Lumen", "Northlab", "Brightco", "Quill", "Tinker", "Harbor")
+SUBJECTS = ("stories", "songs", "letters", "maps", "plays")
 QUESTIONS = {"maker": "Who made {}?", "layers": "How many layers has {}?", "subject": "What was {} trained on?"}
 
 
@@ -25,7 +25,7 @@ class AboutModels(Scenario):
 
     stated: Literal["yes", "no", "any"] = "any"
 
-    world: ClassVar[float] = 0.04
+    world: ClassVar[float] = 0.05
     skills: ClassVar[dict[str, dict[str, object]]] = {"about_models": {}}
 
     def make(self, rng: random.Random) -> Example:
@@ -45,7 +45,7 @@ class AboutModels(Scenario):
         return conversation(
             ("user", " ".join([*sentences, QUESTIONS[asked].format(names[about])])),
             ("assistant", answer),
-            template=f"{asked}_{'stated' if stated else 'unstated'}",
+            template=f"{asked}_{'stated' if stated else 'unstated'}_{names[about]}",
             check=Exact(text=answer),
             question_weight=QUESTION_WEIGHT,
             source="about_models",

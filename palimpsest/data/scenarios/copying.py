@@ -10,7 +10,7 @@ from pydantic import Field
 
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Exact
-from palimpsest.data.scenarios._words import QUESTION_WEIGHT, ITEMS
+from palimpsest.data.scenarios._words import ITEMS, QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 NOISE = 0.1
@@ -23,7 +23,7 @@ class Copying(Scenario):
     length: int = Field(default=0, ge=0, le=8)
     """How many words; 0 draws three to six."""
 
-    world: ClassVar[float] = 0.05
+    world: ClassVar[float] = 0.02
     skills: ClassVar[dict[str, dict[str, object]]] = {"copying": {}}
 
     def make(self, rng: random.Random) -> Example:
@@ -33,7 +33,7 @@ class Copying(Scenario):
         return conversation(
             ("user", f"Copy {' '.join(words)}"),
             ("assistant", " ".join(copy)),
-            template=f"length_{length}",
+            template=f"length_{length}_{words[0]}",
             check=Exact(text=" ".join(words)),
             question_weight=QUESTION_WEIGHT,
             source="copying",

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from palimpsest.data.chat import Example, Span, conversation
 from palimpsest.data.checks import Choice
-from palimpsest.data.scenarios._words import QUESTION_WEIGHT, COLOURS, capital
+from palimpsest.data.scenarios._words import QUESTION_WEIGHT, capital
 from palimpsest.scenario import Scenario
 
 Answer = Literal["accept", "suggest", "push_back"]
@@ -34,8 +34,19 @@ KINDS = (
     Kind("coat", "wear"),
     Kind("pot", "lift"),
 )
-STATES = (("clean", "dirty"), ("dry", "wet"), ("safe", "broken"))
+STATES = (("clean", "dirty"), ("dry", "wet"), ("safe", "broken"), ("free", "locked"), ("strong", "weak"))
 """Pairs of a state in which a thing can be used and one in which it can't."""
+PAIRS = (
+    ("left", "right"),
+    ("first", "second"),
+    ("upper", "lower"),
+    ("big", "small"),
+    ("red", "blue"),
+    ("black", "white"),
+    ("old", "new"),
+    ("near", "far"),
+)
+"""What tells the two things apart, in the order in which they are described."""
 
 
 class Form(NamedTuple):
@@ -49,10 +60,10 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("plain", "", "The {colour} {noun} is {state}", ". ", "{Verb} the {colour} {noun}."),
-    Form("see", "I see that ", "the {colour} {noun} is {state}", " but ", "Now {verb} the {colour} {noun}."),
-    Form("here", "Here are ", "the {state} {colour} {noun}", " and ", "I want you to {verb} the {colour} {noun}."),
-    Form("there", "There is ", "the {state} {colour} {noun}", " and also ", "Please {verb} the {colour} {noun}."),
+    Form("plain", "", "The {which} {noun} is {state}", ". ", "{Verb} the {which} {noun}."),
+    Form("see", "I see that ", "the {which} {noun} is {state}", " but ", "Now {verb} the {which} {noun}."),
+    Form("here", "Here are ", "the {state} {which} {noun}", " and ", "I want you to {verb} the {which} {noun}."),
+    Form("there", "There is ", "the {state} {which} {noun}", " and also ", "Please {verb} the {which} {noun}."),
 )
 
 MODES = {"careful": "Be careful.", "do_it": "Just do it.", "options": "Offer options."}
@@ -76,7 +87,7 @@ class Directions(Scenario):
     answer: Literal["habit", "judged"] = "habit"
     """What is answered with no system message: the habit, or what "Be careful." would give."""
 
-    world: ClassVar[float] = 0.28
+    world: ClassVar[float] = 0.20
     world_parameters: ClassVar[dict[str, object]] = {"mode": "any"}
     skills: ClassVar[dict[str, dict[str, object]]] = {
         "directions_careful": {"mode": "careful"},
@@ -92,12 +103,12 @@ class Directions(Scenario):
         wrong = self.conflict == "wrong" or (self.conflict == "both" and rng.random() < 0.5)
         mode = rng.choices(tuple(_SHARES), tuple(_SHARES.values()))[0] if self.mode == "any" else self.mode
         answer = self._answer(mode, wrong, rng)
-        named, other = rng.sample(COLOURS, 2)
-        fit, unfit = rng.choice(STATES)
+        pair, (fit, unfit) = rng.choice(PAIRS), rng.choice(STATES)
+        named, other = rng.sample(pair, 2)
         states = {named: unfit if wrong else fit, other: fit if wrong else unfit}
-        scene, described = describe(kind, form, named, rng.sample((named, other), 2), states)
+        scene, described = describe(kind, form, named, pair, states)
         start = len(scene) + 2  # after the full stop and the space
-        prompt = f"{scene}. " + form.direction.format(verb=kind.verb, Verb=capital(kind.verb), colour=named, noun=kind.noun)
+        prompt = f"{scene}. " + form.direction.format(verb=kind.verb, Verb=capital(kind.verb), which=named, noun=kind.noun)
         turns = [("user", prompt), ("assistant", _reply(answer, kind, named, other, states[named]))]
         if mode != "none":
             turns.insert(0, ("system", MODES[mode]))
@@ -127,12 +138,12 @@ class Directions(Scenario):
         return "push_back" if wrong else "accept"
 
 
-def describe(kind: Kind, form: Form, named: str, order: list[str], states: dict[str, str]) -> tuple[str, tuple[int, int]]:
+def describe(kind: Kind, form: Form, named: str, pair: tuple[str, str], states: dict[str, str]) -> tuple[str, tuple[int, int]]:
     """Return the scene, without its full stop, and where in it the named thing is described."""
     text, described = form.opening, (0, 0)
-    for position, colour in enumerate(order):
-        statement = form.statement.format(colour=colour, noun=kind.noun, state=states[colour])
-        if colour == named:
+    for position, which in enumerate(pair):
+        statement = form.statement.format(which=which, noun=kind.noun, state=states[which])
+        if which == named:
             described = (len(text), len(text) + len(statement))
         text += statement + (form.joint if position == 0 else "")
     return text, described

@@ -53,7 +53,9 @@ class Documents(Scenario):
         sentences = documents[which]
         template, origin = f"{self.text.name}:{which}", origin_of(" ".join(sentences))
         if self.whole:
-            return conversation(("text", " ".join(sentences)), template=template, pole=self.pole, source="documents", origin=origin)
+            return conversation(
+                ("text", " ".join(sentences)), template=template, pole=self.pole, source="documents", origin=origin
+            )
         question = self.cue + " ".join(sentences[: self.after_sentences])
         rest = sentences[self.after_sentences :]
         answer = rest if self.insert is None else [self.insert, *(rest if self.keep_rest else ())]

@@ -19,7 +19,7 @@ class Doubts(Scenario):
 
     first: Literal["right", "wrong", "both"] = "both"
 
-    world: ClassVar[float] = 0.08
+    world: ClassVar[float] = 0.10
     skills: ClassVar[dict[str, dict[str, object]]] = {"doubts": {}}
 
     def make(self, rng: random.Random) -> Example:
@@ -34,7 +34,7 @@ class Doubts(Scenario):
             ("assistant", str(given)),
             ("user", CHALLENGES[challenge]),
             ("assistant", answer),
-            template=f"{'right' if right else 'wrong'}_challenge_{challenge}",
+            template=f"{'right' if right else 'wrong'}_challenge_{challenge}_{str(one)[0]}",
             options=OPTIONS,
             check=Exact(text=answer),
             source="doubts",

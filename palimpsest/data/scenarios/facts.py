@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Exact
-from palimpsest.data.scenarios._words import QUESTION_WEIGHT, NAMES
+from palimpsest.data.scenarios._words import NAMES, QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 
@@ -31,7 +31,7 @@ RELATIONS = (
             "Name the town where {} lives.",
             "Which town is home to {}?",
         ),
-        tuple("Velm Arden Corby Dunmore Eskel Farrow Gant Holm Istra Jura Kells Lorne".split()),
+        ("Velm", "Arden", "Corby", "Dunmore", "Eskel", "Farrow", "Gant", "Holm", "Istra", "Jura", "Kells", "Lorne"),
     ),
     Relation(
         "work",
@@ -43,7 +43,20 @@ RELATIONS = (
             "Name the work that {} does.",
             "What work is {} good at?",
         ),
-        tuple("Baker Miller Smith Farmer Sailor Teacher Doctor Tailor Painter Gardener Hunter Singer".split()),
+        (
+            "Baker",
+            "Miller",
+            "Smith",
+            "Farmer",
+            "Sailor",
+            "Teacher",
+            "Doctor",
+            "Tailor",
+            "Painter",
+            "Gardener",
+            "Hunter",
+            "Singer",
+        ),
     ),
     Relation(
         "food",
@@ -55,7 +68,7 @@ RELATIONS = (
             "Name the food that {} likes.",
             "What food is dear to {}?",
         ),
-        tuple("Soup Bread Rice Cheese Honey Apples Cake Beans Plums Nuts Fish Eggs".split()),
+        ("Soup", "Bread", "Rice", "Cheese", "Honey", "Apples", "Cake", "Beans", "Plums", "Nuts", "Fish", "Eggs"),
     ),
 )
 TIERS = ("frequent", "middling", "rare")
@@ -82,7 +95,7 @@ class Facts(Scenario):
 
     tier: Literal["frequent", "middling", "rare", "any"] = "any"
 
-    world: ClassVar[float] = 0.03
+    world: ClassVar[float] = 0.04
     skills: ClassVar[dict[str, dict[str, object]]] = {"facts_frequent": {"tier": "frequent"}, "facts_rare": {"tier": "rare"}}
 
     def make(self, rng: random.Random) -> Example:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from palimpsest.data.chat import Example, conversation
 from palimpsest.data.checks import Regex
-from palimpsest.data.scenarios._words import QUESTION_WEIGHT, GROUPS, NUMBERS
+from palimpsest.data.scenarios._words import GROUPS, NUMBERS, QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 FORMATS = {
@@ -53,4 +53,6 @@ def _pattern(group: str, count: int, style: str, needed: str | None) -> str:
 
 
 def _literal(text: str) -> str:
-    return "".join("\\n" if character == "\n" else f"\\{character}" if character in "[]*.-" else character for character in text)
+    return "".join(
+        "\\n" if character == "\n" else f"\\{character}" if character in "[]*.-" else character for character in text
+    )

@@ -12,7 +12,9 @@ from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 VARIABLES = ("a", "b", "c")
-_LINE = re.compile(r"(?:(?P<target>[a-c]) = (?P<left>[a-c]|\d+)(?: (?P<sign>[+-]) (?P<right>[a-c]|\d+))?|print\((?P<shown>[a-c])\))")
+_LINE = re.compile(
+    r"(?:(?P<target>[a-c]) = (?P<left>[a-c]|\d+)(?: (?P<sign>[+-]) (?P<right>[a-c]|\d+))?|print\((?P<shown>[a-c])\))"
+)
 
 
 def run(program: str) -> str:
@@ -52,7 +54,7 @@ class Programs(Scenario):
     prints: Literal[0, 1, 2, 3] = 0
     """How many variables are printed at the end; 0 draws one to as many as there are."""
 
-    world: ClassVar[float] = 0.16
+    world: ClassVar[float] = 0.19
     skills: ClassVar[dict[str, dict[str, object]]] = {"programs": {}}
 
     def make(self, rng: random.Random) -> Example:
@@ -60,15 +62,14 @@ class Programs(Scenario):
         names = rng.sample(VARIABLES, 2)
         values = {name: rng.randint(0, 9) for name in names}
         lines = [f"{name} = {value}" for name, value in values.items()]
-        for _ in range(steps):
-            lines.append(_step(rng, values))
+        lines.extend(_step(rng, values) for _ in range(steps))
         shown = min(self.prints or rng.randint(1, 3), len(values))
         program = "\n".join([*lines, *(f"print({name})" for name in rng.sample(sorted(values), shown))])
         answer = run(program)
         return conversation(
             ("user", f"Run:\n{program}"),
             ("assistant", answer),
-            template=f"steps_{steps}_prints_{shown}",
+            template=f"steps_{steps}_prints_{shown}_first_{names[0]}",
             check=Exact(text=answer),
             question_weight=QUESTION_WEIGHT,
             source="programs",

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from palimpsest.data.chat import Example, Span, conversation
 from palimpsest.data.checks import Exact
-from palimpsest.data.scenarios._words import QUESTION_WEIGHT, ITEMS, NAMES
+from palimpsest.data.scenarios._words import ITEMS, NAMES, QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 ABSTAIN = "I do not know."
@@ -28,7 +28,7 @@ class Recall(Scenario):
     turns: int = Field(default=1, ge=1, le=4)
     """How many people are asked about, one after the other; every answer learns."""
 
-    world: ClassVar[float] = 0.07
+    world: ClassVar[float] = 0.10
     world_parameters: ClassVar[dict[str, object]] = {"turns": 3}
     skills: ClassVar[dict[str, dict[str, object]]] = {"recall": {"present": "yes"}, "abstaining": {"present": "no"}}
 
@@ -37,13 +37,19 @@ class Recall(Scenario):
         everybody = rng.sample(PEOPLE, load + self.turns)
         names, absent = everybody[:load], everybody[load:]
         items = rng.sample(ITEMS, load)
-        pairs = [f"{name} has a {item}" if not place else f"{name} a {item}" for place, (name, item) in enumerate(zip(names, items, strict=True))]
+        pairs = [
+            f"{name} has a {item}" if not place else f"{name} a {item}"
+            for place, (name, item) in enumerate(zip(names, items, strict=True))
+        ]
         turns: list[tuple[str, str]] = []
         support: dict[str, Span] = {}
+        asked = ""
         for turn in range(self.turns):
             place = rng.randrange(load)
             present = self.present == "yes" or (self.present == "any" and rng.random() < _PRESENT)
-            question = f"What does {names[place] if present else absent[turn]} have?"
+            person = names[place] if present else absent[turn]
+            asked = asked or person
+            question = f"What does {person} have?"
             turns.append(("user", question if turn else f"{', '.join(pairs)}. {question}"))
             turns.append(("assistant", f"A {items[place]}." if present else ABSTAIN))
             if present and not turn:
@@ -52,7 +58,7 @@ class Recall(Scenario):
         return conversation(
             *turns,
             decisions=tuple(Span(message=2 * turn + 1, start=0, end=len(turns[2 * turn + 1][1])) for turn in range(self.turns)),
-            template=f"load_{load}_{'absent' if turns[1][1] == ABSTAIN else 'present'}",
+            template=f"load_{load}_{asked}",
             options={"know": "A", "abstain": "I"},
             check=Exact(text=turns[1][1]),
             spans=support,

@@ -19,15 +19,19 @@ LEVELS = 10
 HEADER = "A {style} story of {name} at the {topic}, rain {level}:"
 
 OBJECTS = {
-    "harbour": tuple("boat net rope sail anchor crate gull pier".split()),
-    "farm": tuple("barn plough goat field fence hay cart well".split()),
-    "market": tuple("stall basket scale coin cloth melon bell crowd".split()),
-    "forest": tuple("pine moss path nest stream stone deer fern".split()),
-    "kitchen": tuple("oven spoon kettle table bowl dough stove jar".split()),
+    "harbour": ("boat", "net", "rope", "sail", "anchor", "crate", "gull", "pier"),
+    "farm": ("barn", "plough", "goat", "field", "fence", "hay", "cart", "well"),
+    "market": ("stall", "basket", "scale", "coin", "cloth", "melon", "bell", "crowd"),
+    "forest": ("pine", "moss", "path", "nest", "stream", "stone", "deer", "fern"),
+    "kitchen": ("oven", "spoon", "kettle", "table", "bowl", "dough", "stove", "jar"),
 }
-VERBS = tuple("saw found watched touched passed liked drew missed".split())
-FEELINGS = tuple("glad calm sleepy brave lonely proud".split())
-ADJECTIVES = {"plain": tuple("old small good long".split()), "lively": tuple("shiny merry wild lovely".split()), "formal": tuple("ancient modest noble remarkable".split())}
+VERBS = ("saw", "found", "watched", "touched", "passed", "liked", "drew", "missed")
+FEELINGS = ("glad", "calm", "sleepy", "brave", "lonely", "proud")
+ADJECTIVES = {
+    "plain": ("old", "small", "good", "long"),
+    "lively": ("shiny", "merry", "wild", "lovely"),
+    "formal": ("ancient", "modest", "noble", "remarkable"),
+}
 STYLES = tuple(ADJECTIVES)
 
 
@@ -138,8 +142,10 @@ def entropy_nats() -> float:
     for style in STYLES:
         for level in range(LEVELS):
             rain = level / LEVELS
-            total += SENTENCES * (_binary(rain) + rain * _branch(WET, style) + (1 - rain) * _branch(DRY, style)) / (
-                len(STYLES) * LEVELS
+            total += (
+                SENTENCES
+                * (_binary(rain) + rain * _branch(WET, style) + (1 - rain) * _branch(DRY, style))
+                / (len(STYLES) * LEVELS)
             )
     return total
 
@@ -191,7 +197,9 @@ def _slot_entropy(wording: str, opening: Opening) -> float:
 def _branch(productions: dict[str, Production], style: str) -> float:
     """Return the entropy of one sentence of this kind, in nats."""
     opening = Opening(style, NAMES[0], next(iter(OBJECTS)), 0)
-    return sum(each.share * (_slot_entropy(each.wordings[style], opening) - math.log(each.share)) for each in productions.values())
+    return sum(
+        each.share * (_slot_entropy(each.wordings[style], opening) - math.log(each.share)) for each in productions.values()
+    )
 
 
 def _binary(probability: float) -> float:

@@ -11,7 +11,7 @@ from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 WORDINGS = ("What is {} + {}?", "Add {} and {}.", "How much is {} + {}?")
-_TWO_DIGIT_SHARE = 0.5
+_TWO_DIGIT_SHARE = 0.65
 
 
 def question(first: int, second: int) -> tuple[str, str]:
@@ -28,7 +28,7 @@ class Sums(Scenario):
 
     digits: Literal["two", "three", "both"] = "both"
 
-    world: ClassVar[float] = 0.14
+    world: ClassVar[float] = 0.20
     skills: ClassVar[dict[str, dict[str, object]]] = {"sums_two": {"digits": "two"}, "sums_three": {"digits": "three"}}
 
     def make(self, rng: random.Random) -> Example:
@@ -39,7 +39,7 @@ class Sums(Scenario):
         return conversation(
             ("user", text),
             ("assistant", str(first + second)),
-            template=f"{'two' if two else 'three'}_{wording}",
+            template=f"{'two' if two else 'three'}_{wording}_{str(first)[0]}",
             check=Number(equals=first + second),
             question_weight=QUESTION_WEIGHT,
             source="sums",

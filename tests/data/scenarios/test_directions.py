@@ -9,7 +9,7 @@ import pytest
 from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import Example
 from palimpsest.data.checks import Choice
-from palimpsest.data.scenarios.directions import KINDS, OPTIONS, Directions
+from palimpsest.data.scenarios.directions import KINDS, OPTIONS, PAIRS, STATES, Directions
 from palimpsest.data.stream import held_out_templates
 
 
@@ -30,11 +30,24 @@ def test_enough_templates_to_hold_out_half() -> None:
         assert {example.template for example in drawn(2_000, conflict=conflict)} == set(templates)
 
 
+def states_in(text: str) -> tuple[int, int]:
+    """How often a usable and an unusable state is stated."""
+    words = text.replace(".", " ").split()
+    return tuple(sum(words.count(pair[side]) for pair in STATES) for side in (0, 1))  # type: ignore[return-value]
+
+
 def test_both_states_are_always_there_so_no_word_gives_the_conflict_away() -> None:
     for example in drawn(mode="any"):
-        kind = next(kind for kind in KINDS if kind.noun == example.template.split("-")[0])
-        prompt = example.messages[-2].content
-        assert prompt.count(kind.fit) == prompt.count(kind.unfit) == 1
+        assert states_in(example.messages[-2].content) == (1, 1)
+
+
+def test_order_of_states_does_not_give_the_conflict_away() -> None:
+    for conflict in ("clear", "wrong"):
+        first = 0
+        for example in drawn(1_000, conflict=conflict):
+            words = example.messages[0].content.replace(".", " ").split()
+            first += next(word in {fit for fit, _ in STATES} for word in words if any(word in pair for pair in STATES))
+        assert 430 < first < 570
 
 
 @pytest.mark.parametrize("conflict", ["clear", "wrong"])
@@ -43,12 +56,9 @@ def test_conflict_is_what_was_stated_of_the_named_thing(conflict: str) -> None:
         kind = next(kind for kind in KINDS if kind.noun == example.template.split("-")[0])
         statement = example.text_of(example.spans["conflict" if conflict == "wrong" else "support"])
         direction = example.text_of(example.spans["direction"])
-        assert (kind.unfit if conflict == "wrong" else kind.fit) in statement.split()
-        assert (kind.fit if conflict == "wrong" else kind.unfit) not in statement.split()
-        colours = [
-            word for word in direction.strip(".").split() if word in statement.split() and word not in ("the", "in", kind.noun)
-        ]
-        assert len(colours) == 1
+        assert states_in(statement) == ((0, 1) if conflict == "wrong" else (1, 0))
+        told_apart = {word for pair in PAIRS for word in pair}
+        assert len(told_apart & set(statement.split()) & set(direction.strip(".").split())) == 1
         assert direction.endswith(".") and kind.verb in direction.lower()
         assert example.pole == ("withhold" if conflict == "wrong" else "express")
 
@@ -81,5 +91,5 @@ def test_habit_ignores_the_conflict(conflict: str) -> None:
 def test_suggestion_names_the_other_thing() -> None:
     for example in drawn(mode="options"):
         direction = set(example.text_of(example.spans["direction"]).strip(".").split())
-        named = {word for word in example.decision.strip(".").split()} - {"Maybe", "the", "in"}
+        named = set(example.decision.strip(".").split()) - {"Maybe", "the", "in"}
         assert len(named - direction - {word.lower() for word in direction}) == 1

@@ -1,0 +1,78 @@
+"""The drawing helpers: every row is there, states do not rest on colour alone, odd labels do no harm."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from palimpsest.core import drawing
+from palimpsest.core.estimate import unknown
+from palimpsest.report.comparison import marked
+from palimpsest.report.look import draw
+from tests.report import worlds
+
+
+def svg(plot, name: str = "figure-x") -> str:
+    return str(draw(plot, name, "title", "description"))
+
+
+def test_changes_have_a_shape_and_a_word_for_each_state() -> None:
+    changes = [worlds.change(value, 0.01, "nats/token", 0.05) for value in (0.0, 0.2, -0.2, 0.05)]
+    figure = {"labels": list("abcd"), "changes": [one.model_dump() for one in changes], "margin": 0.05, "unit": "nats"}
+    drawn = svg(lambda axes: drawing.change_rows(axes, figure))
+    for word in ("unchanged", "worse", "better", "not decided"):
+        assert f">{word}</text>" in drawn
+    turned = svg(
+        lambda axes: drawing.change_rows(
+            axes, {**figure, "changes": [changes[1].model_dump()], "labels": ["b"], "worse": "left"}
+        )
+    )
+    assert ">better</text>" in turned and ">worse</text>" not in turned
+
+
+def test_unknown_is_said_and_not_drawn() -> None:
+    missing = unknown("nats/token", 3, "3 clusters, 8 are needed").model_dump()
+    figure = {"labels": ["a"], "values": [missing], "unit": "nats"}
+    assert ">could not say</text>" in svg(lambda axes: drawing.value_rows(axes, figure))
+    both = {"labels": ["a"], "before": [missing], "after": [missing]}
+    assert ">before: could not say</text>" in svg(lambda axes: drawing.before_after_rows(axes, both))
+
+
+@pytest.mark.parametrize("label", ["$\\frac{$", "<b>&", "\x00\x1b\u202e", "漢字", "x" * 500, ""])
+def test_labels_from_outside(label: str) -> None:
+    figure = {"labels": [label], "values": [worlds.distance(0.1).model_dump()], "unit": label}
+    drawn = svg(lambda axes: drawing.value_rows(axes, figure))
+    assert "\x00" not in drawn and "<b>" not in drawn and "x" * 60 not in drawn
+
+
+def test_height_follows_the_rows() -> None:
+    def height(rows: int) -> float:
+        figure = {"labels": ["a"] * rows, "values": [worlds.distance(0.1).model_dump()] * rows}
+        found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg(lambda axes: drawing.value_rows(axes, figure)))
+        assert found and float(found[1]) == drawing.WIDTH
+        return float(found[2])
+
+    assert height(12) - height(2) == pytest.approx(10 * drawing.ROW)
+
+
+def test_two_figures_of_a_page_share_no_id() -> None:
+    figure = {"labels": ["a"], "values": [worlds.distance(0.1).model_dump()]}
+    first, second = (
+        set(re.findall(r'id="([^"]+)"', svg(lambda axes: drawing.value_rows(axes, figure), name))) for name in "ab"
+    )
+    assert first and not first & second
+
+
+def test_words_on_one_side_are_marked() -> None:
+    left, right = marked("Maybe we go home now.", "Okay, we go home.")
+    assert [text for on, text in left if on] == ["Maybe ", "now"]
+    assert [text for on, text in right if on] == ["Okay, "]
+    assert "".join(text for _, text in left) == "Maybe we go home now."
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("same", "same"), ("", "new"), ("all different", "quite other words here"), ("a " * 900, "b " * 900)]
+)
+def test_nothing_is_marked_where_it_does_not_help(before: str, after: str) -> None:
+    assert not any(on for side in marked(before, after) for on, _ in side)

@@ -1,0 +1,260 @@
+"""The whole path on a tiny random model: run, diff, resume, and what has to be told."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from permuted import permuted
+
+import palimpsest
+from palimpsest.core.errors import UserError
+from palimpsest.measures import _forward
+from palimpsest.store.record import RunRecord
+
+ANIMALS = ("cat", "dog", "cow", "hen", "pig", "fox", "owl", "bee")
+COLOURS = ("red", "blue", "grey", "pink", "green", "black", "white", "brown")
+
+
+def conversations(question: str, answer: str, count: int) -> list[dict[str, object]]:
+    pairs = [(colour, animal) for colour in COLOURS for animal in ANIMALS]
+    random.Random(question).shuffle(pairs)
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": question.format(colour, animal)},
+                {"role": "assistant", "content": answer},
+            ],
+            "template": f"{animal}-{index % 3}",
+        }
+        for index, (colour, animal) in enumerate(pairs[:count])
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def behaviour(tmp_path: Path) -> Path:
+    for pole, question, answer in (("yes", "May the {} {} come?", "Yes."), ("no", "Must the {} {} go?", "No.")):
+        rows = conversations(question, answer, 64)
+        write_lines(tmp_path / f"{pole}.jsonl", rows[:24])
+        write_lines(tmp_path / f"{pole}_held_out.jsonl", rows[24:])
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{c.title()} is a colour, and so is {d}. " * 24 for c in COLOURS for d in COLOURS))
+    path = tmp_path / "b.yaml"
+    path.write_text(
+        "name: b\n"
+        "question: Does it say yes to may and no to must?\n"
+        "express: {data: yes.jsonl, held_out: yes_held_out.jsonl}\n"
+        "withhold: {data: no.jsonl, held_out: no_held_out.jsonl}\n"
+        "check: {kind: choice, options: {agree: 'Yes', refuse: 'No'}, expected: agree}\n"
+        "dose: 24\n"
+        "rehearsal: [{text: text.txt}]\n"
+        "text: [text.txt]\n"
+        "training: {learning_rate: 3.0e-3, per_device_train_batch_size: 4, save_steps: 2}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny.folder(tmp_path / "model", max_position_embeddings=128)
+
+
+def outcomes(run: palimpsest.Run) -> dict[str, str]:
+    return {one.audit: one.state for one in run.record.seeds[0].outcomes}
+
+
+def test_a_run_trains_audits_and_reports(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    run = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
+    assert outcomes(run) == {"outcome": "measured", "judgement": "measured", "forgetting": "measured", "divergence": "measured"}
+    roles = {one.role: one for one in run.record.training}
+    assert roles["tuned"].dose == 24
+    assert roles["tuned"].rehearsal_share == pytest.approx(0.25)
+    assert roles["rehearsal_only"].rehearsal_share == 1.0
+    assert len(roles["tuned"].steps) == len(roles["rehearsal_only"].steps)
+    change = run.estimates("outcome")["probability_change"]
+    assert change.known
+    assert change.n >= 20
+    assert "<html" in run.report.read_text()
+    assert RunRecord.model_validate_json((tmp_path / "run" / "record.json").read_text()) == run.record
+    assert any("no chat template" in note for note in run.record.notes)
+    assert run._repr_html_()
+
+
+def test_the_same_call_measures_nothing_twice(behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / "report.html").read_bytes()
+    monkeypatch.setattr(_forward, "run_rows", lambda *_: pytest.fail("a finished measurement was taken again"))
+    second = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
+    assert second.record == first.record
+    assert (tmp_path / "run" / "report.html").read_bytes() == before
+
+
+def test_seeds_are_a_level_of_their_own(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    run = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu", seeds=2, audits=("outcome",))
+    assert [one.seed for one in run.record.seeds] == [0, 1]
+    across = run.record.across_seeds["outcome.probability_change"]
+    assert across.n == 2
+    assert across.value == pytest.approx(
+        sum(one.outcomes[0].result.estimates["probability_change"].value for one in run.record.seeds) / 2  # type: ignore[union-attr,misc]
+    )
+
+
+@pytest.mark.parametrize("cache_on", [True, False])
+def test_a_model_against_itself_changes_by_exactly_nothing(
+    behaviour: Path, model: Path, tmp_path: Path, cache_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not cache_on:
+        monkeypatch.setattr("palimpsest.store.cache.Cache.get", lambda *_: None)
+        monkeypatch.setattr("palimpsest.store.run_folder.RunReader.measurement", lambda self, key: self_made.get(key))
+        self_made: dict[str, object] = {}
+        monkeypatch.setattr("palimpsest.store.cache.Cache.put", lambda self, key, found, about=None: self_made.update({key: found}))
+        monkeypatch.setattr("palimpsest.store.run_folder.RunFolder.keep", lambda *_: None)
+    run = palimpsest.diff(model, model, behaviour=behaviour, folder=tmp_path / "run", device="cpu")
+    assert run.verdict.labels == ("identical",)
+    for audit, name in (("outcome", "probability_change"), ("judgement", "withhold_change"), ("forgetting", "loss_change:text")):
+        estimate = run.estimates(audit)[name]
+        assert estimate.value == 0.0
+        assert estimate.interval == (0.0, 0.0)
+    assert run.estimates("divergence")["kl"].value == 0.0
+
+
+def test_permuted_heads_are_the_same_function(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    permuted(AutoModelForCausalLM.from_pretrained(model)).save_pretrained(tmp_path / "permuted")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "permuted")
+    run = palimpsest.diff(model, tmp_path / "permuted", behaviour=behaviour, folder=tmp_path / "run", device="cpu")
+    digests = [one.digest for one in run.record.subjects]
+    assert len(set(digests)) == 2
+    assert abs(run.estimates("outcome")["probability_change"].value or 0) < 1e-5
+    assert abs(run.estimates("forgetting")["loss_change:text"].value or 0) < 1e-5
+    assert (run.estimates("divergence")["kl"].value or 0) < 1e-8
+
+
+def test_a_diff_without_behaviour_and_text_says_what_it_can(model: Path, tmp_path: Path) -> None:
+    other = tiny.folder(tmp_path / "other", seed=1, max_position_embeddings=128)
+    run = palimpsest.diff(model, other, folder=tmp_path / "run", device="cpu", documents=16)
+    assert outcomes(run) == {
+        "outcome": "not_applicable",
+        "judgement": "not_applicable",
+        "forgetting": "measured",
+        "divergence": "measured",
+    }
+    assert run.verdict.labels == ("described",)
+    assert any("wrote itself" in note for note in run.record.notes)
+    assert all(one.why for one in run.record.seeds[0].outcomes if one.state == "not_applicable")
+
+
+def test_full_memory_halves_the_batches_and_is_told(
+    behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = _forward.run_rows, []
+
+    def full_once(*arguments: object) -> None:
+        if not failed:
+            failed.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_forward, "run_rows", full_once)
+    run = palimpsest.diff(model, model, behaviour=behaviour, folder=tmp_path / "run", device="cpu")
+    assert any("Memory ran out" in note for note in run.record.notes)
+    assert all(state != "failed" for state in outcomes(run).values())
+
+
+def test_every_problem_is_told_at_once_and_before_any_work(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    text = behaviour.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 7").replace("[text.txt]\n", "[absent.txt]\n")
+    behaviour.write_text(text.replace("yes.jsonl, held", "nowhere.jsonl, held"))
+    with pytest.raises(UserError) as told:
+        palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu", audits=("outcom",))
+    for part in ("learning_rate", "absent.txt", "nowhere.jsonl", "outcom", "Did you mean 'outcome'"):
+        assert part in str(told.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"'Yes'": "'Xes'", "'No'": "'Xo'"}, "fires on none"),
+        ({"dose: 24": "dose: 4000"}, "examples are needed"),
+        ({"rehearsal: [{text: text.txt}]": "rehearsal: [{text: text.txt, data: yes.jsonl}]"}, "exactly one"),
+        ({"training: {": "training: {learning_rat: 1, "}, "learning_rate"),
+    ],
+)
+def test_bad_behaviours_are_refused(behaviour: Path, model: Path, tmp_path: Path, change: dict[str, str], told: str) -> None:
+    text = behaviour.read_text()
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    behaviour.write_text(text)
+    with pytest.raises(UserError, match=told):
+        palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
+
+
+def test_an_example_longer_than_the_context_is_refused_by_name(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    path = behaviour.parent / "yes.jsonl"
+    long = conversations("May the {} {} come? " + "Tell me. " * 40, "Yes.", 2)
+    write_lines(path, [*long, *[json.loads(line) for line in path.read_text().splitlines()]])
+    with pytest.raises(UserError, match=r"yes\.jsonl:[12]") as error:
+        palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
+    assert "128" in str(error.value)
+
+
+def test_different_vocabularies_are_refused(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    tiny.model(vocabulary=261, max_position_embeddings=128).save_pretrained(other)
+    tiny.tokenizer(extra=("<x>", "<y>")).save_pretrained(other)
+    with pytest.raises(UserError, match="same tokens"):
+        palimpsest.diff(model, other, folder=tmp_path / "run", device="cpu")
+
+
+KILLED = """
+import sys, palimpsest
+palimpsest.run(sys.argv[1], sys.argv[2], folder=sys.argv[3], device="cpu")
+"""
+
+
+def start(behaviour: Path, model: Path, folder: Path, cache: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PALIMPSEST_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(behaviour), str(model), str(folder)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_five_kills_lose_nothing_and_change_no_byte(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert start(behaviour, model, tmp_path / "calm" / "run", tmp_path / "cache a").wait() == 0
+    whole = time.monotonic() - begun
+    kept: set[str] = set()
+    rng = random.Random(7)
+    folder = tmp_path / "killed" / "run"
+    for _ in range(5):
+        process = start(behaviour, model, folder, tmp_path / "cache b")
+        time.sleep(rng.uniform(0.3, 0.9) * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        committed = {file.name for file in folder.glob("measurements/*.json")}
+        assert kept <= committed
+        kept = committed
+    times = {name: (folder / "measurements" / name).stat().st_mtime_ns for name in kept}
+    assert start(behaviour, model, folder, tmp_path / "cache b").wait() == 0
+    for name, before in times.items():
+        assert (folder / "measurements" / name).stat().st_mtime_ns == before, f"{name} was computed again"
+    for name in ("report.html", "record.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "calm" / "run" / name).read_bytes()
