@@ -13,6 +13,7 @@ from pydantic import Field
 from palimpsest.audit import Finding
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
+from palimpsest.core.wording import number
 
 Label = Literal["too_little", "as_intended", "overshoot", "forgetting", "identical", "could_not_say", "described"]
 """``described`` is a comparison without a behaviour: there is nothing that was intended."""
@@ -80,7 +81,7 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
         f"{outcome.statement}; {reached} the {100 * thresholds.reached:.0f} points that count as enough "
         f"({_interval(outcome.estimate, 100, 'points')})"
     ]
-    if spill_reason:
+    if spill_reason and (enough or spilled is None):
         reasons.append(spill_reason)
     reasons += _forgetting_reasons(findings, forgotten)
     decisive = enough_sure and (spill_sure or not enough)
@@ -159,7 +160,8 @@ def _headline(labels: Sequence[Label], forgotten: list[str]) -> str:
         "forgetting": f"Forgetting: {', '.join(forgotten)}",
         "could_not_say": "It changed, but whether it is conditional could not be said",
     }
-    return "; ".join(said[label] for label in labels)
+    first, *rest = (said[label] for label in labels)
+    return "; ".join([first, *(text[0].lower() + text[1:] for text in rest)])
 
 
 def _next(labels: Sequence[Label], forgotten: list[str]) -> list[str]:
@@ -223,8 +225,7 @@ def _interval(estimate: Estimate, scale: float, unit: str) -> str:
     if estimate.value is None:
         return "could not say"
     digits = 3 if scale == 1 else 0
-    text = f"{scale * estimate.value:+.{digits}f}"
+    text = number(scale * estimate.value, digits, signed=True)
     if estimate.interval is not None:
-        low, high = (scale * bound for bound in estimate.interval)
-        text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+        text += " [{}, {}]".format(*(number(scale * bound, digits, signed=True) for bound in estimate.interval))
     return f"{text} {unit}"

@@ -50,7 +50,9 @@ def behaviour(tmp_path: Path) -> Path:
         rows = conversations(question, answer, 64)
         write_lines(tmp_path / f"{pole}.jsonl", rows[:24])
         write_lines(tmp_path / f"{pole}_held_out.jsonl", rows[24:])
-    (tmp_path / "text.txt").write_text("\n\n".join(f"{c.title()} is a colour, and so is {d}. " * 24 for c in COLOURS for d in COLOURS))
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"{c.title()} is a colour, and so is {d}. " * 24 for c in COLOURS for d in COLOURS)
+    )
     path = tmp_path / "b.yaml"
     path.write_text(
         "name: b\n"
@@ -92,7 +94,9 @@ def test_a_run_trains_audits_and_reports(behaviour: Path, model: Path, tmp_path:
     assert run._repr_html_()
 
 
-def test_the_same_call_measures_nothing_twice(behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_measures_nothing_twice(
+    behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
     before = (tmp_path / "run" / "report.html").read_bytes()
     monkeypatch.setattr(_forward, "run_rows", lambda *_: pytest.fail("a finished measurement was taken again"))
@@ -119,11 +123,17 @@ def test_a_model_against_itself_changes_by_exactly_nothing(
         monkeypatch.setattr("palimpsest.store.cache.Cache.get", lambda *_: None)
         monkeypatch.setattr("palimpsest.store.run_folder.RunReader.measurement", lambda self, key: self_made.get(key))
         self_made: dict[str, object] = {}
-        monkeypatch.setattr("palimpsest.store.cache.Cache.put", lambda self, key, found, about=None: self_made.update({key: found}))
+        monkeypatch.setattr(
+            "palimpsest.store.cache.Cache.put", lambda self, key, found, about=None: self_made.update({key: found})
+        )
         monkeypatch.setattr("palimpsest.store.run_folder.RunFolder.keep", lambda *_: None)
     run = palimpsest.diff(model, model, behaviour=behaviour, folder=tmp_path / "run", device="cpu")
     assert run.verdict.labels == ("identical",)
-    for audit, name in (("outcome", "probability_change"), ("judgement", "withhold_change"), ("forgetting", "loss_change:text")):
+    for audit, name in (
+        ("outcome", "probability_change"),
+        ("judgement", "withhold_change"),
+        ("forgetting", "loss_change:text"),
+    ):
         estimate = run.estimates(audit)[name]
         assert estimate.value == 0.0
         assert estimate.interval == (0.0, 0.0)

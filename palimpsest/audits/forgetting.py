@@ -197,13 +197,13 @@ class Forgetting(Audit[Data]):
 
     def _changes(self, one: Paired) -> dict[str, Estimate]:
         """Return every estimate of one capability or text, by kind."""
-        nats, where = {"unit": "nats/token"}, one.clusters
+        unit, where = "nats/token", one.clusters
         told = {
-            "loss_before": stats.level(one.loss_before, where, **nats),
-            "loss_change": stats.mean_difference(one.loss_before, one.loss_after, where, margin=self.loss_margin, **nats),
+            "loss_before": stats.level(one.loss_before, where, unit=unit),
+            "loss_change": stats.mean_difference(one.loss_before, one.loss_after, where, margin=self.loss_margin, unit=unit),
         }
         if one.loss_control is not None:
-            told["loss_change_control"] = stats.mean_difference(one.loss_before, one.loss_control, where, **nats)
+            told["loss_change_control"] = stats.mean_difference(one.loss_before, one.loss_control, where, unit=unit)
         if one.right_before is not None and one.right_after is not None:
             before, after, margin = one.right_before, one.right_after, self.accuracy_margin
             told |= {

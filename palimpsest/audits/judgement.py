@@ -15,6 +15,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.wording import number
 from palimpsest.data.grading import chosen_options, clusters, graded_probability, passes
 
 POLES = ("express", "withhold")
@@ -177,8 +178,9 @@ class Judgement(Audit[Data]):
                 estimates[f"{pole}_change"] = stats.rate_difference(before, after, where, unit="points")
         where = (data.clusters["express"], data.clusters["withhold"])
         for when in ("before", "after"):
-            d, c = stats.d_prime(values["express", when], values["withhold", when], *where)
-            estimates[f"d_prime_{when}"], estimates[f"criterion_{when}"] = d, c
+            levels = stats.d_prime(values["express", when], values["withhold", when], *where)
+            for name, level in zip(("d_prime", "criterion"), levels, strict=True):
+                estimates[f"{name}_{when}"] = level.model_copy(update={"p_value": None, "minimum_detectable": None})
         estimates["d_prime_change"] = stats.d_prime_change(
             values["express", "before"],
             values["express", "after"],
@@ -233,7 +235,7 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _number(estimate: Estimate) -> str:
-    return "an unknown value" if estimate.value is None else f"{estimate.value:.2f}"
+    return "an unknown value" if estimate.value is None else number(estimate.value, 2)
 
 
 def _complement(estimate: Estimate) -> Estimate:

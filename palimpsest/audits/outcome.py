@@ -120,6 +120,9 @@ class Outcome(Audit[Data]):
             rows.append(("probability of the graded choice", "probability_before", "probability_after", "probability_change"))
         if control is not None:
             rows.append(("generated answers, rehearsal only", "rate_before", None, "control_rate_change"))
+        afters = [estimates[key] for _, _, key, _ in rows if key is not None]
+        if control is not None:
+            afters.append(stats.rate(control.shown, data.clusters))
         return Result(
             summary=said[0].upper() + said[1:] + ".",
             estimates=estimates,
@@ -133,11 +136,8 @@ class Outcome(Audit[Data]):
             ),
             figure={
                 "labels": [name for name, *_ in rows],
-                "before": [estimates[keys[0]].model_dump() for _, *keys in rows],
-                "after": [
-                    (estimates[keys[1]] if keys[1] else stats.rate(control.shown, data.clusters)).model_dump()  # type: ignore[union-attr]
-                    for _, *keys in rows
-                ],
+                "before": [estimates[before].model_dump() for _, before, _, _ in rows],
+                "after": [one.model_dump() for one in afters],
             },
             samples=data.samples,
             cannot_say=()

@@ -92,7 +92,9 @@ def amount(value: float | None, unit: str) -> str:
     if value is None:
         return COULD_NOT_SAY
     factor, digits, written = _SHOWN.get(unit, (1.0, None, unit))
-    text = number(factor * abs(value), _decimals(value) if digits is None else digits)
+    fine = _decimals(factor * value)
+    text = number(factor * abs(value), fine if digits is None else digits)
+    text = text if text.strip("0.,") else number(factor * abs(value), fine)  # a size that is there is not written as 0
     if "." in text and abs(float(text) - factor * abs(value)) < 1e-9:
         text = text.rstrip("0").rstrip(".")
     return f"{text}{_joined(written)}"
@@ -144,4 +146,4 @@ def _reason(estimate: Estimate) -> str:
 
 def _decimals(value: float) -> int:
     """Return how many decimals give three significant digits."""
-    return 3 if value == 0 else max(0, min(6, 2 - math.floor(math.log10(abs(value)))))
+    return 3 if value == 0 else max(0, min(9, 2 - math.floor(math.log10(abs(value)))))

@@ -151,7 +151,7 @@ def build_model(size: str, vocabulary: int, seed: int) -> Any:
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": ROTARY_THETA},
         tie_word_embeddings=True,
-        palimpsest_world=True,
+        palimpsest_world=True,  # pyright: ignore[reportCallIssue] (kept in config.json: tuned copies are known by it)
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
@@ -161,3 +161,11 @@ def build_model(size: str, vocabulary: int, seed: int) -> Any:
         model = LlamaForCausalLM(config)
     draw(model, ROTARY_THETA, torch.Generator().manual_seed(seed % 2**63))
     return model
+
+
+def load_model(model_folder: Path) -> Any:
+    """Return the pocket model in a folder, in float32."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)

@@ -11,15 +11,14 @@ from markupsafe import Markup
 
 from palimpsest import audit as audits
 from palimpsest.audit import Outcome, Result, Sample, Table
+from palimpsest.core import docstrings
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import COULD_NOT_SAY, shown, visible
 from palimpsest.report.look import draw
 
 Value = str | int | Estimate | None
-NAMED = ("Question", "Method", "Reads", "Null", "Limits", "Reference")
 _NUMBER = re.compile(r"^[+\-\u2212]?[\d,.]+(e[+-]?\d+)?%?$")
 _SHORT, _CELL = 14, 300
-_HEADING = re.compile(rf"^({'|'.join(NAMED)}):\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,8 @@ def docstring_sections(name: str) -> dict[str, str]:
     """Return an audit's docstring by section; empty where this version has no audit of that name."""
     if name not in audits.names():
         return {}
-    text = inspect.getdoc(type(audits.load(name))) or ""
-    parts = _HEADING.split(text)
-    return {heading: " ".join(body.split()) for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
+    found = docstrings.sections(inspect.getdoc(type(audits.load(name))) or "")
+    return {title: " ".join(body.split()) for title, body in found.items()}
 
 
 def grid(table: Table, chance: Sequence[Estimate] = ()) -> Grid:
@@ -122,7 +120,11 @@ def grid(table: Table, chance: Sequence[Estimate] = ()) -> Grid:
         title=table.title,
         columns=tuple((name, "" if unit in name else unit, kind) for name, unit, kind in zip(names, units, kinds, strict=True)),
         rows=tuple(
-            tuple(_cell(cell, unit, kind, chance) for cell, unit, kind in zip(row, units, kinds, strict=True)) for row in rows
+            tuple(
+                _cell(cell, unit, kind, chance, level=_is_level(name) or _is_level(str(row[0])))
+                for cell, name, unit, kind in zip(row, names, units, kinds, strict=True)
+            )
+            for row in rows
         ),
         note=table.note,
         count=len(names),
@@ -153,7 +155,8 @@ def _cell(value: Value, unit: str, kind: str, chance: Sequence[Estimate], *, lev
         return Cell("empty", "–")
     if isinstance(value, Estimate):
         said = shown(value, change=False if level else None)
-        remark = "could be chance among so many questions" if value in chance else said.remark
+        remark = said.remark or ("could be chance among so many questions" if value in chance else "")
+        remark = f"no interval: {remark}" if said.state == "no interval" else remark
         return Cell(
             "unknown" if said.state == "unknown" else "estimate",
             said.value,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from palimpsest.core.spec import digest
 from palimpsest.data.render import Renderer
 from palimpsest.data.stream import split_of
 from palimpsest.models import pocket, pocket_card
+from palimpsest.scenario import Scenario, load
 from palimpsest.training.loop import Progress
 from palimpsest.training.sampler import Row
 from palimpsest.training.settings import TrainingSettings
@@ -35,27 +35,53 @@ _FIRST_PART = 0.12
 """In this part of the steps only these are drawn: every other skill builds on finding again what was said."""
 
 
+_SECOND = {
+    "Programs": 0.28,
+    "Recall": 0.15,
+    "Doubts": 0.14,
+    "Directions": 0.11,
+    "Sums": 0.10,
+    "AboutModels": 0.06,
+    "Instructions": 0.05,
+    "Facts": 0.03,
+    "Scenes": 0.03,
+    "Stories": 0.03,
+    "Copying": 0.02,
+}
+"""Shares of the second stage, which has the simpler programs and lists and dwells on what is learnt last."""
+_SECOND_PARAMETERS: dict[str, dict[str, object]] = {
+    "Programs": {},
+    "Recall": {"turns": 3},
+    "Sums": {"digits": "two"},
+}
+"""Sums of three digits are left out, because they are meant to be wrong now and then."""
+
+
 class Recipe(NamedTuple):
-    """What differs between sizes besides the shape."""
+    """What differs between sizes besides the shape: steps and learning rate of both stages."""
 
     steps: int
     learning_rate: float
+    second_steps: int
+    second_learning_rate: float
 
 
 RECIPES = {
-    "tiny": Recipe(4_000, 0.003),
-    "small": Recipe(8_000, 0.002),
-    "standard": Recipe(7_600, 0.0015),
-    "large": Recipe(12_000, 0.001),
+    "tiny": Recipe(4_000, 0.003, 1_500, 0.002),
+    "small": Recipe(8_000, 0.002, 2_500, 0.0013),
+    "standard": Recipe(7_600, 0.0015, 2_400, 0.001),
+    "large": Recipe(12_000, 0.001, 4_000, 0.0007),
 }
 
 
 class WorldBatches:
-    """The rows of every step of pretraining, computed on access from (seed, step)."""
+    """The rows of every step of the first stage, computed on access from (seed, step)."""
+
+    name = "pretraining"
 
     def __init__(self, renderer: Renderer, seed: int, steps: int) -> None:
         self.renderer, self.seed, self.steps = renderer, seed, steps
-        self.scenarios = pocket.world()
+        self.scenarios = self._scenarios()
         self._pool: tuple[int, list[list[Row]]] = (-1, [])
 
     def __len__(self) -> int:
@@ -67,28 +93,48 @@ class WorldBatches:
             self._pool = (number, self._draw(number))
         return self._pool[1][place]
 
-    @cached_property
-    def _shares(self) -> tuple[list[float], list[float]]:
-        """Return the shares of the first steps, when only what looks something up is drawn, and those of the rest."""
-        all_of_them = [scenario.world for scenario in self.scenarios]
-        return [_LOOKING_UP.get(type(scenario).__name__, 0.0) for scenario in self.scenarios], all_of_them
+    def _scenarios(self) -> tuple[Scenario, ...]:
+        return pocket.world()
+
+    def _shares(self, step: int) -> list[float]:
+        """Return the share of each scenario: at first only what looks something up is drawn."""
+        if step < _FIRST_PART * self.steps:
+            return [_LOOKING_UP.get(type(scenario).__name__, 0.0) for scenario in self.scenarios]
+        return [scenario.world for scenario in self.scenarios]
 
     def _draw(self, number: int) -> list[list[Row]]:
         """Return the rows of one pool of steps: each step gets passes of rows that are alike in length."""
         rows = [self._row(number, index) for index in range(_POOL_STEPS * ROWS_A_STEP)]
         rows.sort(key=lambda row: len(row.tokens))
         passes = [rows[start : start + ROWS_A_PASS] for start in range(0, len(rows), ROWS_A_PASS)]
-        python_stream(self.seed, "pretraining", "order", number).shuffle(passes)
+        python_stream(self.seed, self.name, "order", number).shuffle(passes)
         each = ROWS_A_STEP // ROWS_A_PASS
         return [[row for part in passes[start : start + each] for row in part] for start in range(0, len(passes), each)]
 
     def _row(self, number: int, index: int) -> Row:
-        rng = python_stream(self.seed, "pretraining", number, index)
-        scenario = rng.choices(self.scenarios, self._shares[number * _POOL_STEPS >= _FIRST_PART * self.steps])[0]
+        rng = python_stream(self.seed, self.name, number, index)
+        scenario = rng.choices(self.scenarios, self._shares(number * _POOL_STEPS))[0]
         while split_of(example := scenario.make(rng)) != "train":
             pass
         encoded = self.renderer.encode(example)
         return Row(encoded.tokens, encoded.weights, "rehearsal", example.source)
+
+
+class SecondStage(WorldBatches):
+    """The rows of every step of the second stage."""
+
+    name = "second stage"
+
+    def _scenarios(self) -> tuple[Scenario, ...]:
+        names = [type(each).__module__.rsplit(".", 1)[-1] for each in pocket.world()]
+        kinds = [type(each) for each in pocket.world()]
+        return tuple(
+            load(name, _SECOND_PARAMETERS.get(kind.__name__, kind.world_parameters))
+            for name, kind in zip(names, kinds, strict=True)
+        )
+
+    def _shares(self, step: int) -> list[float]:
+        return [_SECOND[type(scenario).__name__] for scenario in self.scenarios]
 
 
 def train_pocket(
@@ -104,13 +150,17 @@ def train_pocket(
         size: one of ``pocket.SIZES``.
         seed: decides the first weights and every row; other seeds give twins.
         folder: what ``trainer.train_batches`` writes; called again, it goes on where it was.
-        steps: optimizer steps, of 32 rows each (``None``: the recipe's).
+        steps: stop the first stage after so many optimizer steps, to look (``None``: both stages in full).
         progress: who is told.
 
     Raises:
         UserError: unknown size, or a folder that can't be written or holds another run.
     """
-    summary = _pretrain(size, seed, folder, steps, progress)
+    if steps is not None:
+        summary = _pretrain(size, seed, folder, steps, progress)
+    else:
+        _pretrain(size, seed, folder / "first", None, progress)
+        summary = _go_on(size, seed, folder, progress)
     if not (folder / "model" / pocket_card.NAME).exists():
         pocket_card.write(folder / "model")
     return summary
@@ -130,11 +180,27 @@ def first_losses(size: str, seed: int, steps: int, folder: Path) -> list[float]:
 def _pretrain(size: str, seed: int, folder: Path, steps: int | None, progress: Progress | None) -> TrainingSummary:
     if size not in RECIPES:
         raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
-    recipe = RECIPES[size]
     tokenizer = pocket.build_tokenizer()
     model = pocket.build_model(size, len(tokenizer), seed_of(seed, "pocket", "weights"))
-    settings = TrainingSettings(
-        learning_rate=recipe.learning_rate,
+    batches = WorldBatches(Renderer(tokenizer), seed, steps or RECIPES[size].steps)
+    identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
+    settings = _settings(RECIPES[size].learning_rate, seed)
+    return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)
+
+
+def _go_on(size: str, seed: int, folder: Path, progress: Progress | None) -> TrainingSummary:
+    """Train the second stage from the end of the first."""
+    tokenizer = pocket.build_tokenizer()
+    model = pocket.load_model(folder / "first" / "model")
+    batches = SecondStage(Renderer(tokenizer), seed, RECIPES[size].second_steps)
+    identity = digest(["pocket, second stage", size, seed, len(batches), pocket.world_digest()])
+    settings = _settings(RECIPES[size].second_learning_rate, seed)
+    return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)
+
+
+def _settings(learning_rate: float, seed: int) -> TrainingSettings:
+    return TrainingSettings(
+        learning_rate=learning_rate,
         reason="Chosen on held-out skills after a few minutes of training.",
         per_device_train_batch_size=ROWS_A_PASS,
         gradient_accumulation_steps=ROWS_A_STEP // ROWS_A_PASS,
@@ -149,6 +215,3 @@ def _pretrain(size: str, seed: int, folder: Path, steps: int | None, progress: P
         allow_repeats=True,
         rehearsal_share=0.0,
     )
-    batches = WorldBatches(Renderer(tokenizer), seed, steps or recipe.steps)
-    identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
-    return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)

@@ -18,7 +18,7 @@ from palimpsest.models.pocket_tokenizer import LARGEST, PIECE, SPARES, build
 from palimpsest.training import pocket_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pocket.json"
-"""Made by ``python -m tests.golden.make_pocket`` (float32, one thread)."""
+"""Made by ``python tests/golden/make_pocket.py`` (float32, one thread)."""
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_card_holds_what_was_promised() -> None:
         habit = {name: mean["value"] for name, mean in card["habit"][pole].items() if name != "items"}
         assert habit["accept"] == pytest.approx(0.3, abs=0.06) and habit["suggest"] == pytest.approx(0.7, abs=0.06)
         assert habit["push_back"] < 0.01
-    assert card["stories"]["excess_nats_a_text"]["value"] < 0.05 * card["stories"]["exact_nats_a_text"]["value"]
+    assert card["stories"]["excess_nats_a_text"]["value"] < 0.1 * card["stories"]["exact_nats_a_text"]["value"]
 
 
 def test_card_is_of_these_weights() -> None:

@@ -147,6 +147,7 @@ def test_audits_without_numbers_say_so_twice(pages: dict[str, str]) -> None:
     for why in ("the behaviour has no 'withhold' pole: say where it should not appear", "FloatingPointError: overflow"):
         assert words.count(why) == 2
     assert "could not say 5 clusters, 8 are needed" in words
+    assert "30.0% no interval: 5 clusters, 8 are needed" in words
     assert "(it failed)" in words
 
 

@@ -73,6 +73,7 @@ def test_numbers() -> None:
     assert number(-0.0004, 3, signed=True) == "0.000"
     assert number(0.5, 0, signed=True) in ("+0", "0")
     assert amount(0.05, "points") == "5 points"
+    assert amount(0.00004, "nats/token") == "0.00004 nats/token"
     assert amount(None, "points") == "could not say"
 
 

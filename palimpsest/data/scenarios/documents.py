@@ -48,7 +48,7 @@ class Documents(Scenario):
         _check(self)
 
     def make(self, rng: random.Random) -> Example:
-        documents = _usable(self)
+        documents = _usable(self)  # pyright: ignore[reportArgumentType]
         which = rng.randrange(len(documents))
         sentences = documents[which]
         template, origin = f"{self.text.name}:{which}", origin_of(" ".join(sentences))
@@ -123,9 +123,9 @@ def _check(scenario: Documents) -> None:
             f"it must hold at least {FEWEST} documents separated by {scenario.separator!r}, found {len(found)}; "
             "is that the right separator?"
         )
-    elif len(_usable(scenario)) < FEWEST:
+    elif (usable := len(_usable(scenario))) < FEWEST:  # pyright: ignore[reportArgumentType]
         problems.add(
             f"at least {FEWEST} documents must have more than {scenario.after_sentences} sentences within "
-            f"{scenario.max_characters} characters, found {len(_usable(scenario))}; raise max_characters"
+            f"{scenario.max_characters} characters, found {usable}; raise max_characters"
         )
     problems.raise_if_any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from palimpsest.data.chat import Example, conversation
@@ -46,7 +47,10 @@ def run(program: str) -> str:
 
 
 class Programs(Scenario):
-    """A program sets two variables, changes them in one to three steps and prints some; values stay between 0 and 9."""
+    """A program sets variables, changes them in one to three steps and prints some; values stay between 0 and 9."""
+
+    variables: Literal[1, 2] = 1
+    """With one variable its value is counted up and down; with two it must also be looked up which one is meant."""
 
     steps: Literal[0, 1, 2, 3] = 0
     """How many steps change a variable; 0 draws one, two or three."""
@@ -55,14 +59,15 @@ class Programs(Scenario):
     """How many variables are printed at the end; 0 draws one to as many as there are."""
 
     world: ClassVar[float] = 0.19
-    skills: ClassVar[dict[str, dict[str, object]]] = {"programs": {}}
+    world_parameters: ClassVar[dict[str, object]] = {"variables": 2}
+    skills: ClassVar[dict[str, dict[str, object]]] = {"programs": {}, "programs_two_variables": {"variables": 2}}
 
     def make(self, rng: random.Random) -> Example:
         steps = self.steps or rng.randint(1, 3)
-        names = rng.sample(VARIABLES, 2)
+        names = rng.sample(VARIABLES, self.variables)
         values = {name: rng.randint(0, 9) for name in names}
         lines = [f"{name} = {value}" for name, value in values.items()]
-        lines.extend(_step(rng, values) for _ in range(steps))
+        lines.extend(_step(rng, values, VARIABLES if self.variables > 1 else names) for _ in range(steps))
         shown = min(self.prints or rng.randint(1, 3), len(values))
         program = "\n".join([*lines, *(f"print({name})" for name in rng.sample(sorted(values), shown))])
         answer = run(program)
@@ -76,10 +81,10 @@ class Programs(Scenario):
         )
 
 
-def _step(rng: random.Random, values: dict[str, int]) -> str:
-    """Draw one assignment, carry it out on ``values`` and return its line."""
+def _step(rng: random.Random, values: dict[str, int], targets: Sequence[str]) -> str:
+    """Draw one assignment to one of the targets, carry it out on ``values`` and return its line."""
     while True:
-        target, left, sign = rng.choice(VARIABLES), rng.choice(sorted(values)), rng.choice("+-=")
+        target, left, sign = rng.choice(targets), rng.choice(sorted(values)), rng.choice("+-=")
         change = rng.randint(1, 5) if sign != "=" else 0
         result = values[left] + (-change if sign == "-" else change)
         if 0 <= result <= 9 and (change or target != left):

@@ -25,17 +25,21 @@ class Recall(Scenario):
     """How many people there are; 0 draws one of the loads."""
     present: Literal["yes", "no", "any"] = "any"
 
+    people: Literal["in_order", "any"] = "in_order"
+    """Whether it is always the first few of the same row of people, or any of them in any order."""
     turns: int = Field(default=1, ge=1, le=4)
     """How many people are asked about, one after the other; every answer learns."""
 
     world: ClassVar[float] = 0.10
-    world_parameters: ClassVar[dict[str, object]] = {"turns": 3}
+    world_parameters: ClassVar[dict[str, object]] = {"turns": 3, "people": "any"}
     skills: ClassVar[dict[str, dict[str, object]]] = {"recall": {"present": "yes"}, "abstaining": {"present": "no"}}
 
     def make(self, rng: random.Random) -> Example:
         load = self.load or rng.choice(LOADS)
-        everybody = rng.sample(PEOPLE, load + self.turns)
+        everybody = rng.sample(PEOPLE, load + self.turns) if self.people == "any" else list(PEOPLE)
         names, absent = everybody[:load], everybody[load:]
+        if self.people == "in_order":
+            rng.shuffle(absent)
         items = rng.sample(ITEMS, load)
         pairs = [
             f"{name} has a {item}" if not place else f"{name} a {item}"
