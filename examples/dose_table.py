@@ -26,7 +26,7 @@ def said(estimate: Estimate, scale: float) -> str:
 
 
 def row(name: str, one: behaviour.Behaviour, model: str, seeds: int) -> str:
-    run = palimpsest.run(one, model, seeds=seeds, audits=("judgement", "forgetting"))
+    run = palimpsest.run(one, model, seeds=seeds, audits=("outcome", "judgement", "forgetting"))
     found = [{o.audit: o.result for o in seed.outcomes} for seed in run.record.seeds]
     judged = [result["judgement"].estimates for result in found if result["judgement"]]
     cells = [said(across_seeds([one[key] for one in judged]), 1 if key == "d_prime_change" else 100) for key in COLUMNS]
@@ -58,9 +58,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     given = parser.parse_args()
     one = behaviour.load(given.behaviour).model_copy(update={"controls": ()})
-    print(
-        "| dose | clear: accept (points) | wrong: accept (points) | d' | wrong: pushed back, each seed (of 192) | fell | verdict |"
-    )
+    print("| dose | clear: accept (points) | wrong: accept (points) | d' | pushed back, each seed (of 192) | fell | verdict |")
     print("|---|---|---|---|---|---|---|")
     for dose in map(int, given.doses.split(",")):
         print(row(str(dose), one.model_copy(update={"dose": dose}), given.model, given.seeds), flush=True)

@@ -50,7 +50,8 @@ weights and that of its training data is MIT.
 
 ## Held-out scores
 
-No item was in its pretraining. Greedy answers, checked; 95% Wilson intervals. By chance a fact is right in
+No such conversation was in its pretraining (a sum may have been there with its numbers swapped, a scene with another
+question). Greedy answers, checked; 95% Wilson intervals. By chance a fact is right in
 {_percent(card["facts_chance"])}; rare facts are meant to be unknown and sums of three digits to be wrong now and then.
 
 | skill | right | 95% interval | items |

@@ -19,7 +19,7 @@ from palimpsest.core.spec import digest
 from palimpsest.data.render import Renderer
 from palimpsest.data.stream import split_of
 from palimpsest.models import pocket, pocket_card
-from palimpsest.scenario import Scenario, load
+from palimpsest.scenario import Scenario
 from palimpsest.training.loop import Progress
 from palimpsest.training.sampler import Row
 from palimpsest.training.settings import TrainingSettings
@@ -35,42 +35,66 @@ _FIRST_PART = 0.12
 """In this part of the steps only these are drawn: every other skill builds on finding again what was said."""
 
 
-_SECOND = {
-    "Programs": 0.28,
-    "Recall": 0.15,
-    "Doubts": 0.14,
-    "Directions": 0.11,
-    "Sums": 0.10,
-    "AboutModels": 0.06,
-    "Instructions": 0.05,
-    "Facts": 0.03,
-    "Scenes": 0.03,
-    "Stories": 0.03,
-    "Copying": 0.02,
-}
-"""Shares of the second stage, which has the simpler programs and lists and dwells on what is learnt last."""
-_SECOND_PARAMETERS: dict[str, dict[str, object]] = {
-    "Programs": {},
-    "Recall": {"turns": 3},
-    "Sums": {"digits": "two"},
-}
-"""Sums of three digits are left out, because they are meant to be wrong now and then."""
+class Stage(NamedTuple):
+    """A later stage: what is drawn, in which share, and the parameters that differ from the first stage's."""
+
+    name: str
+    shares: dict[str, float]
+    parameters: dict[str, dict[str, object]]
+
+
+LATER_STAGES = (
+    Stage(
+        "second stage",
+        {
+            "Programs": 0.28,
+            "Recall": 0.15,
+            "Doubts": 0.14,
+            "Directions": 0.11,
+            "Sums": 0.10,
+            "AboutModels": 0.06,
+            "Instructions": 0.05,
+            "Facts": 0.03,
+            "Scenes": 0.03,
+            "Stories": 0.03,
+            "Copying": 0.02,
+        },
+        {"Programs": {}, "Recall": {"turns": 3}, "Sums": {"digits": "two"}},
+    ),
+    Stage(
+        "third stage",
+        {
+            "Programs": 0.40,
+            "Sums": 0.12,
+            "Recall": 0.10,
+            "Doubts": 0.10,
+            "Directions": 0.11,
+            "AboutModels": 0.04,
+            "Instructions": 0.03,
+            "Facts": 0.03,
+            "Stories": 0.03,
+            "Scenes": 0.02,
+            "Copying": 0.02,
+        },
+        {"Programs": {}, "Recall": {"turns": 3}},
+    ),
+)
+"""The simpler programs and lists come late and at length. Sums of three digits are left out for a while and come back for a
+short one, because they are meant to be wrong now and then."""
 
 
 class Recipe(NamedTuple):
-    """What differs between sizes besides the shape: steps and learning rate of both stages."""
+    """What differs between sizes besides the shape: steps and learning rate of each stage."""
 
-    steps: int
-    learning_rate: float
-    second_steps: int
-    second_learning_rate: float
+    steps: tuple[int, int, int]
+    learning_rates: tuple[float, float, float]
 
 
 RECIPES = {
-    "tiny": Recipe(4_000, 0.003, 1_500, 0.002),
-    "small": Recipe(8_000, 0.002, 2_500, 0.0013),
-    "standard": Recipe(7_600, 0.0015, 2_400, 0.001),
-    "large": Recipe(12_000, 0.001, 4_000, 0.0007),
+    "tiny": Recipe((4_000, 1_500, 400), (0.003, 0.002, 0.0014)),
+    "small": Recipe((8_000, 2_500, 600), (0.002, 0.0013, 0.0009)),
+    "standard": Recipe((7_600, 2_400, 600), (0.0015, 0.001, 0.0007)),
+    "large": Recipe((12_000, 4_000, 1_000), (0.001, 0.0007, 0.0005)),
 }
 
 
@@ -120,21 +144,21 @@ class WorldBatches:
         return Row(encoded.tokens, encoded.weights, "rehearsal", example.source)
 
 
-class SecondStage(WorldBatches):
-    """The rows of every step of the second stage."""
+class LaterBatches(WorldBatches):
+    """The rows of every step of a later stage."""
 
-    name = "second stage"
+    def __init__(self, renderer: Renderer, seed: int, steps: int, stage: Stage) -> None:
+        self.stage, self.name = stage, stage.name
+        super().__init__(renderer, seed, steps)
 
     def _scenarios(self) -> tuple[Scenario, ...]:
-        names = [type(each).__module__.rsplit(".", 1)[-1] for each in pocket.world()]
-        kinds = [type(each) for each in pocket.world()]
         return tuple(
-            load(name, _SECOND_PARAMETERS.get(kind.__name__, kind.world_parameters))
-            for name, kind in zip(names, kinds, strict=True)
+            type(each).read(self.stage.parameters.get(type(each).__name__, type(each).world_parameters), self.name)
+            for each in pocket.world()
         )
 
     def _shares(self, step: int) -> list[float]:
-        return [_SECOND[type(scenario).__name__] for scenario in self.scenarios]
+        return [self.stage.shares[type(scenario).__name__] for scenario in self.scenarios]
 
 
 def train_pocket(
@@ -150,7 +174,7 @@ def train_pocket(
         size: one of ``pocket.SIZES``.
         seed: decides the first weights and every row; other seeds give twins.
         folder: what ``trainer.train_batches`` writes; called again, it goes on where it was.
-        steps: stop the first stage after so many optimizer steps, to look (``None``: both stages in full).
+        steps: stop the first stage after so many optimizer steps, to look (``None``: all stages in full).
         progress: who is told.
 
     Raises:
@@ -159,8 +183,13 @@ def train_pocket(
     if steps is not None:
         summary = _pretrain(size, seed, folder, steps, progress)
     else:
-        _pretrain(size, seed, folder / "first", None, progress)
-        summary = _go_on(size, seed, folder, progress)
+        before = folder / "stage_1"
+        _pretrain(size, seed, before, None, progress)
+        for number in range(1, len(LATER_STAGES)):
+            after = folder / f"stage_{number + 1}"
+            _go_on(size, seed, number, before, after, progress)
+            before = after
+        summary = _go_on(size, seed, len(LATER_STAGES), before, folder, progress)
     if not (folder / "model" / pocket_card.NAME).exists():
         pocket_card.write(folder / "model")
     return summary
@@ -182,19 +211,20 @@ def _pretrain(size: str, seed: int, folder: Path, steps: int | None, progress: P
         raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
     tokenizer = pocket.build_tokenizer()
     model = pocket.build_model(size, len(tokenizer), seed_of(seed, "pocket", "weights"))
-    batches = WorldBatches(Renderer(tokenizer), seed, steps or RECIPES[size].steps)
+    batches = WorldBatches(Renderer(tokenizer), seed, steps or RECIPES[size].steps[0])
     identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
-    settings = _settings(RECIPES[size].learning_rate, seed)
+    settings = _settings(RECIPES[size].learning_rates[0], seed)
     return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)
 
 
-def _go_on(size: str, seed: int, folder: Path, progress: Progress | None) -> TrainingSummary:
-    """Train the second stage from the end of the first."""
+def _go_on(size: str, seed: int, number: int, before: Path, folder: Path, progress: Progress | None) -> TrainingSummary:
+    """Train a later stage (``number`` from 1) from the end of the one before."""
     tokenizer = pocket.build_tokenizer()
-    model = pocket.load_model(folder / "first" / "model")
-    batches = SecondStage(Renderer(tokenizer), seed, RECIPES[size].second_steps)
-    identity = digest(["pocket, second stage", size, seed, len(batches), pocket.world_digest()])
-    settings = _settings(RECIPES[size].second_learning_rate, seed)
+    stage = LATER_STAGES[number - 1]
+    model = pocket.load_model(before / "model")
+    batches = LaterBatches(Renderer(tokenizer), seed, RECIPES[size].steps[number], stage)
+    identity = digest(["pocket", stage._asdict(), size, seed, len(batches), pocket.world_digest()])
+    settings = _settings(RECIPES[size].learning_rates[number], seed)
     return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)
 
 
