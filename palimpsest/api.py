@@ -167,9 +167,11 @@ def plan(request: Request) -> Plan:
 
 def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> RunRecord:
     """Do what was planned, or the rest of it, and write the report."""
+    from palimpsest.cost import refuse_what_cant_fit
     from palimpsest.pipeline import execute
     from palimpsest.store.cache import Cache
 
+    refuse_what_cant_fit(planned, folder)
     record = execute(planned, folder, Cache(tell=progress.tell if progress else None), progress)
     write_report(record, folder)
     return record
