@@ -21,6 +21,9 @@ from rich.text import Text
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import shown
 
+_NAME = 24
+"""Names up to this length are not broken over lines."""
+
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -45,10 +48,14 @@ def problem(error: BaseException) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """Print a table."""
-    drawn = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        drawn.add_row(*(Text(safe(cell)) for cell in row))
+    """Print a table; names in the first column stay whole where they are short."""
+    lines = list(rows)
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(columns):
+        whole = place == 0 and all(len(line[0]) <= _NAME for line in lines)
+        drawn.add_column(name, no_wrap=whole)
+    for line in lines:
+        drawn.add_row(*(Text(safe(cell)) for cell in line))
     out.print(drawn)
 
 
