@@ -50,29 +50,24 @@ def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measure
     return Measurement(arrays, texts)
 
 
-def swap(
-    needs: Mapping[Need, Measurement], partner: str, items: Mapping[str, ItemSet], rng: np.random.Generator
-) -> dict[str, Measurement]:
+Taken = dict[str, tuple[Need, Measurement]]
+"""What was measured, by the name of its need."""
+
+
+def swap(taken: Taken, partner: str, items: Mapping[str, ItemSet], rng: np.random.Generator) -> dict[str, Measurement]:
     """Return all measurements by name, with tuned and its partner exchanged in a random half of the clusters."""
+    places = {(need.measure, need.items, str(need.parameters), need.role): found for need, found in taken.values()}
     fate: dict[str, bool] = {}
     result = {}
-    for need, found in needs.items():
-        result[need.name] = found
-        if need.role not in ("tuned", partner):
-            continue
-        other_role = partner if need.role == "tuned" else "tuned"
-        other = next((m for n, m in needs.items() if n == need.model_copy(update={"role": other_role})), None)
-        if other is None and need.role == "tuned":
-            base_like = [
-                m for n, m in needs.items() if n.measure == need.measure and n.items == need.items and n.role == partner
-            ]
-            other = base_like[0] if base_like else None
-        if other is None:
-            continue
-        templates = [item.template for item in items[need.items].items]
-        for template in templates:
-            fate.setdefault(template, bool(rng.random() < 0.5))
-        result[need.name] = blended(found, other, np.array([fate[template] for template in templates]))
+    for name, (need, found) in taken.items():
+        other_role = {"tuned": partner, partner: "tuned"}.get(need.role, "")
+        other = places.get((need.measure, need.items, str(need.parameters), other_role))
+        result[name] = found
+        if other is not None:
+            templates = [item.template for item in items[need.items].items]
+            for template in templates:
+                fate.setdefault(template, bool(rng.random() < 0.5))
+            result[name] = blended(found, other, np.array([fate[template] for template in templates]))
     return result
 
 
@@ -102,10 +97,14 @@ def test_swapped_models_alarm_at_the_nominal_rate(tmp_path: Path) -> None:
         trained = [pipeline._train(desk, role, seed) for role, seed in plan.trained]
         measured = pipeline._measure(desk, trained)
         for name, audit in plan.audits.items():
-            needs = {need: measured.session.get(need, measured.digests[0]) for need in audit.needs(plan.case)}
+            taken: Taken = {}
+            for need in audit.needs(plan.case):
+                found = measured.session.get(need, measured.digests[0])
+                assert found is not None
+                taken[need.name] = (need, found)
             for world in range(SWAPS):
                 rng = numpy_stream(world, "swaps", name)
-                swapped = swap(needs, PARTNER.get(name, "base"), plan.case.items, rng)  # type: ignore[arg-type]
+                swapped = swap(taken, PARTNER.get(name, "base"), plan.case.items, rng)
                 result = audit.analyse(audit.gather(plan.case, swapped), rng)
                 for key, estimate in result.estimates.items():
                     if key.split(":")[0] in audit.primary and estimate.p_value is not None:

@@ -140,9 +140,9 @@ class Divergence(Audit[Data]):
             else []
         )
         over = estimates.get("kl_over_floor")
-        findings.append(Finding(tag="divergence", statement=f"training {said}", estimate=over or estimates["kl"]))
+        findings.append(Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"]))
         return Result(
-            summary=f"Training {said}" + ("." if over is None or identical else f", {_against(over)}."),
+            summary=f"The change {said}" + ("." if over is None or identical else f", {_against(over)}."),
             estimates=estimates,
             findings=tuple(findings),
             tables=(self._table(estimates, data), *self._mined(data)),
