@@ -26,7 +26,8 @@ from palimpsest.core.measurement import Need
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example
 from palimpsest.measures import _measure
-from palimpsest.measures._measure import Budget, ForwardMeasure
+from palimpsest.measures._forward import ForwardMeasure
+from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
 
 if TYPE_CHECKING:

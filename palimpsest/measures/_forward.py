@@ -7,11 +7,90 @@ computed. The last token of a row predicts nothing, so it is not run.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
-from palimpsest.measures._measure import Budget, Progress, Reader, Row
+from palimpsest.core.measurement import Measurement
+from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.render import Renderer
+from palimpsest.measures._measure import Budget, Measure, Progress
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence to run: the model predicts ``tokens[first:]``, each from everything before it."""
+
+    tokens: tuple[int, ...]
+    first: int
+
+    @property
+    def predicted(self) -> int:
+        return len(self.tokens) - self.first
+
+
+class Reader(ABC):
+    """Collects what one measure wants from a forward pass, row by row."""
+
+    @abstractmethod
+    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+        """Take one row.
+
+        Args:
+            index: which row.
+            logits: float32 [predicted, vocabulary].
+            log_normaliser: their logsumexp [predicted].
+            targets: the tokens that came [predicted].
+        """
+
+    @abstractmethod
+    def finish(self) -> Measurement:
+        """Return everything that was read."""
+
+
+class ForwardMeasure(Measure):
+    """A measure that reads logits. Measures of the same ``row_kind`` have the same rows and share one forward pass."""
+
+    row_kind: ClassVar[str] = "whole"
+
+    @abstractmethod
+    def rows(self, renderer: Renderer, items: Sequence[Example], context_length: int) -> list[Row]:
+        """Return the sequences to run."""
+
+    @abstractmethod
+    def reader(self, renderer: Renderer, items: Sequence[Example], rows: list[Row], after: Measurement | None) -> Reader:
+        """Return what collects the arrays over one pass."""
+
+    def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
+        return take_together(subject, items, [(self, after)], budget, progress)[0]
+
+
+def take_together(
+    subject: Any,
+    items: ItemSet,
+    measures: Sequence[tuple[ForwardMeasure, Measurement | None]],
+    budget: Budget,
+    progress: Progress,
+) -> list[Measurement]:
+    """Take several forward measures that run the same rows in one pass, each with what it starts from."""
+    rows = measures[0][0].rows(subject.renderer, items.items, budget.context)
+    readers = [measure.reader(subject.renderer, items.items, rows, after) for measure, after in measures]
+    run_rows(subject, rows, readers, budget, progress)
+    return [reader.finish() for reader in readers]
+
+
+def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int) -> list[Row]:
+    """Return each item as one row; a bare text is cut to the context, a conversation must fit."""
+    rows = []
+    for item in items:
+        encoded = renderer.encode(item)
+        limit = context_length if item.messages[0].role == "text" else len(encoded.tokens)
+        last = max((i for i, weight in enumerate(encoded.weights[:limit]) if weight >= 1.0), default=encoded.decision - 1)
+        rows.append(Row(encoded.tokens[: last + 1], encoded.decision))
+    return rows
 
 
 def plan(rows: list[Row], budget: Budget, vocabulary: int) -> list[list[list[int]]]:

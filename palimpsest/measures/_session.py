@@ -14,7 +14,8 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress
 from palimpsest.data.chat import ItemSet
 from palimpsest.measures import _measure
-from palimpsest.measures._measure import Budget, ForwardMeasure, Measure, take_together
+from palimpsest.measures._forward import ForwardMeasure, take_together
+from palimpsest.measures._measure import Budget, Measure
 from palimpsest.store.cache import Cache, Conditions, key_of
 from palimpsest.store.provenance import deciding_packages, device_name, threads
 from palimpsest.store.run_folder import RunFolder

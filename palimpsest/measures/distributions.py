@@ -16,7 +16,7 @@ from pydantic import Field
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._measure import ForwardMeasure, Reader, Row, whole_rows
+from palimpsest.measures._forward import ForwardMeasure, Reader, Row, whole_rows
 
 
 class Distributions(ForwardMeasure):

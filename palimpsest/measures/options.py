@@ -14,7 +14,7 @@ import torch
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._measure import ForwardMeasure, Reader, Row
+from palimpsest.measures._forward import ForwardMeasure, Reader, Row
 
 
 class Options(ForwardMeasure):

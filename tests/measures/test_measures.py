@@ -13,7 +13,8 @@ from palimpsest.core.progress import Silent
 from palimpsest.data.chat import ItemSet, conversation
 from palimpsest.data.user_files import text_example
 from palimpsest.measures import _measure
-from palimpsest.measures._measure import Budget, take_together
+from palimpsest.measures._forward import take_together
+from palimpsest.measures._measure import Budget
 from palimpsest.models import subject
 
 KINDS = ("llama", "gpt2", "gemma3_text", "qwen3_5_text")
