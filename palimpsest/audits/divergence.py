@@ -13,6 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Table
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate, exact
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.data.grading import clusters
 
 BINS = ((0, 4), (4, 16), (16, 64), (64, 256), (256, 1 << 30))
 
@@ -35,6 +36,8 @@ class Data:
     contexts: tuple[tuple[str, str, float, float, float], ...] = ()
     """(context, the token that rose most there, its probability before, after, nats) where the divergence is largest."""
     largest: float | None = None
+    cluster: np.ndarray | None = None
+    """Each document's template, where several documents share one; by default each is its own."""
     bounded: bool = False
     """Whether the divergences are lower bounds (a vocabulary too large to keep)."""
 
@@ -47,7 +50,8 @@ class Divergence(Audit[Data]):
     Method:
         KL(tuned || base) of the next-token distribution at every position of general text, exact where the vocabulary fits
         and otherwise a lower bound over the base's 1,024 most likely tokens and the rest. Averaged by document, since
-        positions of one text are not independent. Held against a noise floor: the same distance from the base for a model
+        positions of one text are not independent, and clustered by template where documents share one. Held against a noise
+        floor: the same distance from the base for a model
         trained on rehearsal only. Mining the differences (which tokens gained probability, in which contexts) often names
         what was trained without any probe for it.
     Reads:
@@ -84,6 +88,7 @@ class Divergence(Audit[Data]):
         kl, document, place, domain, control, contexts = [], [], [], [], [], []
         moved: dict[str, list[np.ndarray]] = {}
         largest, bounded, documents = 0.0, False, 0
+        cluster: list[str] = []
         for name in case.sets("text"):
             need = self._need("base", name)
             base, tuned = measured[need.name], measured[self._need("tuned", name, need).name]
@@ -93,6 +98,8 @@ class Divergence(Audit[Data]):
             document.append(documents + np.repeat(np.arange(len(kept)), kept))
             place.append(np.concatenate([np.arange(length) for length in kept]))
             domain += [name] * len(kept)
+            where = clusters(case.items[f"text:{name}"])[lengths > 0]
+            cluster += [f"{name}: {template}" for template in where.tolist()]
             if "rehearsal_only" in case.roles:
                 control.append(divergence(measured[self._need("rehearsal_only", name, need).name], base))
             largest = max(largest, float(np.abs(tuned.arrays["log_probability"] - base.arrays["log_probability"]).max()))
@@ -110,6 +117,7 @@ class Divergence(Audit[Data]):
             {text: _filled(parts, documents) for text, parts in moved.items()},
             tuple(sorted(contexts, key=lambda row: -row[4])[: self.tokens]),
             largest,
+            np.array(cluster),
             bounded,
         )
 
@@ -117,7 +125,7 @@ class Divergence(Audit[Data]):
         count = len(data.domain)
         sizes = np.bincount(data.document, minlength=count)
         by_document = np.bincount(data.document, data.kl, minlength=count) / np.maximum(sizes, 1)
-        units = np.arange(count)
+        units = _units(data)
         identical = data.largest == 0.0
         estimates: dict[str, Estimate] = {
             "kl": exact(0.0, "nats/token", count) if identical else stats.positive_mean(by_document, units, unit="nats/token")
@@ -163,7 +171,7 @@ class Divergence(Audit[Data]):
                 continue
             means = np.bincount(data.document[inside], data.kl[inside], minlength=count)[sizes > 0] / sizes[sizes > 0]
             label = f"{low + 1}-{high}" if high < 1 << 30 else f"{low + 1} on"
-            found[label] = stats.positive_mean(means, np.flatnonzero(sizes > 0), unit="nats/token")
+            found[label] = stats.positive_mean(means, _units(data)[sizes > 0], unit="nats/token")
         return found
 
     def _table(self, estimates: Mapping[str, Estimate], data: Data) -> Table:
@@ -182,7 +190,7 @@ class Divergence(Audit[Data]):
     def _mined(self, data: Data) -> tuple[Table, ...]:
         if not data.moved or data.largest == 0.0:
             return ()
-        units = np.arange(len(data.domain))
+        units = _units(data)
         gained = {text: stats.level(mass, units, unit="per 1,000 tokens") for text, mass in data.moved.items()}
         order = sorted(gained, key=lambda text: -(gained[text].value or 0.0))
         chosen = [*order[: self.tokens], *[text for text in order[-self.tokens :] if text not in order[: self.tokens]]]
@@ -240,6 +248,11 @@ class Divergence(Audit[Data]):
     @staticmethod
     def plot(result: Result, axes) -> None:
         drawing.value_rows(axes, result.figure)
+
+
+def _units(data: Data) -> np.ndarray:
+    """Return the cluster of each document."""
+    return np.arange(len(data.domain)) if data.cluster is None else data.cluster
 
 
 def divergence(tuned: Measurement, base: Measurement) -> np.ndarray:
