@@ -14,7 +14,6 @@ from palimpsest.behaviour import Behaviour
 from palimpsest.core.spec import Spec
 
 Control = Literal["rehearsal_only", "benign", "clean_twin", "never_trained"]
-CONTROLS: tuple[Control, ...] = ("rehearsal_only", "benign", "clean_twin", "never_trained")
 
 
 class Request(Spec):
