@@ -1,105 +1,23 @@
 """Checkpoint: how does a run that was killed at any moment go on as if nothing had happened?
 
-A checkpoint is a folder of safetensors and JSON (no pickle). It is written under a temporary name, flushed to the disk and
-renamed, so there is either a whole one or none.
+A checkpoint is a folder of safetensors and JSON (no pickle), written as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from palimpsest.core.errors import UserError
+from palimpsest.store.atomic import remove_folder
 
-_TEMPORARY = ".unfinished-"
 _PREFIX = "checkpoint-"
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to write into that becomes ``target`` only when the block ends well, flushed to the disk.
-
-    Raises:
-        UserError: the disk is full or the place can't be written; nothing is left behind.
-    """
-    temporary = target.with_name(f"{_TEMPORARY}{target.name}")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in (*sorted(temporary.rglob("*")), temporary):
-            _flush(path)
-        remove_folder(target)
-        temporary.rename(target)
-        _flush(target.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise cannot_write(target, error) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def write_whole(target: Path, text: str) -> None:
-    """Write a text file so that either all of it is there or the one before.
-
-    Raises:
-        UserError: the disk is full or the place can't be written.
-    """
-    temporary = target.with_name(f"{_TEMPORARY}{target.name}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        _flush(temporary)
-        temporary.replace(target)
-        _flush(target.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise cannot_write(target, error) from error
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder so that it is never seen half removed."""
-    if folder.exists():
-        going = folder.with_name(f"{_TEMPORARY}old-{folder.name}")
-        shutil.rmtree(going, ignore_errors=True)
-        folder.rename(going)
-        shutil.rmtree(going)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def cannot_write(path: Path, error: Exception) -> UserError:
-    """Return what a user is told when a file can't be written."""
-    why = getattr(error, "strerror", None) or str(error)
-    return UserError(f"{path} can't be written: {why}. Free some space there or choose another folder.")
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -16,7 +16,8 @@ import transformers
 from torch import nn
 
 from palimpsest.core.errors import Problems, UserError
-from palimpsest.training import checkpoint as store
+from palimpsest.store.atomic import TEMPORARY, cannot_write, remove_leftovers
+from palimpsest.training.checkpoint import model_tensors
 from palimpsest.training.sampler import Row
 from palimpsest.training.settings import TrainingSettings
 
@@ -55,12 +56,12 @@ def check_folder(model: nn.Module, folder: Path, settings: TrainingSettings) -> 
     """Make the run's folder, or refuse one that can't be written or has too little room."""
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        store.remove_leftovers(folder)
-        probe = folder / ".unfinished-probe"
+        remove_leftovers(folder)
+        probe = folder / f"{TEMPORARY}probe"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise store.cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     needed = size * (1 + _COPIES_A_CHECKPOINT * (settings.save_total_limit + 1))
     free = shutil.disk_usage(folder).free
@@ -102,7 +103,7 @@ def digest_of_rows(rows: Sequence[Row]) -> str:
 def digest_of_weights(model: nn.Module) -> str:
     """Return a content hash of a model's tensors."""
     state = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(store.model_tensors(model).items()):
+    for name, tensor in sorted(model_tensors(model).items()):
         state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         state.update(tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()

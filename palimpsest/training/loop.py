@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.mixture import SOURCES
+from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
 from palimpsest.training.objectives import Batch, Objective, collate
 from palimpsest.training.optimizers import OptimizerFactory
@@ -122,7 +123,7 @@ class Loop(Trainer):
         Raises:
             UserError: the folder holds another run, a loss is not finite, or memory runs out with one row at a time.
         """
-        store.remove_leftovers(self.checkpoints)
+        remove_leftovers(self.checkpoints)
         saved = store.checkpoints(self.checkpoints)
         last = saved[-1] if saved else None
         if last is not None:
@@ -244,7 +245,7 @@ class Loop(Trainer):
         if step == self.state.max_steps:
             return  # the finished model is written next
         self.log_of_steps.settle()
-        with store.whole_folder(store.path_of(self.checkpoints, step)) as folder:
+        with whole_folder(store.path_of(self.checkpoints, step)) as folder:
             store.save_model(self._bare_model, folder / "model.safetensors")
             store.save_optimizer(self._bare_optimizer, folder)
             store.save_random_state(folder)

@@ -12,7 +12,8 @@ from typing import Any
 from palimpsest.core.errors import UserError
 from palimpsest.core.spec import Spec
 from palimpsest.data.mixture import SOURCES, Counts
-from palimpsest.training import checkpoint as store
+from palimpsest.store.atomic import whole_folder, write_bytes
+from palimpsest.training.checkpoint import read_json
 from palimpsest.training.settings import TrainingSettings
 
 _MARKER = "training.json"
@@ -44,7 +45,7 @@ def finished(folder: Path, identity: str) -> TrainingSummary | None:
     """
     if not (folder / _MARKER).exists():
         return None
-    summary = TrainingSummary.read(store.read_json(folder / _MARKER), str(folder / _MARKER))
+    summary = TrainingSummary.read(read_json(folder / _MARKER), str(folder / _MARKER))
     if summary.identity != identity:
         raise UserError(
             f"{folder} must be empty or hold this very run, found a finished one with another base model, other data or "
@@ -73,12 +74,12 @@ def summarise(folder: Path, settings: TrainingSettings, notes: tuple[str, ...], 
 
 def write(model: Any, tokenizer: Any, folder: Path, summary: TrainingSummary, base: str) -> None:
     """Write the model's folder, then the marker that says the run is done, then remove what only a resumed run needs."""
-    with store.whole_folder(folder / "model") as target:
+    with whole_folder(folder / "model") as target:
         model.save_pretrained(target)
         if tokenizer is not None:
             tokenizer.save_pretrained(target)
         (target / "README.md").write_text(card(summary, base), encoding="utf-8")
-    store.write_whole(folder / _MARKER, summary.model_dump_json(indent=2) + "\n")
+    write_bytes(folder / _MARKER, (summary.model_dump_json(indent=2) + "\n").encode())
     _remove_checkpoints(folder)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from palimpsest.core.errors import UserError
 from palimpsest.data.mixture import SOURCES
-from palimpsest.training.checkpoint import cannot_write, write_whole
+from palimpsest.store.atomic import cannot_write, write_bytes
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StepLog:
                 f"put it back, or remove {path.parent} to train again"
             )
         self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {"examples": 0, "loss": None}
-        write_whole(path, b"".join(lines).decode())
+        write_bytes(path, b"".join(lines))
 
     def add(self, step: Pending) -> None:
         self.pending.append(step)
