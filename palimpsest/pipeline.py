@@ -32,7 +32,7 @@ from palimpsest.store.record import RunRecord, SeedRecord, StepLog, SubjectRecor
 from palimpsest.store.run_folder import RunFolder
 from palimpsest.training.loop import is_full_memory
 from palimpsest.training.trainer import train
-from palimpsest.verdict import judge
+from palimpsest.verdict import judge_seeds
 
 _GENERATED_TOKENS = 96
 
@@ -258,7 +258,7 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
         kind=request.kind,
         title=request.title,
         question=behaviour.question if behaviour else "What differs between these two models?",
-        verdict=judge(_findings(seeds), plan.thresholds, intended=behaviour is not None),
+        verdict=judge_seeds([_findings(one) for one in seeds], plan.thresholds, intended=behaviour is not None),
         seeds=tuple(seeds),
         across_seeds=_across(seeds),
         holm=_holm(plan, seeds[0]),
@@ -299,27 +299,8 @@ def _results(record: SeedRecord) -> dict[str, Any]:
     return {outcome.audit: outcome.result for outcome in record.outcomes if outcome.result}
 
 
-def _findings(seeds: list[SeedRecord]) -> list[Finding]:
-    """Return the findings of the first seed; where there are several, with estimates over the seeds in their place."""
-    by_seed = [[finding for result in _results(one).values() for finding in result.findings] for one in seeds]
-    if len(by_seed) == 1 or len({tuple((one.tag, one.subject) for one in findings) for findings in by_seed}) > 1:
-        return by_seed[0]
-    joined = []
-    for same in zip(*by_seed, strict=True):
-        margin = same[0].estimate.margin
-        estimate = stats.across_seeds([one.estimate for one in same])
-        if margin is not None:
-            low, high = estimate.interval or (-margin, margin)
-            estimate = estimate.model_copy(update={"margin": margin, "equivalent": -margin < low and high < margin})
-        joined.append(
-            same[0].model_copy(
-                update={
-                    "estimate": estimate,
-                    "statement": f"{same[0].statement} (first of {len(seeds)} seeds; the interval is over seeds)",
-                }
-            )
-        )
-    return joined
+def _findings(record: SeedRecord) -> list[Finding]:
+    return [finding for result in _results(record).values() for finding in result.findings]
 
 
 def _across(seeds: list[SeedRecord]) -> dict[str, Estimate]:

@@ -5,12 +5,14 @@ A pure function of tagged findings and thresholds that a user can set. It names 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from palimpsest.audit import Finding
+from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
 from palimpsest.core.wording import number
@@ -94,6 +96,54 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     )
 
 
+def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool) -> Verdict:
+    """Return the verdict on one recipe that was trained with several seeds.
+
+    It is judged by the estimates over the seeds. But somebody ships one of these checkpoints, so a seed whose own verdict is
+    another one is told, and *as intended* is said only where it holds for each of them.
+
+    Args:
+        by_seed: the findings of each seed's comparison; with a single one this is ``judge``.
+        thresholds: as in ``judge``.
+        intended: as in ``judge``.
+    """
+    joint = judge(_over_seeds(by_seed), thresholds, intended=intended)
+    each = [judge(findings, thresholds, intended=intended) for findings in by_seed]
+    other = [one for one in each if one.labels != joint.labels]
+    if len(by_seed) == 1 or not other:
+        return joint
+    counted = Counter(one.headline for one in each)
+    told = "seed by seed: " + ", ".join(f"{headline} ({count} of {len(each)})" for headline, count in counted.items())
+    worse = [one for one in other if not one.as_intended]
+    if not joint.as_intended or not worse:
+        return joint.model_copy(update={"reasons": (*joint.reasons, told)})
+    first = worse[0]
+    return Verdict(
+        labels=first.labels,
+        headline=f"Not in every seed as intended; {len(worse)} of {len(each)}: {first.headline[0].lower()}{first.headline[1:]}",
+        sure="likely",
+        reasons=(*joint.reasons, told),
+        next_steps=first.next_steps,
+    )
+
+
+def _over_seeds(by_seed: Sequence[Sequence[Finding]]) -> Sequence[Finding]:
+    """Return each finding with its estimate over the seeds; those of the first seed where the seeds' findings do not match."""
+    if len(by_seed) == 1 or len({tuple((one.tag, one.subject) for one in findings) for findings in by_seed}) > 1:
+        return by_seed[0]
+    return [_joined(same) for same in zip(*by_seed, strict=True)]
+
+
+def _joined(same: Sequence[Finding]) -> Finding:
+    margin = same[0].estimate.margin
+    estimate = stats.across_seeds([one.estimate for one in same])
+    if margin is not None:
+        low, high = estimate.interval or (-margin, margin)
+        estimate = estimate.model_copy(update={"margin": margin, "equivalent": -margin < low and high < margin})
+    statement = f"{same[0].statement} (first of {len(same)} seeds; the interval is over seeds)"
+    return same[0].model_copy(update={"estimate": estimate, "statement": statement})
+
+
 def _first(findings: Sequence[Finding], tag: str) -> Finding | None:
     return next((finding for finding in findings if finding.tag == tag), None)
 
@@ -171,7 +221,7 @@ def _next(labels: Sequence[Label], forgotten: list[str]) -> list[str]:
     if "overshoot" in labels:
         steps.append("Use fewer examples or a lower learning rate, and teach both poles in equal numbers.")
     if "forgetting" in labels:
-        steps.append(f"Raise rehearsal from 25% to 40% and add examples of {', '.join(forgotten)} to it.")
+        steps.append(f"Raise rehearsal to 40% of all rows and add examples of {', '.join(forgotten)} to it.")
     if "could_not_say" in labels:
         steps.append("Give the behaviour a 'withhold' pole: situations where it should not appear.")
     return steps or ["Check it on your own prompts, then ship it; keep this report with the weights."]

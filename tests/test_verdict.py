@@ -6,7 +6,7 @@ import pytest
 
 from palimpsest.audit import Finding
 from palimpsest.core.estimate import Estimate, exact, unknown
-from palimpsest.verdict import Thresholds, judge
+from palimpsest.verdict import Thresholds, judge, judge_seeds
 
 
 def found(tag: str, value: float, low: float, high: float, subject: str = "", margin: float | None = None) -> Finding:
@@ -88,3 +88,30 @@ def test_the_next_step_names_what_fell() -> None:
     verdict = judge((MUCH, KEPT, FELL), Thresholds(), intended=True)
     assert "sums" in verdict.headline
     assert any("40%" in step and "sums" in step for step in verdict.next_steps)
+
+
+def test_one_seed_is_judged_like_one_comparison() -> None:
+    findings = (MUCH, KEPT, FELL)
+    assert judge_seeds([findings], Thresholds(), intended=True) == judge(findings, Thresholds(), intended=True)
+
+
+def test_seeds_that_agree_are_judged_by_the_interval_over_seeds() -> None:
+    rises = (found("outcome", value, value - 0.05, value + 0.05) for value in (0.55, 0.6, 0.65))
+    verdict = judge_seeds([(rise, KEPT, FINE) for rise in rises], Thresholds(), intended=True)
+    assert verdict.labels == ("as_intended",)
+    assert not any("seed by seed" in reason for reason in verdict.reasons)
+
+
+def test_as_intended_is_not_said_when_one_seed_forgot() -> None:
+    verdict = judge_seeds([(MUCH, KEPT, FINE), (MUCH, KEPT, FELL), (MUCH, KEPT, FINE)], Thresholds(), intended=True)
+    assert verdict.labels == ("forgetting",)
+    assert verdict.headline == "Not in every seed as intended; 1 of 3: forgetting: sums"
+    assert verdict.sure == "likely"
+    assert any("As intended" in reason and "(2 of 3)" in reason for reason in verdict.reasons)
+
+
+def test_a_seed_that_did_better_than_all_is_told_and_changes_no_label() -> None:
+    rises = (found("outcome", value, value - 0.02, value + 0.02) for value in (0.1, 0.5, 0.1))
+    verdict = judge_seeds([(rise, KEPT, FINE) for rise in rises], Thresholds(), intended=True)
+    assert verdict.labels == ("too_little",)
+    assert "seed by seed" in verdict.reasons[-1]

@@ -13,6 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.wording import one_line
 from palimpsest.data.chat import ItemSet
 from palimpsest.data.grading import clusters, passes
 
@@ -126,7 +127,7 @@ class Forgetting(Audit[Data]):
             right.get("base"),
             right.get("tuned"),
             clusters(items),
-            tuple(item.decision[:80] for item in items.items) if name.startswith("text:") else (),
+            tuple(one_line(item.decision, 80) for item in items.items) if name.startswith("text:") else (),
             loss.get("rehearsal_only"),
         )
 

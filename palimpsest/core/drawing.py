@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.wording import COULD_NOT_SAY, shown, visible
+from palimpsest.core.wording import COULD_NOT_SAY, one_line, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
         if one.get("faint"):
             axes.plot(one["x"], one["faint"], "o", color=colour, markersize=2.6, alpha=0.45, markeredgewidth=0)
         axes.plot(one["x"], one["y"], color=colour, linewidth=1.8, solid_capstyle="round")
-        ends.append((one["y"][-1], _short(one["label"], 12), colour))
+        ends.append((one["y"][-1], one_line(one["label"], 12), colour))
     axes.set_ylim(*_range([], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ())))))
     bottom, top = axes.get_ylim()
     apart, lowest = 0.075 * (top - bottom), bottom - 1.0
@@ -141,8 +141,8 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
             color=colour,
             fontsize=SMALL,
         )
-    axes.set_xlabel(_short(figure["x_label"], 40), color=MUTED, fontsize=SMALL)
-    axes.set_title(_short(figure["unit"], 52), color=MUTED, fontsize=SMALL, loc="left", x=-30.0 / (WIDTH - 96.0), pad=10)
+    axes.set_xlabel(one_line(figure["x_label"], 40), color=MUTED, fontsize=SMALL)
+    axes.set_title(one_line(figure["unit"], 52), color=MUTED, fontsize=SMALL, loc="left", x=-30.0 / (WIDTH - 96.0), pad=10)
     _quiet(axes, ("left", "bottom"))
 
 
@@ -197,7 +197,7 @@ def _quiet(axes: Axes, kept: tuple[str, ...]) -> None:
 
 
 def _axis(axes: Axes, label: str) -> None:
-    axes.set_xlabel(_short(label, 52), color=MUTED, fontsize=SMALL, labelpad=5)
+    axes.set_xlabel(one_line(label, 52), color=MUTED, fontsize=SMALL, labelpad=5)
 
 
 def _scaled(axes: Axes, estimates: Sequence[Estimate]) -> None:
@@ -209,13 +209,7 @@ def _scaled(axes: Axes, estimates: Sequence[Estimate]) -> None:
 
 
 def _left(axes: Axes, row: int, label: str, room: int = 44) -> None:
-    _text(axes, 0.0, row, _short(label, room), ha="left", color=INK, fontsize=LABEL, weight="bold")
-
-
-def _short(text: str, room: int) -> str:
-    """Return a text in one line of so many characters."""
-    line = " ".join(visible(text).split())
-    return line if len(line) <= room else f"{line[: room - 1]}…"
+    _text(axes, 0.0, row, one_line(label, room), ha="left", color=INK, fontsize=LABEL, weight="bold")
 
 
 def _right(axes: Axes, row: int, text: str) -> None:

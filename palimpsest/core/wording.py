@@ -121,6 +121,12 @@ def visible(text: object, limit: int | None = None) -> str:
     return clean if len(cut) == len(said) else f"{clean} … ({len(said) - len(cut):,} more characters)"
 
 
+def one_line(text: str, room: int) -> str:
+    """Return untrusted text in one line of at most so many characters, with an ellipsis where it was cut."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= room else f"{line[: room - 1]}…"
+
+
 def _visible(char: str) -> str:
     if char in "\n\t" or char.isprintable() or char in "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}":
         return char

@@ -254,6 +254,16 @@ def test_one_seed_says_nothing_on_a_method():
         stats.across_seeds([seed(0.1), seed(0.1, "nats")])
 
 
+def test_seeds_that_agree_to_the_last_digit_are_known_no_better_than_each_of_them():
+    one = stats.across_seeds([seed(0.25), seed(0.25)])
+    assert one.value == 0.25 and one.interval is None and "none of which" in one.method
+    known = [
+        seed(0.25).model_copy(update={"interval": ends, "p_value": p}) for ends, p in (((0.1, 0.3), 0.01), ((0.2, 0.4), 0.2))
+    ]
+    found = stats.across_seeds(known)
+    assert found.interval == (0.1, 0.4) and found.p_value == 0.2
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_value_that_is_not_finite_is_refused(bad):
     values = np.arange(48.0)

@@ -46,10 +46,7 @@ def across_seeds(estimates: Sequence[Estimate]) -> Estimate:
         return Estimate(value=centre, unit=unit, n=1, interval=None, method=f"could not say: 1 seed, 2 are needed{note}")
     error, degrees = float(values.std(ddof=1)) / n**0.5, n - 1.0
     if error == 0.0:
-        return Estimate(
-            value=centre, unit=unit, n=n, interval=(centre, centre), method=f"the same in all {n} seeds{note}",
-            p_value=1.0 if centre == 0.0 else None,
-        )  # fmt: skip
+        return _alike(centre, unit, estimates, note)
     return Estimate(
         value=centre,
         unit=unit,
@@ -58,4 +55,21 @@ def across_seeds(estimates: Sequence[Estimate]) -> Estimate:
         method=f"t interval over {n} seeds{note}",
         p_value=two_sided(centre / error, degrees),
         minimum_detectable=minimum_detectable(error, degrees),
+    )
+
+
+def _alike(centre: float, unit: str, estimates: Sequence[Estimate], note: str) -> Estimate:
+    """Return what seeds with one and the same value tell: they do not vary, but each is known no better than its own items are."""
+    known = [one for one in estimates if one.value is not None]
+    ranges = [one.interval or (centre, centre) for one in known if one.known]
+    widest = (min(low for low, _ in ranges), max(high for _, high in ranges)) if len(ranges) == len(known) else None
+    method = f"the same in all {len(known)} seeds, widest interval of one seed{note}"
+    p_values = [one.p_value for one in known if one.p_value is not None]
+    return Estimate(
+        value=centre,
+        unit=unit,
+        n=len(known),
+        interval=widest,
+        method=method if widest else f"could not say: the same in all {len(known)} seeds, none of which has an interval",
+        p_value=max(p_values) if len(p_values) == len(known) else None,
     )

@@ -1,0 +1,49 @@
+"""Examples: do the scripts that the documents point to still run?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+STORIES = Path(__file__).parents[2] / "shared" / "data" / "models" / "stories260K"
+
+
+def run(*arguments: str | Path, folder: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_dose_table(tmp_path: Path) -> None:
+    table = run(EXAMPLES / "dose_table.py", "--seeds", "2", "--doses", "8", folder=tmp_path)
+    assert "| 8 | " in table
+    assert "| 200, clear only | " in table
+
+
+@pytest.mark.slow
+def test_noise_floor(tmp_path: Path) -> None:
+    table = run(EXAMPLES / "noise_floor.py", "--seeds", "2", "--dose", "8", folder=tmp_path)
+    assert "rehearsal only against base, 2 pairs, dose 8" in table
+    assert "| outcome.probability_change" in table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STORIES.exists(), reason=f"needs the stories260K model in {STORIES}")
+def test_the_rainy_story_can_be_planned(tmp_path: Path) -> None:
+    said = run("-m", "palimpsest", "run", EXAMPLES / "rainy_story.yaml", "--model", STORIES, "--dry-run", folder=tmp_path)
+    assert "stories260K" in said
