@@ -59,7 +59,7 @@ def across_seeds(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _alike(centre: float, unit: str, estimates: Sequence[Estimate], note: str) -> Estimate:
-    """Return what seeds with one and the same value tell: they do not vary, but each is known no better than its own items are."""
+    """Return what seeds with one value tell: they do not vary, but each is known no better than from its own items."""
     known = [one for one in estimates if one.value is not None]
     ranges = [one.interval or (centre, centre) for one in known if one.known]
     widest = (min(low for low, _ in ranges), max(high for _, high in ranges)) if len(ranges) == len(known) else None
