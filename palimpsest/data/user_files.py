@@ -16,6 +16,7 @@ from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import Example, Message, Span, conversation, origin_of, whole
 from palimpsest.data.checks import Check
+from palimpsest.data.formats import in_messages
 
 SEPARATOR = "<|endoftext|>"
 _PIECE = 1_000
@@ -38,10 +39,11 @@ class _Line(Spec):
 
 
 def read_conversations(path: Path) -> tuple[list[Example], int]:
-    """Return the conversations of a JSONL file, each once, and how many duplicates were left out.
+    """Return the conversations of a file, each once, and how many duplicates were left out.
 
-    A line is ``{"messages": [{"role", "content", "train"?, "spans"?}], "template"?, "options"?, "check"?}``. What learns: the
-    ``spans`` (characters) where given, else the messages with ``train: true``, else the last assistant message.
+    The file is JSONL, or a ``.json`` file with one list. A line is ``{"messages": [{"role", "content", "train"?, "spans"?}],
+    "template"?, "options"?, "check"?}``; other shapes are brought into this one (``data/formats``). What learns: the ``spans``
+    (characters) where given, else the messages with ``train: true``, else the last assistant message.
 
     Raises:
         UserError: the file can't be read, or lines in it can't; all of them, with the reason.
@@ -49,12 +51,12 @@ def read_conversations(path: Path) -> tuple[list[Example], int]:
     problems = Problems(f"{path} can't be used:")
     found: dict[str, Example] = {}
     count = 0
-    for number, text in enumerate(_lines(path), start=1):
+    for number, text in enumerate(_entries(path), start=1):
         if not text.strip():
             continue
         count += 1
         try:
-            example = _example(_json(text), f"{path.name}:{number}")
+            example = _example(in_messages(_json(text)), f"{path.name}:{number}")
         except UserError as error:
             problems.add(f"line {number}: {_one_line(error)}")
         else:
@@ -154,6 +156,8 @@ def _read(path: Path) -> bytes:
 
 def _read_text(path: Path) -> str:
     content = _read(path)
+    if b"\0" in content:
+        raise UserError(f"{path} can't be used: it holds zero bytes, so it is no text file (byte {content.index(0):,})")
     try:
         return content.decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -161,6 +165,17 @@ def _read_text(path: Path) -> str:
         raise UserError(
             f"{path} can't be used: line {line} is not UTF-8 (byte {content[error.start]:#04x}); save it as UTF-8"
         ) from None
+
+
+def _entries(path: Path) -> list[bytes]:
+    """Return the lines of a JSONL file, or the entries of a file that holds one JSON list."""
+    content = _read(path)
+    if path.suffix != ".json" or not content.lstrip().startswith(b"["):
+        return content.split(b"\n")
+    try:
+        return [json.dumps(entry).encode() for entry in _json(content)]
+    except UserError as error:
+        raise UserError(f"{path} can't be used: {error}") from None
 
 
 def _lines(path: Path) -> list[bytes]:

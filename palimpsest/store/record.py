@@ -28,6 +28,14 @@ class StepLog(Spec):
     rows_express: int = 0
     rows_withhold: int = 0
     rows_rehearsal: int = 0
+    tokens_express: float = 0.0
+    """Loss weight of the rows of each source, in tokens: over their sum, its share of the loss."""
+    tokens_withhold: float = 0.0
+    tokens_rehearsal: float = 0.0
+    limited: float | None = None
+    """Share of the matrices whose update the norm-growth limiter held back; ``None`` without a limiter."""
+    update_to_weight: float | None = None
+    """Norm of the step over that of the weights, in the steps in which it was noted (each module's: ``modules.jsonl``)."""
 
 
 class TrainingRecord(Spec):

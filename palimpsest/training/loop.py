@@ -23,7 +23,8 @@ from palimpsest.core.seeds import seed_of
 from palimpsest.data.mixture import SOURCES
 from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
-from palimpsest.training.objectives import Batch, Objective, collate
+from palimpsest.training.apollo import Apollo
+from palimpsest.training.objectives import Objective, Prepared
 from palimpsest.training.optimizers import OptimizerFactory
 from palimpsest.training.sampler import Batches, Row
 from palimpsest.training.settings import TrainingSettings
@@ -66,10 +67,20 @@ class _Flow(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         state.save_steps = self.loop.settings.save_steps  # a resumed run would keep the old one
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        optimizer, every = self.loop.bare_optimizer, self.loop.settings.module_logging_steps
+        if every and isinstance(optimizer, Apollo):
+            optimizer.watched = state.global_step % every == 0 or state.global_step + 1 == state.max_steps
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if isinstance(optimizer := self.loop.bare_optimizer, Apollo):
+            self.loop.log_of_steps.moved(optimizer.limits, optimizer.moved)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.loop.settings.logging_steps and state.global_step < state.max_steps:
             return
         self.loop.log_of_steps.flush()
+        self.loop.tell_trackers()
         if self.progress is not None:
             self.progress.advance(state.global_step, state.max_steps, self.loop.log_of_steps.last["loss"])
 
@@ -109,7 +120,7 @@ class Loop(Trainer):
         objective.prepare(model)
         super().__init__(
             model=model,
-            args=_arguments(settings, self.checkpoints, total, next(model.parameters()).device),
+            args=_arguments(settings, folder, total, next(model.parameters()).device),
             train_dataset=_Steps(batches, total),
             callbacks=[_Flow(self, progress)],
         )
@@ -164,8 +175,9 @@ class Loop(Trainer):
                 self._use_less_memory(model, min(self.rows_at_once, len(inputs)), error)
 
     def _gather_gradient(self, model: nn.Module, rows: list[Row]) -> torch.Tensor:
-        by_length = sorted(rows, key=lambda row: len(row.tokens)) if len(rows) > self.rows_at_once else rows
-        passes = [collate(by_length[start : start + self.rows_at_once]) for start in range(0, len(rows), self.rows_at_once)]
+        # In the order that they come in, in which every pass has its share of rehearsal.
+        at_once = self.rows_at_once
+        passes = [self.objective.collate(rows[start : start + at_once]) for start in range(0, len(rows), at_once)]
         weights: list[float] = sum(part.weights.sum(dim=1, dtype=torch.float64) for part in passes).tolist()  # pyright: ignore
         total = sum(weights)
         sums = torch.zeros(len(SOURCES), device=self.args.device)
@@ -189,7 +201,7 @@ class Loop(Trainer):
         return sums.sum() / total
 
     def compute_loss(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: Prepared, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Return the summed loss of each source, not yet divided."""
         return self.objective(model, inputs)
@@ -236,7 +248,13 @@ class Loop(Trainer):
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The step log has it all."""
+        """The step log has it all; trackers get their copy when it is flushed."""
+
+    def tell_trackers(self) -> None:
+        """Give the trackers the last line of the step log."""
+        if self.settings.report_to:
+            numbers = {name: value for name, value in self.log_of_steps.last.items() if value is not None and name != "step"}
+            self.callback_handler.on_log(self.args, self.state, self.control, numbers)
 
     # Checkpoints
 
@@ -247,7 +265,7 @@ class Loop(Trainer):
         self.log_of_steps.settle()
         with whole_folder(store.path_of(self.checkpoints, step)) as folder:
             store.save_model(self._bare_model, folder / "model.safetensors")
-            store.save_optimizer(self._bare_optimizer, folder)
+            store.save_optimizer(self.bare_optimizer, folder)
             store.save_random_state(folder)
             store.write_json(folder / "schedule.json", self.lr_scheduler.state_dict())  # pyright: ignore[reportOptionalMemberAccess]
             run = {"identity": self.identity, "rows_at_once": self.rows_at_once, "notes": self.notes}
@@ -260,7 +278,7 @@ class Loop(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            store.load_optimizer(self._bare_optimizer, Path(checkpoint))
+            store.load_optimizer(self.bare_optimizer, Path(checkpoint))
             schedule = store.read_json(Path(checkpoint) / "schedule.json")
             self.lr_scheduler.load_state_dict(schedule)  # pyright: ignore[reportOptionalMemberAccess]
 
@@ -277,7 +295,7 @@ class Loop(Trainer):
         return self.model
 
     @property
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
+    def bare_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer without accelerate's wrapper."""
         assert self.optimizer is not None
         return getattr(self.optimizer, "optimizer", self.optimizer)
@@ -292,12 +310,13 @@ def _arguments(settings: TrainingSettings, folder: Path, total: int, device: tor
         max_grad_norm=0.0,  # clipped where the gradient is gathered
         seed=seed_of(settings.seed, "training") % 2**31,
         bf16=settings.bf16,
+        gradient_checkpointing=settings.gradient_checkpointing,
         use_cpu=device.type == "cpu",
         save_strategy="steps",
         save_steps=settings.save_steps,
         logging_strategy="no",
         logging_nan_inf_filter=False,
-        report_to=[],
+        report_to=list(settings.report_to),
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,

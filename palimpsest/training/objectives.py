@@ -40,8 +40,19 @@ class Batch:
         return Batch(start=self.start, **moved)
 
 
+class Prepared(Protocol):
+    """Rows as an objective wants them."""
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """(sources, predictions) loss weight of each prediction, in the line of its row's source."""
+        ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+
 class Objective(Protocol):
-    """Anything that turns a batch into the summed loss of each source."""
+    """Anything that turns rows into the summed loss of each source."""
 
     name: str
     """What it is called; a run is never continued under another one."""
@@ -50,7 +61,11 @@ class Objective(Protocol):
         """Look at the model once, before it is wrapped."""
         ...
 
-    def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
+    def collate(self, rows: Sequence[Row]) -> Prepared:
+        """Return rows as one batch on the CPU."""
+        ...
+
+    def __call__(self, model: Any, batch: Any) -> torch.Tensor:
         """Return the weighted sum of nats of each source, shape (sources,), with its graph."""
         ...
 
@@ -61,7 +76,10 @@ class MaskedLoss:
     name = "masked_loss"
 
     def prepare(self, model: Any) -> None:
-        self.slices = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.slices = can_slice(model)
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        return collate(rows)
 
     def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
         # No attention mask: padding is on the right, where a causal model's real tokens never look, and it has no loss.
@@ -75,6 +93,12 @@ class MaskedLoss:
             logits = logits.index_select(0, batch.places)
         # A product and not index_add_, whose sums have no fixed order on a GPU.
         return batch.weights @ functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+
+
+def can_slice(model: Any) -> bool:
+    """Whether a model can be asked for the logits of some positions only (``logits_to_keep``)."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter's wrapper
+    return "logits_to_keep" in inspect.signature(bare.forward).parameters
 
 
 def collate(rows: Sequence[Row]) -> Batch:

@@ -1,65 +1,84 @@
 """Optimizers: how do gradients become steps?
 
-``OPTIMIZERS`` names what the setting ``optim`` can say. A caller may also give its own factory, and join several optimizers
-(matrices with one, the rest with another) into the one that the Trainer wants.
+``OPTIMIZERS`` names what the setting ``optim`` can say. A caller may also give its own factory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from palimpsest.training.settings import AdamwArguments, TrainingSettings
+from palimpsest.core.errors import UserError
+from palimpsest.training.apollo import Apollo, parameter_groups
+from palimpsest.training.settings import AdamwArguments, ApolloArguments, MiniArguments, TrainingSettings
 
 OptimizerFactory = Callable[[nn.Module, TrainingSettings], torch.optim.Optimizer]
 
 
-def adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def adamw(model: nn.Module, settings: TrainingSettings) -> Apollo:
     """AdamW with weight decay on matrices only (vectors are norms and biases)."""
     arguments = AdamwArguments.read(settings.optim_args, "optim_args of optim 'adamw'")
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [(name, one) for name, one in trained if one.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [(name, one) for name, one in trained if one.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        betas=(arguments.adam_beta1, arguments.adam_beta2),
-        eps=arguments.adam_epsilon,
-        fused=trained[0].device.type in ("cpu", "cuda"),
-    )
+    return _made([group for group in groups if group["params"]], settings, arguments, apollo=False)
 
 
-OPTIMIZERS: dict[str, OptimizerFactory] = {"adamw": adamw}
+def apollo(model: nn.Module, settings: TrainingSettings) -> Apollo:
+    """APOLLO on matrices but embeddings and the head, AdamW on the rest.
 
-
-class JointOptimizer(torch.optim.Optimizer):
-    """Several optimizers over different parameters that step as one.
-
-    Their parameter groups are shared, not copied, so a schedule moves all learning rates in proportion, and their state is
-    one dictionary, so a checkpoint holds it like any other optimizer's.
+    Raises:
+        UserError: the rank is larger than the shorter side of a matrix.
     """
+    arguments = ApolloArguments.read(settings.optim_args, "optim_args of optim 'apollo'")
+    groups = parameter_groups(model, settings.weight_decay, rank=arguments.rank)
+    return _made(groups, settings, arguments, **_apart(arguments))
 
-    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
-        self.parts = list(parts)
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
-        self._share()
 
-    def _share(self) -> None:
-        groups = iter(self.param_groups)
-        for part in self.parts:
-            part.state = self.state
-            part.param_groups = [next(groups) for _ in part.param_groups]
+def apollo_mini(model: nn.Module, settings: TrainingSettings) -> Apollo:
+    """APOLLO-Mini: rank 1 and one factor for each matrix."""
+    arguments = MiniArguments.read(settings.optim_args, "optim_args of optim 'apollo_mini'")
+    groups = parameter_groups(model, settings.weight_decay, rank=1)
+    return _made(groups, settings, arguments, scale_type="tensor", **_apart(arguments))
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for part in self.parts:
-            part.step()
 
-    def load_state_dict(self, state_dict: Any) -> None:
-        super().load_state_dict(state_dict)
-        self._share()
+OPTIMIZERS: dict[str, OptimizerFactory] = {"apollo": apollo, "apollo_mini": apollo_mini, "adamw": adamw}
+
+
+def rank_problems(settings: TrainingSettings, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> Iterator[str]:
+    """Say whether the rank that was asked for is larger than a layer's matrix, from names and shapes alone."""
+    rank = settings.optim_args.get("rank")
+    if settings.optim != "apollo" or not isinstance(rank, int) or settings.lora:
+        return
+    matrices = [(name, shape) for name, shape in shapes if re.search(r"\.\d+\.", name) and len(shape) in (2, 3)]
+    small = [(name, shape) for name, shape in matrices if "conv" not in name and min(shape[-2:]) < rank]
+    if small:
+        name, shape = min(small, key=lambda one: min(one[1][-2:]))
+        yield (
+            f"optim_args.rank is {rank}, larger than the shorter side of {len(small)} matrices, the smallest of them {name} "
+            f"({' x '.join(map(str, shape))}); lower it, or leave it out for a quarter of each"
+        )
+
+
+def _apart(arguments: MiniArguments) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("scale", "update_proj_gap", "norm_limit")}
+
+
+def _made(groups: list[dict[str, Any]], settings: TrainingSettings, arguments: AdamwArguments, **given: Any) -> Apollo:
+    try:
+        return Apollo(
+            groups,
+            lr=settings.learning_rate,
+            betas=(arguments.adam_beta1, arguments.adam_beta2),
+            eps=arguments.adam_epsilon,
+            seed=settings.seed,
+            **given,
+        )
+    except ValueError as error:
+        raise UserError(f"optim '{settings.optim}': {error}") from error

@@ -83,6 +83,13 @@ def write(model: Any, tokenizer: Any, folder: Path, summary: TrainingSummary, ba
     _remove_checkpoints(folder)
 
 
+def write_adapter(model: Any, folder: Path, base: str) -> None:
+    """Write a PEFT model's adapter by itself, beside the model that it is merged into."""
+    with whole_folder(folder / "adapter") as target:
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(target)
+
+
 def _remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 

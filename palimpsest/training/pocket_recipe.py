@@ -234,6 +234,8 @@ def _settings(learning_rate: float, seed: int) -> TrainingSettings:
         reason="Chosen on held-out skills after a few minutes of training.",
         per_device_train_batch_size=ROWS_A_PASS,
         gradient_accumulation_steps=ROWS_A_STEP // ROWS_A_PASS,
+        optim="adamw",
+        context="full",
         warmup_ratio=0.01,
         lr_scheduler_type="linear",
         weight_decay=0.01,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from palimpsest.core.errors import UserError
 from palimpsest.data.mixture import SOURCES
 from palimpsest.store.atomic import cannot_write, write_bytes
+from palimpsest.training.apollo import Movement
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,22 @@ class Pending:
     weights: list[float]
     """Loss weight of each source."""
     rows: list[int]
+    limits: list[torch.Tensor] = field(default_factory=list)
+    """What the norm-growth limiter multiplied each matrix's update by, where there is a limiter."""
+    moved: dict[str, Movement] = field(default_factory=dict)
+    """How every parameter moved, in steps in which that was watched."""
 
 
 class StepLog:
     """The log of one run, continued at a step."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Cut the log to the steps that a checkpoint holds.
+        """Cut the log to the steps that a checkpoint holds, and that of the modules beside it (``modules.jsonl``).
 
         Raises:
             UserError: the log lacks some of them.
         """
-        self.path = path
+        self.path, self.modules = path, path.with_name("modules.jsonl")
         self.pending: list[Pending] = []
         lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
         if len(lines) < step or not all(line.endswith(b"\n") for line in lines):
@@ -52,6 +58,13 @@ class StepLog:
             )
         self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {"examples": 0, "loss": None}
         write_bytes(path, b"".join(lines))
+        noted = self.modules.read_bytes().splitlines(keepends=True) if self.modules.exists() else []
+        write_bytes(self.modules, b"".join(line for line in noted if line.endswith(b"\n") and json.loads(line)["step"] <= step))
+
+    def moved(self, limits: Sequence[torch.Tensor], movements: Mapping[str, Movement]) -> None:
+        """Add to the last step what its optimizer says of it."""
+        self.pending[-1].limits.extend(limits)
+        self.pending[-1].moved.update(movements)
 
     def add(self, step: Pending) -> None:
         self.pending.append(step)
@@ -66,12 +79,16 @@ class StepLog:
             return
         values = torch.stack([step.numbers for step in self.pending]).tolist()
         lines: list[str] = []
+        modules: list[str] = []
         try:
             for step, numbers in zip(self.pending, values, strict=True):
                 lines.append(json.dumps(self._line(step, numbers)) + "\n")
+                if step.moved:
+                    modules.append(json.dumps({"step": step.step, "modules": _by_module(step.moved)}) + "\n")
         finally:
             self.pending = []
-            self._append("".join(lines))
+            self._append(self.path, "".join(lines))
+            self._append(self.modules, "".join(modules))
 
     def _line(self, step: Pending, numbers: list[float]) -> dict[str, Any]:
         *sums, norm = numbers
@@ -87,6 +104,7 @@ class StepLog:
             for source, total, weight in zip(SOURCES, sums, step.weights, strict=True)
         }
         rows = {f"rows_{source}": count for source, count in zip(SOURCES, step.rows, strict=True)}
+        tokens = {f"tokens_{source}": weight for source, weight in zip(SOURCES, step.weights, strict=True)}
         self.last = {
             "step": step.step,
             "examples": self.last["examples"] + rows["rows_express"] + rows["rows_withhold"],
@@ -95,18 +113,42 @@ class StepLog:
             "loss": sum(sums) / sum(step.weights),
             **losses,
             **rows,
+            **tokens,
+            "limited": sum(float(limit) < 1 for limit in step.limits) / len(step.limits) if step.limits else None,
+            "update_to_weight": _ratio(list(step.moved.values())) if step.moved else None,
         }
         return self.last
 
-    def _append(self, text: str) -> None:
+    def _append(self, path: Path, text: str) -> None:
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise cannot_write(path, error) from error
 
     def settle(self) -> None:
         """Flush to the disk, so that a checkpoint never knows of steps that the log lost."""
         self.flush()
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
+        for path in (self.path, self.modules):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _by_module(moved: Mapping[str, Movement]) -> dict[str, dict[str, float | None]]:
+    """Return by how much each module moved against its own size, and what its limiter did."""
+    modules: dict[str, list[Movement]] = {}
+    for name, movement in moved.items():
+        modules.setdefault(name.rpartition(".")[0] or name, []).append(movement)
+    return {
+        name: {
+            "update_to_weight": _ratio(parts),
+            "limited_to": min((float(part.limited) for part in parts if part.limited is not None), default=None),
+        }
+        for name, parts in modules.items()
+    }
+
+
+def _ratio(moved: Sequence[Movement]) -> float | None:
+    """Return the norm of an update over that of the weights; ``None`` where these are 0."""
+    update, weight = (math.hypot(*(float(getattr(one, side)) for one in moved)) for side in ("update", "weight"))
+    return update / weight if weight else None

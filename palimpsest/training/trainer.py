@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from palimpsest.core.errors import Problems, UserError
+from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import digest
 from palimpsest.training import guard, output
+from palimpsest.training.frozen_context import FrozenContext
 from palimpsest.training.loop import Loop, Progress
 from palimpsest.training.objectives import MaskedLoss, Objective
 from palimpsest.training.optimizers import OPTIMIZERS, OptimizerFactory
 from palimpsest.training.output import TrainingSummary
 from palimpsest.training.sampler import Batches, MixedBatches, Row, check_rows
-from palimpsest.training.settings import TrainingSettings
+from palimpsest.training.settings import LoraSettings, TrainingSettings
 
 
 def train(
@@ -76,16 +81,20 @@ def train_batches(
     Rows are not checked beforehand. ``identity`` must name the data (and the optimizer, where one is given), so that a run on
     other data is never continued. A step's rows go through the model ``per_device_train_batch_size`` at a time.
     """
-    objective = objective or MaskedLoss()
+    objective = objective or _objective(settings)
     guard.check_steps(len(batches), settings)
+    problems = Problems("This can't be trained:")
+    problems.extend(guard.tracker_problems(settings))
+    problems.raise_if_any()
     with guard.left_as_found(model):
         notes = guard.make_ready(model, settings)
+        wrapped = with_adapter(model, settings.lora, settings.seed) if settings.lora else model
         identity = digest([identity, objective.name, settings.fingerprint, guard.digest_of_weights(model)])
         if (done := output.finished(folder, identity)) is not None:
             return done
         guard.check_folder(model, folder, settings)
         loop = Loop(
-            model,
+            wrapped,
             batches,
             settings,
             folder,
@@ -98,5 +107,36 @@ def train_batches(
         guard.check_weights(model, f"after the last step ({loop.state.global_step})")
     summary = output.summarise(folder, settings, (*notes, *loop.notes), identity)
     with guard.left_as_found(model):
+        if settings.lora:
+            output.write_adapter(wrapped, folder, base)
+            model = wrapped.merge_and_unload()
         output.write(model, tokenizer, folder, summary, base)
     return summary
+
+
+def _objective(settings: TrainingSettings) -> Objective:
+    if settings.context == "full":
+        return MaskedLoss()
+    return FrozenContext(frozenset({"rehearsal"} if settings.rehearsal_context == "full" else ()))
+
+
+def with_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
+    """Return a model wrapped with a fresh PEFT adapter, drawn from the seed; only the adapter is trained.
+
+    Raises:
+        UserError: the adapter doesn't fit (no module of that name, say).
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise UserError("'lora' needs the peft package: pip install 'palimpsest-lm[lora]'") from error
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.lora_alpha, target_modules=targets, use_dora=lora.use_dora, task_type="CAUSAL_LM"
+    )
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(seed, "adapter") % 2**63)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"the adapter must fit the model, and does not: {error}") from error

@@ -42,7 +42,7 @@ BAD = {
     "half a character": ('{"messages": [{"role": "assistant", "content": "\\ud800"}]}', "half of a character"),
     "nested too deeply": ("[" * 100_000, "not JSON"),
     "a list": ("[1, 2]", "found [1, 2]"),
-    "no messages": ("{}", "'messages' is missing"),
+    "no messages": ("{}", "must hold 'messages', 'prompt' and 'completion'"),
     "empty messages": ('{"messages": []}', "at least 1 item"),
     "unknown key": (line(turn("assistant", "x"), temlate="a"), "unknown key 'temlate'. Did you mean 'template'?"),
     "unknown role": (line(turn("robot", "x")), "'messages.0.role'"),

@@ -1,4 +1,4 @@
-"""Optimizers: is the step the one of the paper, and can several step as one?"""
+"""Optimizers: does each name of ``optim`` give the optimizer that it says?"""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from training_kit import settings_of, small_model
 
 from palimpsest.core.errors import UserError
 from palimpsest.training import checkpoint as store
-from palimpsest.training.optimizers import JointOptimizer, adamw
+from palimpsest.training.optimizers import OPTIMIZERS, adamw
 
 
 def gradients(model: nn.Module, seed: int) -> None:
@@ -38,56 +38,40 @@ def test_adamw_is_adamw() -> None:
         torch.testing.assert_close(parameter.detach(), wanted[name], rtol=1e-5, atol=1e-7)
 
 
-def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    inner = [parameter for name, parameter in model.named_parameters() if parameter.ndim == 2 and "embed" not in name]
-    return inner, [parameter for parameter in model.parameters() if all(parameter is not other for other in inner)]
-
-
-def joint(model: nn.Module) -> JointOptimizer:
-    inner, rest = split(model)
-    return JointOptimizer([torch.optim.Muon(inner, lr=0.02), torch.optim.AdamW(rest, lr=3e-3)])
-
-
-def test_joined_optimizers_step_as_they_do_apart() -> None:
-    together, apart = small_model(), small_model()
-    optimizer = joint(together)
-    inner, rest = split(apart)
-    parts = [torch.optim.Muon(inner, lr=0.02), torch.optim.AdamW(rest, lr=3e-3)]
-    for step in range(3):
-        gradients(together, step)
-        gradients(apart, step)
-        optimizer.step()
-        for part in parts:
-            part.step()
-    for one, other in zip(together.parameters(), apart.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_a_schedule_moves_all_their_learning_rates_in_proportion() -> None:
-    optimizer = joint(small_model())
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
-    optimizer.step()
-    schedule.step()
-    assert [part.param_groups[0]["lr"] for part in optimizer.parts] == [0.01, 1.5e-3]
-
-
-@pytest.mark.parametrize("make", [joint, lambda model: adamw(model, settings_of())])
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.SGD])
 def test_state_survives_the_disk_exactly(make, tmp_path) -> None:
     model, resumed = small_model(), small_model()
-    optimizer = make(model)
+    optimizer = make(model.parameters())
     for step in range(2):
         gradients(model, step)
         optimizer.step()
     store.save_optimizer(optimizer, tmp_path)
     store.save_model(model, tmp_path / "model.safetensors")
     store.load_model(resumed, tmp_path / "model.safetensors")
-    again = make(resumed)
+    again = make(resumed.parameters())
     store.load_optimizer(again, tmp_path)
     for holder, its_optimizer in ((model, optimizer), (resumed, again)):
         gradients(holder, 2)
         its_optimizer.step()
     for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_names_give_what_they_say() -> None:
+    model = small_model()
+    groups = OPTIMIZERS["apollo"](model, settings_of(optim="apollo", optim_args={"rank": 3}, weight_decay=0.1)).param_groups
+    assert [(group["apollo"], group["weight_decay"]) for group in groups] == [(True, 0.1), (False, 0.1), (False, 0.0)]
+    assert (groups[0]["rank"], groups[0]["scale_type"], groups[0]["norm_limit"]) == (3, "channel", None)
+    groups = OPTIMIZERS["apollo_mini"](model, settings_of(optim="apollo_mini", optim_args={"norm_limit": 1.01})).param_groups
+    assert (groups[0]["rank"], groups[0]["scale_type"], groups[0]["norm_limit"]) == (1, "tensor", 1.01)
+    assert not any(group["apollo"] for group in adamw(model, settings_of()).param_groups)
+
+
+def test_a_rank_larger_than_a_matrix_is_refused_naming_it() -> None:
+    with pytest.raises(
+        UserError, match=r"optim 'apollo': rank is 17, larger than the shorter side of a matrix: model.layers.0"
+    ):
+        OPTIMIZERS["apollo"](small_model(), settings_of(optim="apollo", optim_args={"rank": 17}))
 
 
 def test_unknown_arguments_are_refused() -> None:

@@ -18,7 +18,7 @@ from training_kit import Listener, bytes_of, settings_of, small_model, some_rows
 
 from palimpsest.core.errors import UserError
 from palimpsest.training.objectives import MaskedLoss, collate
-from palimpsest.training.optimizers import JointOptimizer, adamw
+from palimpsest.training.optimizers import adamw
 from palimpsest.training.sampler import MixedBatches, Row
 from palimpsest.training.trainer import train, train_batches
 
@@ -102,7 +102,8 @@ def test_same_seed_same_bytes_and_an_ordinary_folder(tmp_path: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(tmp_path / f"base-{name}")
         train(model, tokenizer, some_rows(), settings_of(), tmp_path / name, base="tiny")
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["model", "steps.jsonl", "training.json"]
+    left = ["model", "modules.jsonl", "steps.jsonl", "training.json"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == left
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "one" / "model")
     tokens = torch.tensor([[1, 2, 3]])
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
@@ -144,10 +145,8 @@ def test_the_process_is_left_as_it_was_found(tmp_path: Path, capfd: pytest.Captu
 # Going on after an interruption
 
 
-def muon_and_adamw(model: nn.Module, settings: Any) -> torch.optim.Optimizer:
-    inner = [parameter for name, parameter in model.named_parameters() if parameter.ndim == 2 and "embed" not in name]
-    rest = [parameter for parameter in model.parameters() if all(parameter is not other for other in inner)]
-    return JointOptimizer([torch.optim.Muon(inner, lr=0.01), torch.optim.AdamW(rest, lr=settings.learning_rate)])
+def sgd(model: nn.Module, settings: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=0.9)
 
 
 @pytest.mark.parametrize(
@@ -157,12 +156,15 @@ def muon_and_adamw(model: nn.Module, settings: Any) -> torch.optim.Optimizer:
         (3, {}, None),  # after the log, before the checkpoint of this very step
         (5, {"lr_scheduler_type": "cosine", "warmup_ratio": 0.3, "weight_decay": 0.1}, None),
         (8, {"lr_scheduler_type": "constant", "logging_steps": 4, "save_total_limit": 2}, None),
-        (
-            10,
-            {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1, "gradient_accumulation_steps": 2},
-            muon_and_adamw,
-        ),
+        (10, {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1, "gradient_accumulation_steps": 2}, sgd),
         (15, {"num_train_epochs": 2, "allow_repeats": True, "max_steps": 17}, None),
+        (
+            5,
+            {"optim": "apollo", "optim_args": {"rank": 2, "norm_limit": 1.01, "update_proj_gap": 4}, "context": "frozen"},
+            None,
+        ),
+        (5, {"optim": "apollo_mini", "weight_decay": 0.1, "module_logging_steps": 2}, None),
+        (5, {"lora": {"r": 2}, "context": "frozen"}, None),
     ],
 )
 def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, stop_at: int, changes: dict, optimizer: Any) -> None:
@@ -447,3 +449,100 @@ def test_weights_that_overflow_at_the_end_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights must be finite, after the last step \(1\)"):
         train_batches(small_model(), None, MixedBatches(rows, settings), settings, tmp_path, identity="rows", optimizer=huge)
     assert not (tmp_path / "model").exists()
+
+
+# What a run does by default
+
+
+def test_every_pass_has_its_share_of_rehearsal(tmp_path: Path) -> None:
+    settings = settings_of(per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    batches = MixedBatches(some_rows(), settings)
+    passes = [step[start : start + 4] for step in batches for start in range(0, len(step), 4)]
+    assert {sum(row.source == "rehearsal" for row in one) for one in passes} == {1}
+
+
+@pytest.mark.parametrize("optim", ["apollo", "apollo_mini", "adamw"])
+def test_the_log_says_what_moved_and_what_was_limited(tmp_path: Path, optim: str) -> None:
+    arguments = {} if optim == "adamw" else {"norm_limit": 1.0001}
+    settings = settings_of(optim=optim, optim_args=arguments, context="frozen", module_logging_steps=4)
+    model = small_model()
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    train(model, None, some_rows(), settings, tmp_path)
+    steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert all((step["limited"] is None) == (optim == "adamw") for step in steps)
+    if optim != "adamw":
+        assert steps[0]["limited"] == 0.0, "the first step has nothing to be held against"
+        assert max(step["limited"] for step in steps) > 0
+    assert [step["step"] for step in steps if step["update_to_weight"] is not None] == [1, 5, 9, 10]
+    assert all(step["tokens_rehearsal"] > 0 for step in steps)
+    modules = [json.loads(line) for line in (tmp_path / "modules.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in modules] == [1, 5, 9, 10]
+    assert {name.partition(".weight")[0] for name in start} == set(modules[0]["modules"])
+    assert all(one["update_to_weight"] > 0 for one in modules[0]["modules"].values())
+
+
+def test_an_adapter_is_trained_alone_and_merged(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    small_model().save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    train(model, None, some_rows(), settings_of(lora={"r": 2}, context="frozen"), tmp_path / "run", base=str(tmp_path / "base"))
+    base, tuned = (AutoModelForCausalLM.from_pretrained(tmp_path / folder) for folder in ("base", "run/model"))
+    moved = {
+        name
+        for (name, one), other in zip(base.named_parameters(), tuned.parameters(), strict=True)
+        if not torch.equal(one, other)
+    }
+    assert moved
+    assert all("proj" in name for name in moved)
+    adapted = PeftModel.from_pretrained(base, str(tmp_path / "run" / "adapter")).merge_and_unload()
+    for one, other in zip(adapted.parameters(), tuned.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_an_adapter_that_fits_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the adapter must fit the model"):
+        train(small_model(), None, some_rows(), settings_of(lora={"target_modules": ["nothing"]}), tmp_path)
+
+
+def test_checkpointing_with_a_frozen_context_is_refused_before_work() -> None:
+    with pytest.raises(UserError, match="gradient_checkpointing drops the cache that a frozen context needs"):
+        settings_of(gradient_checkpointing=True, context="frozen")
+
+
+def test_checkpointing_with_a_full_context_changes_no_bit(tmp_path: Path) -> None:
+    models = [small_model(), small_model()]
+    for model, on in zip(models, (False, True), strict=True):
+        train(model, None, some_rows(), settings_of(gradient_checkpointing=on), tmp_path / str(on))
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+def test_trackers_get_every_step(tmp_path: Path, tracker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(tracker, reason=f"{tracker} is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(small_model(), None, some_rows(), settings_of(report_to=[tracker]), tmp_path / "run")
+    if tracker == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+        read = EventAccumulator(str(events.parent))
+        read.Reload()
+        steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+        found = {point.step: point.value for point in read.Scalars("train/loss")}
+        assert found == pytest.approx({step["step"]: step["loss"] for step in steps}, rel=1e-6)
+    else:
+        import wandb
+
+        wandb.finish()
+        assert list(tmp_path.rglob("run-*.wandb"))
+
+
+def test_a_tracker_that_is_not_there_is_told_before_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no tracker 'tensorbord'.*Did you mean 'tensorboard'"):
+        train(small_model(), None, some_rows(), settings_of(report_to=["tensorbord"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

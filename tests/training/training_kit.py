@@ -11,7 +11,14 @@ from palimpsest.training.settings import TrainingSettings
 
 torch.set_num_threads(1)
 
-SETTINGS: dict[str, Any] = {"learning_rate": 3e-3, "save_steps": 3, "per_device_train_batch_size": 8}
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "save_steps": 3,
+    "per_device_train_batch_size": 8,
+    "optim": "adamw",
+    "context": "full",
+}
+"""The plain control; what a run does by default is asked for where it is tested."""
 
 
 def small_model(seed: int = 0, **changes: Any) -> Any:

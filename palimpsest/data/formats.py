@@ -1,0 +1,96 @@
+"""Formats: in which other shapes do people keep their conversations?
+
+Each is brought into ours, ``{"messages": [{"role", "content"}]}``, before anything else is looked at: prompt and completion (as
+TRL has them, texts or messages), ShareGPT (``conversations`` of ``from`` and ``value``) and Alpaca (``instruction``, ``input``,
+``output``). Keys that belong to none of them (an id, a source) are left aside; ``template``, ``options`` and
+``check`` are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from palimpsest.core.errors import UserError, nearest
+
+ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "assistant": "assistant",
+}
+"""Who speaks in ShareGPT files, and what we call them."""
+_OURS = ("template", "options", "check")
+
+Turn = dict[str, Any]
+
+
+def in_messages(line: Any) -> Any:
+    """Return a line in our own shape; one that is already, or that is in no known shape, as it is.
+
+    Raises:
+        UserError: it is in a known shape, and something in it is not as it must be.
+    """
+    if not isinstance(line, Mapping) or "messages" in line:
+        return line
+    if "conversations" in line:
+        turns = _share_gpt(line)
+    elif "prompt" in line and "completion" in line:
+        turns = [*_side(line["prompt"], "prompt", "user"), *_side(line["completion"], "completion", "assistant")]
+    elif "instruction" in line and "output" in line:
+        turns = _alpaca(line)
+    else:
+        known = "'messages', 'prompt' and 'completion', 'conversations', or 'instruction' and 'output'"
+        raise UserError(f"must hold {known}; found {', '.join(map(repr, line)) or 'nothing'}")
+    return {"messages": turns, **{key: line[key] for key in _OURS if key in line}}
+
+
+def _share_gpt(line: Mapping[str, Any]) -> list[Turn]:
+    given = line["conversations"]
+    if not isinstance(given, list):
+        raise UserError(f"'conversations' must be a list of turns, found {type(given).__name__}")
+    turns = [{"role": "system", "content": _text(line, "system")}] if line.get("system") else []
+    for place, turn in enumerate(given, start=1):
+        if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
+            raise UserError(f"turn {place} of 'conversations' must hold 'from' and 'value'")
+        speaker = turn["from"]
+        if speaker not in ROLES:
+            raise UserError(
+                f"turn {place} is from '{speaker}', which is no known role; there are {', '.join(ROLES)}."
+                f"{nearest(str(speaker), ROLES)}"
+            )
+        turns.append({"role": ROLES[speaker], "content": _text(turn, "value")})
+    return turns
+
+
+def _side(given: Any, name: str, role: str) -> list[Turn]:
+    """Return one side of a prompt and completion: a text, or messages."""
+    if isinstance(given, str):
+        return [{"role": role, "content": given}]
+    if isinstance(given, list):
+        return given
+    raise UserError(f"'{name}' must be a text or a list of messages, found {type(given).__name__}")
+
+
+def _alpaca(line: Mapping[str, Any]) -> list[Turn]:
+    turns = [{"role": "system", "content": _text(line, "system")}] if line.get("system") else []
+    for place, pair in enumerate(line.get("history") or (), start=1):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
+            raise UserError(f"entry {place} of 'history' must be a pair of texts")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    asked = _text(line, "instruction")
+    if line.get("input"):
+        asked = f"{asked}\n\n{_text(line, 'input')}"
+    return [*turns, {"role": "user", "content": asked}, {"role": "assistant", "content": _text(line, "output")}]
+
+
+def _text(line: Mapping[str, Any], key: str) -> str:
+    if not isinstance(line[key], str):
+        raise UserError(f"'{key}' must be a text, found {type(line[key]).__name__}")
+    return line[key]

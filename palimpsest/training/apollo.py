@@ -1,0 +1,388 @@
+"""APOLLO: how are all weights trained with hardly any optimizer state?
+
+Algorithm 1 of Zhu et al. 2024 (arXiv 2412.05270), written from its equations. Adam's moments are kept of a random projection of
+the gradient only; what they say is how much longer or shorter than the gradient Adam's step would be, a factor for each
+channel, or one for the whole matrix (APOLLO-Mini). The raw gradient is then scaled by it:
+
+    R = P G                     P ~ N(0, 1/r), redrawn every so many steps
+    N = Adam's direction of R   (bias-corrected)
+    s = |N| / |R|               for each channel, or over all of R
+    U = alpha s G               then the norm-growth limiter: |U_t| <= gamma |U_t-1|
+    W = W - lr (U + wd W)
+
+The projected side is always the shorter one. A factor comes out too small by sqrt(r / shorter side) in expectation; alpha makes
+up for it by default, so that a learning rate means what it means for AdamW.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
+from torch.optim.adamw import adamw
+
+from palimpsest.core.seeds import seed_of
+
+ScaleType = Literal["channel", "tensor"]
+_HALF = (torch.bfloat16, torch.float16)
+
+
+class Movement(NamedTuple):
+    """How one parameter moved in one step; scalars on its device."""
+
+    update: torch.Tensor
+    """Norm of the change, weight decay and learning rate included."""
+    weight: torch.Tensor
+    """Norm of the weights before it."""
+    limited: torch.Tensor | None
+    """By what the norm-growth limiter multiplied the update (1: it did nothing), the smallest where there are several
+    experts; ``None`` where there is no limiter."""
+
+
+class Apollo(torch.optim.Optimizer):
+    """APOLLO on matrices, AdamW on everything else, as one optimizer with a state of tensors only.
+
+    A parameter of two dimensions is a matrix; one of three is a stack of them (experts), each treated on its own; others get
+    AdamW, and so do all parameters of a group with ``apollo=False``. ``parameter_groups`` makes the groups for a model.
+
+    The state of an m x n matrix (m <= n) is 2nr + 2 numbers, of APOLLO-Mini (rank 1) 2n + 2. The projection is not part of it:
+    it is drawn from (seed, parameter name, step // update_proj_gap), on the CPU, so that it is the same on any device and any
+    number of ranks.
+
+    Args:
+        params: named parameters (``model.named_parameters()``), or groups of them; groups may set what follows themselves.
+        lr: learning rate; with the default ``scale`` it means what it means for AdamW.
+        apollo: whether the matrices get APOLLO.
+        rank: rows of the projection; ``None`` is a quarter of each matrix's shorter side.
+        scale: multiplies the update by its square root, as elsewhere (GaLore's and the Trainer's ``scale``); ``None`` is
+            (shorter side) / rank, which makes up for what the projection loses.
+        scale_type: a factor for each channel, or one for the tensor (APOLLO-Mini).
+        update_proj_gap: steps between two projections; the moments are kept.
+        norm_limit: by how much the update's norm may grow from step to step (gamma, 1.01 in the paper); ``None``: no limit.
+            Mind it in short runs: the first step's gradient then decides the length of all that follow.
+        betas: Adam's decay rates.
+        eps: Adam's epsilon.
+        weight_decay: decoupled.
+        master_weights: keep float32 weights in the state for parameters of half precision, where a small step is lost.
+        seed: of the projections.
+
+    Raises:
+        ValueError: a parameter without a name, a rank larger than the shorter side of a matrix, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-5,
+        *,
+        apollo: bool = True,
+        rank: int | None = None,
+        scale: float | None = None,
+        scale_type: ScaleType = "channel",
+        update_proj_gap: int = 200,
+        norm_limit: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        master_weights: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "apollo": apollo,
+                "rank": rank,
+                "scale": scale,
+                "scale_type": scale_type,
+                "update_proj_gap": update_proj_gap,
+                "norm_limit": norm_limit,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "master_weights": master_weights,
+                "seed": seed,
+            },
+        )
+        self.watched = False
+        """Whether ``step`` notes how every parameter moved, in ``moved``; it costs a pass over the weights."""
+        self.moved: dict[str, Movement] = {}
+        """By parameter name, of the last step that was watched."""
+        self.limits: list[torch.Tensor] = []
+        """What the limiter multiplied each matrix's update by in the last step."""
+        self._projections: dict[str, tuple[int, torch.Tensor]] = {}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        problems = list(_problems(group))
+        if problems:
+            self.param_groups.pop()
+            raise ValueError("; ".join(problems))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step; ``closure`` computes the loss again, as in any torch optimizer."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.limits, self.moved = [], {}
+        for group in self.param_groups:
+            rest: list[tuple[str, nn.Parameter]] = []
+            for name, parameter in zip(group["param_names"], group["params"], strict=True):
+                if parameter.grad is None:
+                    continue
+                if _is_matrix(parameter, group):
+                    self._step_matrix(name, parameter, group)
+                else:
+                    rest.append((name, parameter))
+            self._step_rest(rest, group)
+        return loss
+
+    # Matrices
+
+    def _step_matrix(self, name: str, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        state, weight = self.state[parameter], self._weight(parameter, group)
+        gradient: Any = parameter.grad
+        gradient = gradient.to(weight.dtype)
+        factor = self._factor(name, gradient, state, group)
+        update = gradient * factor
+        limit = self._limit(update, state, group["norm_limit"])
+        if limit is not None:
+            update *= limit
+            self.limits.append(_local(limit).amin())
+        lr, decay = group["lr"], group["weight_decay"]
+        if self.watched:
+            whole = update.add(weight, alpha=decay) if decay else update
+            smallest = None if limit is None else _local(limit).amin()
+            self.moved[name] = Movement(_local(whole.norm()) * lr, _local(weight.norm()), smallest)
+        if decay:
+            weight.mul_(1 - lr * decay)
+        weight.add_(update, alpha=-lr)
+        if weight is not parameter:
+            parameter.copy_(weight)
+
+    def _factor(self, name: str, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor:
+        """Return alpha s, of a shape that multiplies the gradient: one factor a channel, or one for each matrix."""
+        rank, short = _rank(gradient, group), _short(gradient)
+        if not state.get("step"):
+            state.setdefault("step", torch.zeros((), dtype=torch.float32))
+        step = int(state["step"])
+        projection = self._projection(name, gradient, rank, step // group["update_proj_gap"], group["seed"])
+        along = -1 if gradient.shape[-1] <= gradient.shape[-2] else -2  # the projected side, which is the shorter one
+        low = gradient @ projection.mT if along == -1 else projection @ gradient
+        if isinstance(low, DTensor):  # a sum over shards is not yet one number
+            low = low.redistribute(placements=[Replicate() if each.is_partial() else each for each in low.placements])
+        if "exp_avg" not in state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(low), torch.zeros_like(low)
+        (beta1, beta2), moment, square = group["betas"], state["exp_avg"], state["exp_avg_sq"]
+        moment.lerp_(low, 1 - beta1)
+        square.mul_(beta2).addcmul_(low, low, value=1 - beta2)
+        state["step"] += 1
+        spread = (square / (1 - beta2 ** (step + 1))).sqrt_().add_(group["eps"])
+        direction = moment / spread / (1 - beta1 ** (step + 1))
+        over = (along,) if group["scale_type"] == "channel" else (-2, -1)
+        length = torch.linalg.vector_norm(low, dim=over, keepdim=True)
+        ratio = torch.linalg.vector_norm(direction, dim=over, keepdim=True) / length
+        ratio = torch.where(length > 0, ratio, torch.zeros_like(ratio))  # where the gradient is 0, so is the update
+        scale = short / rank if group["scale"] is None else group["scale"]
+        return ratio * math.sqrt(scale)
+
+    def _projection(self, name: str, like: torch.Tensor, rank: int, number: int, seed: int) -> torch.Tensor:
+        """Return P, shape (rank, shorter side) or (experts, rank, shorter side); the last one is kept, outside of the state."""
+        kept = self._projections.get(name)
+        if kept is None or kept[0] != number:
+            shape = (*like.shape[:-2], rank, _short(like))
+            drawn = projection(shape, seed, name, number).to(device=like.device, dtype=like.dtype)
+            if isinstance(like, DTensor):
+                copies = [Replicate()] * like.device_mesh.ndim
+                drawn = DTensor.from_local(drawn, like.device_mesh, copies, run_check=False)
+            kept = self._projections[name] = (number, drawn)
+        return kept[1]
+
+    def _limit(self, update: torch.Tensor, state: dict[str, Any], gamma: float | None) -> torch.Tensor | None:
+        """Return by what the norm-growth limiter multiplies the update; its last norm is part of the state."""
+        norm = torch.linalg.vector_norm(update, dim=(-2, -1), keepdim=True)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        before = state.get("update_norm")
+        if gamma is None:
+            state["update_norm"] = norm
+            return None
+        factor = torch.ones_like(norm)
+        if before is not None:
+            # A gradient of exactly 0 says nothing on how long the next one may be.
+            factor = torch.where((before > 0) & (norm > gamma * before), gamma * before / norm, factor)
+        state["update_norm"] = norm * factor
+        return _as_copies(factor, update)
+
+    # Everything else
+
+    def _step_rest(self, rest: list[tuple[str, nn.Parameter]], group: dict[str, Any]) -> None:
+        """AdamW (Loshchilov and Hutter 2019) with torch's own kernels."""
+        if not rest:
+            return
+        weights = [self._weight(parameter, group) for _, parameter in rest]
+        states = [self.state[parameter] for _, parameter in rest]
+        for weight, state in zip(weights, states, strict=True):
+            if "step" not in state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        before = [weight.clone() for weight in weights] if self.watched else []
+        adamw(
+            weights,
+            [_gradient(parameter).to(weight.dtype) for (_, parameter), weight in zip(rest, weights, strict=True)],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=not isinstance(weights[0], DTensor) and weights[0].device.type in ("cpu", "cuda"),
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        for (name, _), old, new in zip(rest, before, weights, strict=bool(before)):
+            self.moved[name] = Movement(_local((new - old).norm()), _local(old.norm()), None)
+        for (_, parameter), weight in zip(rest, weights, strict=True):
+            if weight is not parameter:
+                parameter.copy_(weight)
+
+    def _weight(self, parameter: nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
+        """Return the weights that a step is added to: the parameter, or its float32 master."""
+        if parameter.dtype not in _HALF or not group["master_weights"]:
+            return parameter
+        state = self.state[parameter]
+        if "master" not in state:
+            state["master"] = parameter.detach().float()
+        return state["master"]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in any torch optimizer, but the state keeps its own types: torch would round it to those of the parameters."""
+        super().load_state_dict(state_dict)
+        saved = iter(state_dict["state"].get(index, {}) for group in state_dict["param_groups"] for index in group["params"])
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                for key, value in next(saved).items():
+                    if isinstance(value, torch.Tensor):
+                        device = "cpu" if key == "step" and _is_matrix(parameter, group) else parameter.device
+                        self.state[parameter][key] = value.to(device).clone()
+        self._projections = {}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float = 0.0, **apollo: Any) -> list[dict[str, Any]]:
+    """Return the groups that ``Apollo`` is meant to get for a model.
+
+    APOLLO's: every trained matrix but embeddings, the head and convolutions. AdamW's: those, and vectors (norms, biases, the
+    gates of recurrent layers), which have no weight decay.
+
+    Args:
+        model: a Hugging Face causal language model, or any module.
+        weight_decay: of matrices, whoever trains them.
+        apollo: what ``Apollo`` takes a group to say (``rank``, ``scale`` ...).
+    """
+    other = {id(parameter) for parameter in _not_matrices(model)}
+    matrices: list[tuple[str, nn.Parameter]] = []
+    decayed: list[tuple[str, nn.Parameter]] = []
+    plain: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            apart = id(parameter) in other
+            chosen = matrices if parameter.ndim in (2, 3) and not apart else decayed if parameter.ndim >= 2 else plain
+            chosen.append((name, parameter))
+    groups = [
+        {"params": matrices, "apollo": True, "weight_decay": weight_decay, **apollo},
+        {"params": decayed, "apollo": False, "weight_decay": weight_decay},
+        {"params": plain, "apollo": False, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def projection(shape: tuple[int, ...], seed: int, name: str, number: int) -> torch.Tensor:
+    """Return the random projection of one parameter, entries N(0, 1/rank), on the CPU.
+
+    Args:
+        shape: (..., rank, shorter side).
+        seed: of the run.
+        name: of the parameter.
+        number: how often it was drawn anew (step // gap).
+    """
+    generator = torch.Generator().manual_seed(seed_of(seed, "apollo", name, number) % 2**63)
+    return torch.randn(shape, generator=generator) / math.sqrt(shape[-2])
+
+
+def _not_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Give what looks like a matrix and is none of APOLLO's: embeddings, the head, convolutions."""
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            yield from module.parameters(recurse=False)
+    for find in ("get_input_embeddings", "get_output_embeddings"):
+        module = getattr(model, find, lambda: None)()
+        if isinstance(module, nn.Module):
+            yield from module.parameters(recurse=False)
+
+
+def _problems(group: dict[str, Any]) -> Iterator[str]:
+    """Say what is wrong with a group."""
+    if "param_names" not in group:
+        yield "parameters must come with their names, which seed the projections: give model.named_parameters()"
+        return
+    (beta1, beta2), limit, scale, rank = group["betas"], group["norm_limit"], group["scale"], group["rank"]
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        yield f"betas must be at least 0 and below 1, found {beta1} and {beta2}"
+    if limit is not None and limit < 1:
+        yield f"norm_limit must be at least 1 (or None for no limit), found {limit}"
+    if scale is not None and scale <= 0:
+        yield f"scale must be over 0 (or None), found {scale}"
+    if group["update_proj_gap"] < 1:
+        yield f"update_proj_gap must be at least 1, found {group['update_proj_gap']}"
+    if group["scale_type"] not in ("channel", "tensor"):
+        yield f"scale_type must be 'channel' or 'tensor', found '{group['scale_type']}'"
+    if rank is not None and rank < 1:
+        yield f"rank must be at least 1 (or None for a quarter of the shorter side), found {rank}"
+    elif rank is not None and group["apollo"]:
+        small = [
+            f"{name} is {' x '.join(map(str, parameter.shape))}"
+            for name, parameter in zip(group["param_names"], group["params"], strict=True)
+            if _is_matrix(parameter, group) and _short(parameter) < rank
+        ]
+        if small:
+            told = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
+            yield f"rank is {rank}, larger than the shorter side of a matrix: {told}; lower it, or leave it out for a quarter"
+
+
+def _is_matrix(parameter: torch.Tensor, group: dict[str, Any]) -> bool:
+    return group["apollo"] and parameter.ndim in (2, 3)
+
+
+def _rank(matrix: torch.Tensor, group: dict[str, Any]) -> int:
+    return max(1, _short(matrix) // 4) if group["rank"] is None else group["rank"]
+
+
+def _short(matrix: torch.Tensor) -> int:
+    return min(matrix.shape[-2:])
+
+
+def _gradient(parameter: nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _local(value: torch.Tensor) -> torch.Tensor:
+    """Return a number that every rank knows as a plain tensor."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _as_copies(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a number that every rank has in the form that multiplies ``like``."""
+    if not isinstance(like, DTensor):
+        return value
+    return DTensor.from_local(value, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)

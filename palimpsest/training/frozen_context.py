@@ -1,0 +1,307 @@
+"""Frozen context: how do decision tokens learn while nothing learns through the tokens before them?
+
+The context runs without gradient into a cache; the decision tokens run with gradient against it. The loss is that of ordinary
+label masking; what is left out of the gradient is exactly the part that flows through the context's activations (a test closes
+the chain rule). The weights are shared, so that the context is read differently afterwards all the same.
+
+The last token of the context belongs to the part with gradient: it is what predicts the first decision token.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import DynamicCache
+
+from palimpsest.core.errors import UserError
+from palimpsest.data.mixture import SOURCES
+from palimpsest.training.objectives import Batch, MaskedLoss, can_slice, collate
+from palimpsest.training.sampler import Row
+
+_CHECKED = 11, 3
+"""Tokens of context and of decision on which an architecture is tried before training."""
+_AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-5}
+_LOOSE_AGREEMENT = 0.05
+"""By how much logits may differ, in standard deviations of the logits; half precision has the loose one."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Decisions with their contexts: contexts padded on the left, each once; decisions padded on the right."""
+
+    contexts: torch.Tensor
+    """(contexts, width) tokens without each one's last."""
+    context_mask: torch.Tensor
+    """(contexts, width) 1 where a token is real."""
+    which: torch.Tensor | None
+    """(decisions,) the context of each decision; ``None`` where each has its own."""
+    decisions: torch.Tensor
+    """(decisions, length) the context's last token, then all decision tokens but the last."""
+    decision_mask: torch.Tensor
+    """(decisions, length) 1 where a token is real."""
+    places: torch.Tensor
+    """(predictions,) flat positions in ``decisions`` that predict something that learns."""
+    targets: torch.Tensor
+    """(predictions,) tokens to be predicted."""
+    weights: torch.Tensor
+    """(sources, predictions) loss weight of each prediction, in the line of its row's source."""
+
+    def to(self, device: torch.device) -> Segments:
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+
+
+@dataclass(frozen=True)
+class FrozenBatch:
+    """A batch whose rows are split into decisions with a frozen context and rows that run as a whole."""
+
+    frozen: Segments | None
+    whole: Batch | None
+    """Rows that have no context worth a pass of its own (bare text), or whose source is told to keep its gradient."""
+
+    @property
+    def weights(self) -> torch.Tensor:
+        return torch.cat([part.weights for part in (self.frozen, self.whole) if part is not None], dim=1)
+
+    def to(self, device: torch.device) -> FrozenBatch:
+        return FrozenBatch(self.frozen and self.frozen.to(device), self.whole and self.whole.to(device))
+
+
+class FrozenCache(DynamicCache):
+    """A read-only view of a filled cache, one line for each decision.
+
+    It hands out the context's keys, values and recurrent states and never writes them. So nothing that backward needs is
+    overwritten (stock recurrent layers copy into their state in place), and one context serves any number of decisions.
+
+    Args:
+        filled: the cache that a pass over the contexts filled.
+        which: (decisions,) the line of the cache for each decision; ``None`` where they are the same.
+    """
+
+    def __init__(self, filled: DynamicCache, which: torch.Tensor | None = None) -> None:
+        self.__dict__.update(filled.__dict__)
+        if which is not None:
+            self.layers = [_chosen(layer, which) for layer in filled.layers]
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *given: Any, **more: Any) -> Any:
+        # What a thrown-away copy of the layer appends is seen by this call only.
+        return copy.copy(self.layers[layer_idx]).update(key_states, value_states, *given, **more)
+
+    def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **more: Any) -> torch.Tensor:
+        layer: Any = self.layers[layer_idx]
+        return torch.cat([layer.conv_states[state_idx], conv_states], dim=-1)
+
+    def update_recurrent_state(self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **more: Any) -> Any:
+        return recurrent_states
+
+    def is_recording_past(self, *given: Any, **more: Any) -> bool:
+        return True  # else a segment of one token takes a path that writes the convolution's state in place
+
+
+def _chosen(layer: Any, which: torch.Tensor) -> Any:
+    """Return a copy of a cache's layer with the chosen lines of its batch, leaving the layer as it is."""
+    chosen = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):
+            setattr(chosen, name, dict(value))
+    chosen.reorder_cache(which)
+    return chosen
+
+
+class FrozenContext:
+    """Cross-entropy on decision tokens, with their context read without gradient.
+
+    Rows of bare text have no context and run as a whole, and so do rows of the sources in ``whole``. Dropout is off in the
+    context pass.
+
+    Args:
+        whole: sources whose rows keep the gradient through their context (``{"rehearsal"}``, say).
+
+    Raises:
+        UserError: from ``prepare``, a model with gradient checkpointing (which drops the cache), or one whose answers differ
+            when its context comes from a cache.
+    """
+
+    name = "frozen_context"
+
+    def __init__(self, whole: frozenset[str] = frozenset()) -> None:
+        self.whole = whole
+        self.masked = MaskedLoss()
+        self.config: Any = None
+
+    def prepare(self, model: Any) -> None:
+        self.masked.prepare(model)
+        self.config = model.config
+        self.short_head = {"logits_to_keep": 1} if can_slice(model) else {}
+        if getattr(model, "is_gradient_checkpointing", False):
+            raise UserError(
+                "gradient checkpointing must be off when the context is frozen, because its layers drop the context's cache "
+                "and the decision would be learnt without any context; turn it off (few decision tokens need little memory), "
+                "or say context: full"
+            )
+        _check_architecture(self, model)
+
+    def collate(self, rows: Sequence[Row]) -> FrozenBatch:
+        frozen: list[Decision] = []
+        whole: list[Row] = []
+        for row in rows:
+            found = [] if row.source in self.whole else decisions_of(row)
+            if found and all(len(decision.context) > 1 for decision in found):
+                frozen += found
+            else:
+                whole.append(row)
+        return FrozenBatch(segments(frozen) if frozen else None, collate(whole) if whole else None)
+
+    def __call__(self, model: Any, batch: FrozenBatch) -> torch.Tensor:
+        losses = []
+        if batch.frozen is not None:
+            part = batch.frozen
+            logits = self.logits(model, part)
+            logits = logits.reshape(-1, logits.shape[-1]).index_select(0, part.places)
+            losses.append(part.weights @ functional.cross_entropy(logits.float(), part.targets, reduction="none"))
+        if batch.whole is not None:
+            losses.append(self.masked(model, batch.whole))
+        return torch.stack(losses).sum(0)
+
+    def logits(self, model: Any, part: Segments) -> torch.Tensor:
+        """Return the logits at every position of the decisions, shape (decisions, length, vocabulary), with their graph.
+
+        Args:
+            model: called as a whole, so that the hooks of FSDP2 and DDP are met; it may be wrapped.
+            part: the decisions and their contexts.
+        """
+        cache = self._read(model, part)
+        context_mask = part.context_mask if part.which is None else part.context_mask[part.which]
+        mask = torch.cat([context_mask, part.decision_mask], dim=1)
+        return model(
+            input_ids=part.decisions,
+            attention_mask=mask,
+            position_ids=_positions(mask)[:, part.contexts.shape[1] :],
+            past_key_values=FrozenCache(cache, part.which),
+            use_cache=True,
+        ).logits
+
+    def _read(self, model: Any, part: Segments) -> DynamicCache:
+        """Return the cache that a pass over the contexts fills, without gradient and without dropout."""
+        cache, training = DynamicCache(config=self.config), model.training
+        model.eval()
+        try:
+            with torch.no_grad():  # not inference_mode: its tensors can't be saved for backward
+                model(
+                    input_ids=part.contexts,
+                    attention_mask=part.context_mask,
+                    position_ids=_positions(part.context_mask),
+                    past_key_values=cache,
+                    use_cache=True,
+                    **self.short_head,
+                )
+        finally:
+            model.train(training)
+        return cache
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A stretch of tokens that learn, with everything before it."""
+
+    context: tuple[int, ...]
+    tokens: tuple[int, ...]
+    weights: tuple[float, ...]
+    source: str
+
+
+def decisions_of(row: Row) -> list[Decision]:
+    """Return the stretches of a row that learn; a later one has the earlier ones in its context."""
+    learns = np.flatnonzero(np.asarray(row.weights) > 0)
+    if not len(learns):
+        return []
+    edges = np.flatnonzero(np.diff(learns) > 1)
+    starts = [int(learns[0]), *(int(learns[edge + 1]) for edge in edges)]
+    ends = [*(int(learns[edge]) + 1 for edge in edges), int(learns[-1]) + 1]
+    tokens, weights = tuple(row.tokens), tuple(row.weights)
+    return [
+        Decision(tokens[:start], tokens[start:end], weights[start:end], row.source)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def segments(decisions: Sequence[Decision]) -> Segments:
+    """Return decisions as one padded batch on the CPU; equal contexts are read once."""
+    places = {context: place for place, context in enumerate(dict.fromkeys(decision.context for decision in decisions))}
+    width = max(len(context) - 1 for context in places)
+    length = max(len(decision.tokens) for decision in decisions)
+    contexts, context_mask = np.zeros((2, len(places), width), dtype=np.int64)
+    for context, place in places.items():
+        contexts[place, width - len(context) + 1 :] = context[:-1]
+        context_mask[place, width - len(context) + 1 :] = 1
+    tokens, mask = np.zeros((2, len(decisions), length), dtype=np.int64)
+    learnt: list[tuple[int, int, float, int]] = []
+    for line, decision in enumerate(decisions):
+        inputs = (decision.context[-1], *decision.tokens[:-1])
+        tokens[line, : len(inputs)], mask[line, : len(inputs)] = inputs, 1
+        source = SOURCES.index(decision.source)  # type: ignore[arg-type]
+        learnt += [
+            (line * length + place, token, weight, source)
+            for place, (token, weight) in enumerate(zip(decision.tokens, decision.weights, strict=True))
+        ]
+    weights = np.zeros((len(SOURCES), len(learnt)), dtype=np.float32)
+    for place, (_, _, weight, source) in enumerate(learnt):
+        weights[source, place] = weight
+    return Segments(
+        contexts=torch.from_numpy(contexts),
+        context_mask=torch.from_numpy(context_mask),
+        which=None if len(places) == len(decisions) else torch.tensor([places[decision.context] for decision in decisions]),
+        decisions=torch.from_numpy(tokens),
+        decision_mask=torch.from_numpy(mask),
+        places=torch.tensor([place for place, *_ in learnt]),
+        targets=torch.tensor([token for _, token, *_ in learnt]),
+        weights=torch.from_numpy(weights),
+    )
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _check_architecture(objective: FrozenContext, model: Any) -> None:
+    """Try the model on a few tokens: with its context in a cache it must answer as it does in one pass.
+
+    What fails here would train decisions on no context or a wrong one, and no error would tell.
+    """
+    before, after = _CHECKED
+    device = next(model.parameters()).device
+    known = model.get_input_embeddings().weight.shape[0]
+    tokens = [(7 * place * place + 3 * place + 1) % known for place in range(before + after)]
+    contexts, decision = [tuple(tokens[skipped:before]) for skipped in (0, 3, 0)], tuple(tokens[before:])
+    part = segments([Decision(context, decision, (1.0,) * after, SOURCES[0]) for context in contexts]).to(device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            inputs = torch.tensor([tokens[:-1]], device=device)
+            wanted = model(input_ids=inputs, use_cache=False).logits[0, before - 1 :].float()
+            shorter = model(input_ids=inputs[:, 3:], use_cache=False).logits[0, before - 4 :].float()
+            found = objective.logits(model, part).float()
+    except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, IndexError) as error:
+        raise _unfit(model, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    finally:
+        model.train(training)
+    scale = float(wanted.std())
+    allowed = _AGREEMENT.get(next(model.parameters()).dtype, _LOOSE_AGREEMENT)
+    off = max(float((one - other).abs().max()) for one, other in zip(found, (wanted, shorter, wanted), strict=True)) / scale
+    if not off <= allowed:
+        raise _unfit(model, f"logits differ by {off:.2g} of their standard deviation")
+
+
+def _unfit(model: nn.Module, why: str) -> UserError:
+    return UserError(
+        f"{type(model).__name__} must answer the same with its context in a cache as in one pass, and does not ({why}); "
+        "train it with context: full"
+    )
