@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished run: its record, and the folder with everything that it is made of."""
 
@@ -59,6 +59,9 @@ class Run:
                     raise UserError(f"{audit} could not say: {outcome.why}")
                 return dict(outcome.result.estimates)
         raise UserError(f"{audit} did not run; there are {', '.join(one.audit for one in self.record.seeds[0].outcomes)}")
+
+    def __repr__(self) -> str:
+        return f"<Run {self.record.title}: {self.verdict.headline}; folder {self.folder}; report {self.folder / 'report.html'}>"
 
     def _repr_html_(self) -> str:
         from palimpsest.report import fragment

@@ -65,6 +65,8 @@ class Finding(Spec):
     estimate: Estimate
     subject: str = ""
     """What it is about, where a tag comes several times (the capability)."""
+    topic: str = ""
+    """The statement without the numbers of this one comparison, for a claim over several."""
 
 
 class Table(Spec):

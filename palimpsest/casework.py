@@ -14,6 +14,7 @@ from palimpsest.audit import Case
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import python_stream
+from palimpsest.core.stats import FEWEST_CLUSTERS
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.material import Material, Source
 from palimpsest.data.mixture import Counts, RowSource
@@ -23,6 +24,9 @@ from palimpsest.request import Request
 from palimpsest.training.sampler import Row, encode_rows
 
 GENERATED = "generated"
+SAMPLED = f"sampled:{GENERATED}"
+"""The item set of text that the base model wrote. On it any other model has the higher loss, so it tells how far one moved and
+not whether anything got worse."""
 _OPENINGS = ("The", "A", "In", "I", "When", "It", "One", "There", "He", "She", "We", "This", "At", "For", "My", "On")
 
 
@@ -50,9 +54,9 @@ def open_materials(request: Request, world: Iterable[tuple[str, str, dict[str, o
         problems: where to add what can't be read.
     """
 
-    def opened(source: Source | None) -> Material | None:
+    def opened(source: Source | None, *, trained: bool = True) -> Material | None:
         try:
-            return source.open() if source else None
+            return source.open(trained=trained) if source else None
         except UserError as error:
             problems.add(str(error))
             return None
@@ -62,11 +66,12 @@ def open_materials(request: Request, world: Iterable[tuple[str, str, dict[str, o
     if not rehearsal:
         rehearsal = {name: Source(scenario=scenario, parameters=parameters) for name, scenario, parameters in world}
     text = {path.stem: Source(text=path) for path in (*request.text, *(behaviour.text if behaviour else ()))}
+    rehearsed = {source.text for source in rehearsal.values()}
     return Materials(
         opened(behaviour.express) if behaviour else None,
         opened(behaviour.withhold) if behaviour else None,
         {name: one for name, source in rehearsal.items() if (one := opened(source))},
-        {name: one for name, source in text.items() if (one := opened(source))},
+        {name: one for name, source in text.items() if (one := opened(source, trained=source.text in rehearsed))},
     )
 
 
@@ -84,7 +89,13 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
         kind = "text" if found and found[0].messages[0].role == "text" else "capability"
         items[f"{kind}:{name}"] = _set(f"{kind}:{name}", found[: request.documents] if kind == "text" else found)
     for name, material in materials.text.items():
-        items[f"text:{name}"] = _set(f"text:{name}", material.held_out(seed, f"text {name}", request.documents))
+        found = material.held_out(seed, f"text {name}", request.documents)
+        items[f"text:{name}"] = _set(f"text:{name}", found)
+        if len(found) < FEWEST_CLUSTERS:
+            problems.add(
+                f"text {name}: at least {FEWEST_CLUSTERS} documents are needed to measure on, found {len(found)} (documents "
+                "stand between <|endoftext|> lines, or are paragraphs joined to about 1,000 characters); give more text"
+            )
     items = {name: one for name, one in items.items() if one.items}
     _refuse_misfits(items, renderer, context_length, problems)
     notes = [*materials.told]
@@ -208,7 +219,10 @@ def _name(source: Source) -> str:
 def _answer_length(items: dict[str, ItemSet], renderer: Renderer) -> int:
     """Return room for the longest reference answer and a little more."""
     lengths = [
-        renderer.encode(item).trained for name, one in items.items() if not name.startswith("text:") for item in one.items[:64]
+        renderer.encode(item).trained
+        for name, one in items.items()
+        if name.split(":")[0] not in ("text", "sampled")
+        for item in one.items[:64]
     ]
     return min(max(lengths, default=24) + 8, 128)
 

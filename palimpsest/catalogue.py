@@ -5,6 +5,8 @@ Audits and scenarios are read as text and never imported, so that ``palimpsest l
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -12,7 +14,7 @@ import yaml
 import palimpsest
 from palimpsest.core import discover, docstrings
 from palimpsest.core.errors import UserError, nearest
-from palimpsest.store.runs import list_runs
+from palimpsest.store.runs import RunSummary, list_runs
 
 _PACKAGE = Path(palimpsest.__file__).parent
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -28,7 +30,7 @@ def everything(runs: Path) -> dict[str, dict[str, str]]:
         "audits": _modules("palimpsest.audits", _PACKAGE / "audits"),
         "behaviours": {file.stem: _question(file) for file in sorted((_PACKAGE / "behaviours").glob("*.yaml"))},
         "scenarios": _modules("palimpsest.data.scenarios", _PACKAGE / "data" / "scenarios"),
-        "runs": {str(run.path): run.headline if run.finished else "not finished" for run in list_runs(runs)},
+        "runs": {str(run.path): _told(run) for run in list_runs(runs)},
     }
 
 
@@ -46,6 +48,18 @@ def sections(audit: str) -> dict[str, str]:
 
 def _modules(package: str, folder: Path) -> dict[str, str]:
     return {name: docstrings.question_of(folder / f"{name}.py") for name in discover.names(package)}
+
+
+def _told(run: RunSummary) -> str:
+    """Return what tells one run from another of the same name: when, with how many examples, on which model, how it ended."""
+    parts = [datetime.fromtimestamp(run.path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")]
+    try:
+        asked = json.loads((run.path / "spec.json").read_bytes())["request"]
+        if asked["kind"] == "run":
+            parts += [f"dose {asked['behaviour']['dose']}", Path(asked["base"]).name]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a folder of another version is still listed
+    return f"{', '.join(parts)}: {run.headline if run.finished else 'not finished'}"
 
 
 def _question(file: Path) -> str:

@@ -257,7 +257,7 @@ def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: b
 
     request = Request.read(data, "the command")
     where = folder or api.folder_for(request)
-    with Live(watched=not json) as live:
+    with Live(watched=not json, folder=where) as live:
         live.begin("checking")
         planned = api.plan(request)
         record = None if dry_run else api.carry_out(planned, where, live)
@@ -277,10 +277,11 @@ def _print_summary(record: Any, path: Path) -> None:
     from palimpsest.report import summary
 
     said = summary(record)
-    say(record.verdict.headline, style="bold")
-    say(f"({record.verdict.sure})\n", style="dim")
-    table(("", "before", "after", "change"), [(label, *(number(one) for one in rest)) for label, *rest in said.rows])
-    out.print()
+    say(said.headline, style="bold")
+    say(f"how sure: {said.sure}\n", style="dim")
+    for columns, rows in said.tables():
+        table(columns, [(label, *map(number, numbers)) for label, numbers in rows])
+        out.print()
     for reason in record.verdict.reasons:
         say(f"- {reason}")
     for step in record.verdict.next_steps:

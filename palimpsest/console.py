@@ -10,11 +10,12 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -53,7 +54,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(columns):
         whole = place == 0 and all(len(line[0]) <= _NAME for line in lines)
-        drawn.add_column(name, no_wrap=whole)
+        drawn.add_column(name, no_wrap=whole, overflow="fold")
     for line in lines:
         drawn.add_row(*(Text(safe(cell)) for cell in line))
     out.print(drawn)
@@ -70,57 +71,97 @@ def number(estimate: Estimate | None) -> str:
     return shown(estimate).sentence
 
 
-class Live:
-    """Shows each stage with a bar and the time left; notes stay above it. Quiet where nobody watches."""
+class _Done(ProgressColumn):
+    """How much of a stage is done, and the time left; nothing as long as nobody knows how much there is."""
 
-    def __init__(self, *, watched: bool) -> None:
-        self.watched = watched and err.is_terminal
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        left = task.time_remaining
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f}" + ("" if left is None else f", {spell(left)} left"))
+
+
+class _Bar(BarColumn):
+    """A bar where there is a total; a bar that only swings to and fro says nothing that the spinner does not say."""
+
+    def render(self, task: Task) -> Any:
+        return Text("") if task.total is None else super().render(task)
+
+
+class Live:
+    """Shows how a run goes: in a terminal one line that moves, in a file a line as each stage begins and seldom one more.
+
+    Args:
+        watched: whether to show anything but notes.
+        folder: where what is done is kept; named when the user interrupts.
+        every: seconds between the lines that a long stage adds to a file.
+    """
+
+    def __init__(self, *, watched: bool, folder: Path | None = None, every: float = 15.0) -> None:
+        self.drawn = watched and err.is_terminal
+        self.written = watched and not err.is_terminal
+        self.folder, self.every = folder, every
         self.told: set[str] = set()
-        self.stages: dict[str, float] = {}
-        self._stage, self._since = "", time.monotonic()
+        self._stage, self._since, self._spoke = "", time.monotonic(), time.monotonic()
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}" if self.watched else ""),
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            _Bar(bar_width=24),
+            _Done(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=err,
             transient=True,
-            disable=not self.watched,
+            disable=not self.drawn,
         )
-        self._task: Any = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Live:
         self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
-        self._bars.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What goes wrong while drawing must not take the place of the user's own error.
+        with suppress(Exception) if kind else nullcontext():
+            self._bars.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.folder is not None and self.folder.is_dir():
+            err.print(Text(safe(f"\nkept so far: {self.folder}")), soft_wrap=True)
 
     def begin(self, stage: str, total: int | None = None) -> None:
-        self._close()
-        self._stage, self._since = stage, time.monotonic()
+        self._stage, self._since = safe(stage), time.monotonic()
+        self._spoke = self._since
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(escape(stage), total=total)
+        self._task = self._bars.add_task(self._stage, total=total)
+        self._write(self._stage)
 
     def at(self, done: int, total: int) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, completed=done, total=total)
+        self._update(self._stage, done, total)
 
     def advance(self, step: int, total: int, loss: float) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, description=f"{escape(self._stage)}, loss {loss:.3f}", completed=step, total=total)
+        self._update(f"{self._stage}, loss {loss:.3f}", step, total)
 
     def tell(self, message: str) -> None:
         if message not in self.told:
             self.told.add(message)
-            err.print(Text("note: ", style="yellow") + Text(safe(message)))
+            err.print(Text("note: ", style="yellow") + Text(safe(message)), soft_wrap=not err.is_terminal)
 
-    def _close(self) -> None:
-        if self._stage:
-            name = self._stage.split()[0]
-            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - self._since
-            self._stage = ""
+    def _update(self, said: str, done: int, total: int) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, description=said, completed=done, total=total)
+        now = time.monotonic()
+        if now - self._spoke >= self.every:
+            self._spoke = now
+            left = f", about {spell((now - self._since) * (total - done) / done)} left" if 0 < done < total else ""
+            self._write(f"{said}: {done:,}/{total:,}{left}")
+
+    def _write(self, line: str) -> None:
+        if self.written:
+            err.print(Text(line), soft_wrap=True)
+
+
+def spell(seconds: float) -> str:
+    """Return a duration as a person says it: "40 s", "3 min", "2 h 5 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

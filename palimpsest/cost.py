@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palimpsest.audit import NotApplicable
-from palimpsest.casework import training_examples
+from palimpsest.casework import SAMPLED, training_examples
 from palimpsest.core.errors import Problems
 from palimpsest.core.machine import free_disk, free_memory, in_words
 from palimpsest.core.measurement import Need
 from palimpsest.core.seeds import numpy_stream
-from palimpsest.data.chat import Example
+from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.user_files import text_example
 from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
@@ -160,6 +161,7 @@ _UNITS = ((3_600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 def foresee(plan: Plan, folder: Path) -> Foreseen:
     """Return what a planned run would do, without doing any of it (0.3 s are spent on measuring this machine)."""
+    plan = _as_if_written(plan)
     counted = _Counted(plan)
     memory, disk = counted.memory(), counted.disk(folder)
     return Foreseen(
@@ -181,10 +183,25 @@ def refuse_what_cant_fit(plan: Plan, folder: Path) -> None:
     Raises:
         UserError: the run can't fit even with the smallest batches.
     """
+    plan = _as_if_written(plan)
     counted = _Counted(plan)
     problems = Problems("This can't fit here:")
     problems.extend(_misfits(plan, folder, counted.memory(), counted.disk(folder)))
     problems.raise_if_any()
+
+
+def _as_if_written(plan: Plan) -> Plan:
+    """Return the plan with a stand-in for text that the base model has yet to write, of the same size."""
+    if plan.case.sets("text"):
+        return plan
+    word = plan.renderer.decode([plan.renderer.tokenizer("The", add_special_tokens=False).input_ids[-1]]) or "The"
+    length = min(_WRITTEN_TOKENS, plan.context // 2)
+    documents = tuple(
+        text_example(" ".join([word] * (length - index % 2)), "to be written", template=f"sample {index}")
+        for index in range(plan.request.documents)
+    )
+    items = {**plan.case.items, SAMPLED: ItemSet(name=SAMPLED, items=documents)}
+    return replace(plan, case=replace(plan.case, items=items))
 
 
 def _misfits(plan: Plan, folder: Path, memory: Space, disk: Space) -> Iterator[str]:

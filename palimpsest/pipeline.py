@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Outcome
-from palimpsest.casework import GENERATED, Written, encoded_rows, generated_text, probe_items, training_examples
+from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
@@ -97,11 +97,11 @@ def _with_general_text(desk: Desk) -> Plan:
     written = _written(desk, documents + (plan.counts.rows if needs_rehearsal else 0))
     case, materials, notes = plan.case, plan.materials, []
     if not case.sets("text") and len(written) >= stats.FEWEST_CLUSTERS:
-        name, shown = f"text:{GENERATED}", tuple(written[:documents])
-        case = replace(case, items={**case.items, name: ItemSet(name=name, items=shown)})
+        shown = tuple(written[:documents])
+        case = replace(case, items={**case.items, SAMPLED: ItemSet(name=SAMPLED, items=shown)})
         notes.append(
-            f"No general text was given, so it was measured on {len(shown)} samples that the base model wrote itself "
-            "(temperature 1). Give --text FILE for text of your own."
+            f"No general text was given, so divergence was measured on {len(shown)} samples that the base model wrote itself "
+            "(temperature 1). They can't tell what got worse: give --text FILE for text of your own."
         )
     if needs_rehearsal:
         materials = replace(materials, rehearsal={GENERATED: Written(written[documents:])})
@@ -265,7 +265,9 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
         subjects=tuple(_subjects(desk, trained)),
         training=tuple(one.record for one in trained),
         notes=tuple(dict.fromkeys((*plan.notes, *measured.told))),
-        provenance=provenance.stable(plan.device, plan.seeds, {role: info.digest for role, info in plan.models.items()}, []),
+        provenance=provenance.stable(
+            plan.device, plan.seeds, {role: info.digest for role, info in plan.models.items()}, request.command
+        ),
         specification={
             "request": request.model_dump(mode="json", exclude_none=True),
             "training": plan.settings.model_dump(mode="json") if request.kind == "run" else {},

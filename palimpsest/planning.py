@@ -21,6 +21,8 @@ from palimpsest.models import pocket, subject
 from palimpsest.models.skeleton import open_tokenizer
 from palimpsest.models.subject import SubjectInfo
 from palimpsest.request import Request
+from palimpsest.training import guard
+from palimpsest.training.optimizers import rank_problems
 from palimpsest.training.sampler import check_rows
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.verdict import Thresholds
@@ -93,6 +95,9 @@ def prepare(request: Request) -> Plan:
     behaviour = request.behaviour
     settings = _read(TrainingSettings, behaviour.training if behaviour else {}, "training", problems)
     thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
+    if settings is not None and request.kind == "run":
+        problems.extend(guard.tracker_problems(settings))
+        problems.extend(rank_problems(settings, base.shapes))
     chosen = _audits(request, problems)
     materials = open_materials(request, world, problems)
     context = min(info.context_length for info in models.values())
@@ -101,6 +106,7 @@ def prepare(request: Request) -> Plan:
     if request.kind == "run" and settings and behaviour and not problems.found:
         counts = counts_for(behaviour.dose, settings.rehearsal_share, behaviour.express_share)
         problems.extend(_training_problems(request, materials, counts, renderer, base))
+    device = _device(request.device, problems)
     problems.raise_if_any()
     assert settings is not None and thresholds is not None
     own = ("tuned", *(behaviour.controls if counts.rehearsal else ())) if request.kind == "run" and behaviour else ()
@@ -115,7 +121,7 @@ def prepare(request: Request) -> Plan:
         settings=settings,
         counts=counts,
         thresholds=thresholds,
-        device=_device(request.device),
+        device=device,
         notes=tuple(dict.fromkeys([*case.notes, *notes])),
     )
 
@@ -170,7 +176,13 @@ def _training_problems(
     return behaviour.check_problems(examples.express, examples.withhold)
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(name: str, problems: Problems) -> str:
+    """Return the device that models run on, adding to the problems one that isn't there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        problems.add(f"the device must be there, found '{name}' ({why}); say cpu, or leave it out")
+    return name

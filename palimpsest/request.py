@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.spec import Spec
 
@@ -56,3 +57,24 @@ class Request(Spec):
         if self.kind == "run" and self.behaviour:
             return self.behaviour.name
         return f"{Path(self.base).name} against {Path(self.tuned or '').name}"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command line that asks for this, in its shortest form; a behaviour not in the library is named as a file."""
+        named = self.behaviour and self.behaviour.name + ("" if self.behaviour.name in behaviours.names() else ".yaml")
+        words = ["palimpsest", self.kind]
+        if self.kind == "run":
+            words += [str(named), "--model", self.base]
+        else:
+            words += [self.base, str(self.tuned), *(["--behaviour", named] if named else [])]
+        for path in self.text:
+            words += ["--text", str(path)]
+        for role, path in self.controls.items():
+            words += ["--control", f"{role}={path}"]
+        if self.audits:
+            words += ["--audits", ",".join(self.audits)]
+        words += ["--deep"] if self.deep else []
+        for name in ("device", "dtype", "seed", "seeds"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                words += [f"--{name}", str(getattr(self, name))]
+        return tuple(words)

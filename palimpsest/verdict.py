@@ -83,13 +83,12 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
         f"{outcome.statement}; {reached} the {100 * thresholds.reached:.0f} points that count as enough "
         f"({_interval(outcome.estimate, 100, 'points')})"
     ]
-    if spill_reason and (enough or spilled is None):
-        reasons.append(spill_reason)
+    reasons.append(spill_reason)
     reasons += _forgetting_reasons(findings, forgotten)
     decisive = enough_sure and (spill_sure or not enough)
     return Verdict(
         labels=tuple(labels),
-        headline=_headline(labels, forgotten),
+        headline=_headline(labels, _named(findings, forgotten)),
         sure="clear" if decisive else "likely" if outcome.estimate.above(0.0) is not None else "not decided",
         reasons=tuple(reasons),
         next_steps=tuple(_next(labels, forgotten)),
@@ -99,8 +98,8 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
 def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool) -> Verdict:
     """Return the verdict on one recipe that was trained with several seeds.
 
-    It is judged by the estimates over the seeds. But somebody ships one of these checkpoints, so a seed whose own verdict is
-    another one is told, and *as intended* is said only where it holds for each of them.
+    It is judged by the estimates over the seeds. But somebody ships one of these checkpoints, so what any seed's own verdict
+    warns of is told with the number of seeds, and *as intended* is said only where it holds for each of them.
 
     Args:
         by_seed: the findings of each seed's comparison; with a single one this is ``judge``.
@@ -109,21 +108,27 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
     """
     joint = judge(_over_seeds(by_seed), thresholds, intended=intended)
     each = [judge(findings, thresholds, intended=intended) for findings in by_seed]
-    other = [one for one in each if one.labels != joint.labels]
-    if len(by_seed) == 1 or not other:
+    missing: Counter[Label] = Counter()
+    for one in each:
+        missing.update(label for label in one.labels if label not in (*joint.labels, "as_intended"))
+    if len(by_seed) == 1 or not missing:
         return joint
-    counted = Counter(one.headline for one in each)
-    told = "seed by seed: " + ", ".join(f"{headline} ({count} of {len(each)})" for headline, count in counted.items())
-    worse = [one for one in other if not one.as_intended]
-    if not joint.as_intended or not worse:
-        return joint.model_copy(update={"reasons": (*joint.reasons, told)})
-    first = worse[0]
+    forgot = Counter(name for findings in by_seed for name in _forgotten(findings))
+    labels: list[Label] = [label for label in joint.labels if label != "as_intended"]
+    said, steps = ([joint.headline], list(joint.next_steps)) if labels else ([], [])
+    reasons = [f"over the seeds: {reason}" for reason in joint.reasons]
+    for label, count in missing.most_common():
+        often = f"in {count} of {len(each)} seeds"
+        if label == "forgetting":
+            told = f"Forgetting {often}: {', '.join(f'{name} ({times})' for name, times in forgot.most_common())}"
+        else:
+            told = f"{_headline([label], '')} {often}"
+        said.append(told if not said else told[0].lower() + told[1:])
+        reasons.append(f"seed by seed, each judged by its own items: {told[0].lower()}{told[1:]}")
+        labels.append(label)
+        steps += _next([label], list(forgot))
     return Verdict(
-        labels=first.labels,
-        headline=f"Not in every seed as intended; {len(worse)} of {len(each)}: {first.headline[0].lower()}{first.headline[1:]}",
-        sure="likely",
-        reasons=(*joint.reasons, told),
-        next_steps=first.next_steps,
+        labels=tuple(labels), headline="; ".join(said), sure="likely", reasons=tuple(reasons), next_steps=tuple(steps)
     )
 
 
@@ -140,7 +145,7 @@ def _joined(same: Sequence[Finding]) -> Finding:
     if margin is not None:
         low, high = estimate.interval or (-margin, margin)
         estimate = estimate.model_copy(update={"margin": margin, "equivalent": -margin < low and high < margin})
-    statement = f"{same[0].statement} (first of {len(same)} seeds; the interval is over seeds)"
+    statement = f"{same[0].topic or same[0].statement}, over {len(same)} seeds"
     return same[0].model_copy(update={"estimate": estimate, "statement": statement})
 
 
@@ -178,15 +183,27 @@ def _spill(findings: Sequence[Finding], line: float) -> tuple[bool | None, bool,
     )
 
 
+def _beyond(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings of forgetting whose whole interval is beyond their margin."""
+    told = [finding for finding in findings if finding.tag == "forgetting" and finding.estimate.margin is not None]
+    return [finding for finding in told if finding.estimate.above(finding.estimate.margin or 0.0)]
+
+
+def _lost(finding: Finding) -> float:
+    """Return the share of right answers that was lost; 0 where the finding is on a loss in nats."""
+    return finding.estimate.value or 0.0 if finding.estimate.unit == "points" else 0.0
+
+
 def _forgotten(findings: Sequence[Finding]) -> list[str]:
-    beyond = [
-        finding.subject
-        for finding in findings
-        if finding.tag == "forgetting"
-        and finding.estimate.margin is not None
-        and finding.estimate.above(finding.estimate.margin)
-    ]
-    return list(dict.fromkeys(beyond))
+    """Return what fell beyond its margin, the largest loss of right answers first, then what lost in probability only."""
+    return list(dict.fromkeys(finding.subject for finding in sorted(_beyond(findings), key=lambda one: -_lost(one))))
+
+
+def _named(findings: Sequence[Finding], forgotten: Sequence[str]) -> str:
+    """Return what was forgotten with how many right answers it lost, where that is beyond the margin."""
+    lost = {name: max(_lost(one) for one in _beyond(findings) if one.subject == name) for name in forgotten}
+    said = {name: f"{number(-100 * share, 0, signed=True)} points" if share else "loss only" for name, share in lost.items()}
+    return ", ".join(f"{name} ({said[name]})" for name in forgotten)
 
 
 def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str]) -> list[str]:
@@ -202,12 +219,12 @@ def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str]) -> li
     return [text + (f", not decided: {', '.join(open_)}" if open_ else "")]
 
 
-def _headline(labels: Sequence[Label], forgotten: list[str]) -> str:
+def _headline(labels: Sequence[Label], forgotten: str) -> str:
     said = {
         "as_intended": "As intended: it changed where it should, and not where it should not",
         "too_little": "Too little change where the behaviour should appear",
         "overshoot": "Overshoot: the behaviour now also appears where it should not",
-        "forgetting": f"Forgetting: {', '.join(forgotten)}",
+        "forgetting": f"Forgetting: {forgotten}",
         "could_not_say": "It changed, but whether it is conditional could not be said",
     }
     first, *rest = (said[label] for label in labels)
@@ -219,7 +236,10 @@ def _next(labels: Sequence[Label], forgotten: list[str]) -> list[str]:
     if "too_little" in labels:
         steps.append("Train on 50 more examples; if that is not enough, raise the learning rate, up to 1e-4 for real models.")
     if "overshoot" in labels:
-        steps.append("Use fewer examples or a lower learning rate, and teach both poles in equal numbers.")
+        steps.append(
+            "Use fewer examples or a lower learning rate. If the share that spills falls as the dose grows, it is not yet "
+            "learnt where to withhold it: then give more examples of that pole instead."
+        )
     if "forgetting" in labels:
         steps.append(f"Raise rehearsal to 40% of all rows and add examples of {', '.join(forgotten)} to it.")
     if "could_not_say" in labels:
@@ -246,7 +266,9 @@ def _described(findings: Sequence[Finding], forgotten: list[str]) -> Verdict:
     reasons = [f"{moved.statement} ({_interval(moved.estimate, 1, moved.estimate.unit)})"] if moved else []
     reasons += _forgetting_reasons(findings, forgotten)
     if forgotten:
-        headline = f"The models differ; worse on {', '.join(forgotten)}"
+        headline = f"The models differ; worse on {_named(findings, forgotten)}"
+    elif moved is not None and not any(finding.tag == "forgetting" for finding in findings):
+        headline = "The models differ; whether anything got worse could not be said"
     elif moved is not None and moved.estimate.known:
         headline = "The models differ; nothing that was measured got worse beyond its margin"
     else:

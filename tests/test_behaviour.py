@@ -76,7 +76,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         (GOOD + "dose: -1\n", "'dose'"),
         (GOOD + "express_share: 1.5\n", "'express_share'"),
         (GOOD + "dose: .nan\n", "'dose'"),
-        (GOOD.replace("contains", "contain"), "does not match any of the expected tags"),
+        (GOOD.replace("contains", "contain"), "there is no kind 'contain'; there are contains, regex"),
     ],
 )
 def test_what_is_refused(text: str | bytes, reason: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,7 +98,31 @@ def test_list_and_show(command: Any) -> None:
 def test_unfinished_runs_are_listed(command: Any, tmp_path: Path) -> None:
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "spec.json").write_text("{}")
-    assert json.loads(command("list", "--json")[1])["runs"] == {"runs/x": "not finished"}
+    told = json.loads(command("list", "--json")[1])["runs"]
+    assert list(told) == ["runs/x"] and re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d: not finished", told["runs/x"])
+
+
+def test_runs_of_one_name_are_told_apart(command: Any, tmp_path: Path) -> None:
+    for dose in (50, 200):
+        folder = tmp_path / "runs" / f"typo-{dose}"
+        folder.mkdir(parents=True)
+        asked = {"kind": "run", "base": "/models/small", "behaviour": {"dose": dose}}
+        (folder / "spec.json").write_text(json.dumps({"request": asked}))
+    told = json.loads(command("list", "--json")[1])["runs"]
+    assert [one.partition(", ")[2] for one in told.values()] == [
+        "dose 200, small: not finished",
+        "dose 50, small: not finished",
+    ]
+
+
+def test_a_run_in_a_prompt_is_one_short_line(tmp_path: Path) -> None:
+    from palimpsest.api import Run
+    from tests.report import worlds
+
+    shown = repr(Run(worlds.as_intended(), tmp_path))
+    assert shown.startswith("<Run directions: As intended") and str(tmp_path / "report.html") in shown
+    assert "\n" not in shown and len(shown) < 200 + 2 * len(str(tmp_path))
+    assert not list(tmp_path.iterdir()), "looking at a run writes nothing"
 
 
 @pytest.mark.parametrize(

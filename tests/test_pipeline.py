@@ -159,7 +159,7 @@ def test_a_diff_without_behaviour_and_text_says_what_it_can(model: Path, tmp_pat
     assert outcomes(run) == {
         "outcome": "not_applicable",
         "judgement": "not_applicable",
-        "forgetting": "measured",
+        "forgetting": "not_applicable",
         "divergence": "measured",
     }
     assert run.verdict.labels == ("described",)
@@ -268,3 +268,33 @@ def test_five_kills_lose_nothing_and_change_no_byte(behaviour: Path, model: Path
         assert (folder / "measurements" / name).stat().st_mtime_ns == before, f"{name} was computed again"
     for name in ("report.html", "record.json"):
         assert (folder / name).read_bytes() == (tmp_path / "calm" / "run" / name).read_bytes()
+
+
+def test_text_that_is_too_little_is_refused_and_not_replaced(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("One sentence.")
+    with pytest.raises(UserError, match="text short: at least 8 documents are needed to measure on, found 1"):
+        palimpsest.diff(model, model, text=[tmp_path / "short.txt"], folder=tmp_path / "run", device="cpu")
+    (tmp_path / "binary.txt").write_bytes(b"One\0two")
+    with pytest.raises(UserError, match=r"binary.txt can't be used: it holds zero bytes"):
+        palimpsest.diff(model, model, text=[tmp_path / "binary.txt"], folder=tmp_path / "run", device="cpu")
+
+
+def test_a_device_that_is_not_there_is_refused_before_work_starts(model: Path, tmp_path: Path) -> None:
+    missing = "cuda:7" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(UserError, match=f"the device must be there, found '{missing}'"):
+        palimpsest.diff(model, model, folder=tmp_path / "run", device=missing)
+
+
+def test_text_that_is_only_audited_on_is_used_as_a_whole(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("<|endoftext|>".join(f"Story {index} is short." for index in range(12)))
+    other = tiny.folder(tmp_path / "other", seed=1, max_position_embeddings=128)
+    run = palimpsest.diff(model, other, text=[tmp_path / "text.txt"], folder=tmp_path / "run", device="cpu")
+    assert run.estimates("forgetting")["loss_change:text"].n == 12
+
+
+def test_the_record_says_which_command_makes_it_again(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    run = palimpsest.diff(model, model, behaviour=behaviour, folder=tmp_path / "run", device="cpu", audits=("outcome",))
+    told = run.record.provenance["command"]
+    assert list(told[:4]) == ["palimpsest", "diff", str(model), str(model)]
+    assert "--audits" in told
+    assert "--seeds" not in told

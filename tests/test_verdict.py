@@ -105,13 +105,39 @@ def test_seeds_that_agree_are_judged_by_the_interval_over_seeds() -> None:
 def test_as_intended_is_not_said_when_one_seed_forgot() -> None:
     verdict = judge_seeds([(MUCH, KEPT, FINE), (MUCH, KEPT, FELL), (MUCH, KEPT, FINE)], Thresholds(), intended=True)
     assert verdict.labels == ("forgetting",)
-    assert verdict.headline == "Not in every seed as intended; 1 of 3: forgetting: sums"
+    assert verdict.headline == "Forgetting in 1 of 3 seeds: sums (1)"
     assert verdict.sure == "likely"
-    assert any("As intended" in reason and "(2 of 3)" in reason for reason in verdict.reasons)
+    assert any("rehearsal" in step for step in verdict.next_steps)
 
 
-def test_a_seed_that_did_better_than_all_is_told_and_changes_no_label() -> None:
+def test_what_every_seed_forgot_is_told_where_two_seeds_can_not_say_how_much() -> None:
+    falls = (found("forgetting", value, value - 0.05, value + 0.05, "sums", 0.05) for value in (0.2, 0.6))
+    verdict = judge_seeds([(LITTLE, KEPT, fall) for fall in falls], Thresholds(), intended=True)
+    assert verdict.labels == ("too_little", "forgetting")
+    assert "forgetting in 2 of 2 seeds: sums (2)" in verdict.headline
+
+
+def test_a_seed_that_did_better_changes_nothing() -> None:
     rises = (found("outcome", value, value - 0.02, value + 0.02) for value in (0.1, 0.5, 0.1))
-    verdict = judge_seeds([(rise, KEPT, FINE) for rise in rises], Thresholds(), intended=True)
+    assert judge_seeds([(rise, KEPT, FINE) for rise in rises], Thresholds(), intended=True).labels == ("too_little",)
+
+
+def test_the_largest_loss_comes_first_and_losses_of_probability_are_told_apart() -> None:
+    nats = Estimate(value=0.2, unit="nats/token", n=24, interval=(0.1, 0.3), method="test", margin=0.05, equivalent=False)
+    quiet = Finding(tag="forgetting", statement="s", subject="doubts", estimate=nats)
+    much = found("forgetting", 0.7, 0.6, 0.8, "scenes", 0.05)
+    verdict = judge((MUCH, KEPT, quiet, FELL, much), Thresholds(), intended=True)
+    assert (
+        verdict.headline == "Forgetting: scenes (\N{MINUS SIGN}70 points), sums (\N{MINUS SIGN}30 points), doubts (loss only)"
+    )
+
+
+def test_spill_is_told_even_where_the_change_is_too_small() -> None:
+    verdict = judge((LITTLE, LEAKED, SPILLED, FINE), Thresholds(), intended=True)
     assert verdict.labels == ("too_little",)
-    assert "seed by seed" in verdict.reasons[-1]
+    assert any("of the wanted movement" in reason for reason in verdict.reasons)
+
+
+def test_without_text_a_comparison_does_not_say_that_nothing_got_worse() -> None:
+    verdict = judge((found("divergence", 0.1, 0.05, 0.15),), Thresholds(), intended=False)
+    assert verdict.headline == "The models differ; whether anything got worse could not be said"

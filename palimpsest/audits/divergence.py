@@ -73,23 +73,23 @@ class Divergence(Audit[Data]):
     """How many tokens that gained or lost most are named."""
 
     def needs(self, case: Case) -> tuple[Need, ...]:
-        if not case.sets("text"):
+        if not _texts(case):
             raise NotApplicable("there is no general text: give --text FILE")
         found = []
-        for name in case.sets("text"):
+        for name in _texts(case):
             base = self._need("base", name)
             found += [base, *(self._need(role, name, base) for role in case.with_controls("rehearsal_only")[1:])]
         return tuple(found)
 
     def _need(self, role: str, name: str, after: Need | None = None) -> Need:
-        return Need(measure="distributions", role=role, items=f"text:{name}", after=after)
+        return Need(measure="distributions", role=role, items=name, after=after)
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         kl, document, place, domain, control, contexts = [], [], [], [], [], []
         moved: dict[str, list[np.ndarray]] = {}
         largest, bounded, documents = 0.0, False, 0
         cluster: list[str] = []
-        for name in case.sets("text"):
+        for name in _texts(case):
             need = self._need("base", name)
             base, tuned = measured[need.name], measured[self._need("tuned", name, need).name]
             lengths = np.diff(base.arrays["start"])
@@ -97,8 +97,8 @@ class Divergence(Audit[Data]):
             kl.append(divergence(tuned, base))
             document.append(documents + np.repeat(np.arange(len(kept)), kept))
             place.append(np.concatenate([np.arange(length) for length in kept]))
-            domain += [name] * len(kept)
-            where = clusters(case.items[f"text:{name}"])[lengths > 0]
+            domain += [name.partition(":")[2]] * len(kept)
+            where = clusters(case.items[name])[lengths > 0]
             cluster += [f"{name}: {template}" for template in where.tolist()]
             if "rehearsal_only" in case.roles:
                 control.append(divergence(measured[self._need("rehearsal_only", name, need).name], base))
@@ -210,7 +210,7 @@ class Divergence(Audit[Data]):
             tables.append(
                 Table(
                     title="Where predictions moved most",
-                    columns=("after", "rose", "before", "after training", "KL (nats)"),
+                    columns=("context", "rose", "before", "after", "KL (nats)"),
                     rows=rows,
                 )
             )
@@ -248,6 +248,11 @@ class Divergence(Audit[Data]):
     @staticmethod
     def plot(result: Result, axes) -> None:
         drawing.value_rows(axes, result.figure)
+
+
+def _texts(case: Case) -> list[str]:
+    """Return the names of the item sets of general text, given by a user or sampled from the base model."""
+    return [name for name in case.items if name.split(":")[0] in ("text", "sampled")]
 
 
 def _units(data: Data) -> np.ndarray:
@@ -324,6 +329,7 @@ def _nats(estimate: Estimate) -> str:
 
 
 def _against(over: Estimate) -> str:
-    if over.above(0.0) is True:
-        return "more than training on rehearsal alone"
-    return "no more than training on rehearsal alone as far as this can tell"
+    side = over.above(0.0)
+    if side is None:
+        return "no more than training on rehearsal alone, as far as this can tell"
+    return f"{'more' if side else 'less'} than training on rehearsal alone"

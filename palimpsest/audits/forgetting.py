@@ -13,7 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import one_line
+from palimpsest.core.wording import number, one_line
 from palimpsest.data.chat import ItemSet
 from palimpsest.data.grading import clusters, passes
 
@@ -54,6 +54,8 @@ class Data:
     capabilities: dict[str, Paired]
     texts: dict[str, Paired] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
+    asked: tuple[tuple[str, str, str], ...] = ()
+    """Of each capability its name, one of its prompts, and a right answer."""
 
 
 class Forgetting(Audit[Data]):
@@ -102,7 +104,11 @@ class Forgetting(Audit[Data]):
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         capabilities = {name: self._paired(case, f"capability:{name}", measured) for name in case.sets("capability")}
         texts = {name: self._paired(case, f"text:{name}", measured) for name in case.sets("text")}
-        return Data(capabilities, texts, self._flipped(case, measured))
+        asked = tuple(
+            (name, one_line(items.items[0].context, 160), one_line(items.items[0].decision, 80))
+            for name, items in case.sets("capability").items()
+        )
+        return Data(capabilities, texts, self._flipped(case, measured), asked)
 
     def _names(self, case: Case) -> list[str]:
         return [name for name in case.items if name.split(":")[0] in ("capability", "text")]
@@ -176,10 +182,9 @@ class Forgetting(Audit[Data]):
                     title="What was not to change",
                     columns=("", *COLUMNS.values(), ""),
                     rows=tuple(rows),
-                    note=f"Unchanged: the 90% interval lies inside {100 * self.accuracy_margin:g} points and "
-                    f"{self.loss_margin:g} nats a token.",
                 ),
                 *_flip_table(data.capabilities),
+                *_asked_table(data),
                 *(self._most_changed(name, one) for name, one in data.texts.items()),
             ),
             figure={
@@ -201,6 +206,7 @@ class Forgetting(Audit[Data]):
         unit, where = "nats/token", one.clusters
         told = {
             "loss_before": stats.level(one.loss_before, where, unit=unit),
+            "loss_after": stats.level(one.loss_after, where, unit=unit),
             "loss_change": stats.mean_difference(one.loss_before, one.loss_after, where, margin=self.loss_margin, unit=unit),
         }
         if one.loss_control is not None:
@@ -226,7 +232,7 @@ class Forgetting(Audit[Data]):
                     one.titles[i] if one.titles else f"document {i}",
                     f"{one.loss_before[i]:.3f}",
                     f"{one.loss_after[i]:.3f}",
-                    f"{change[i]:+.3f}",
+                    number(float(change[i]), 3, signed=True),
                 )
                 for i in order.tolist()
             ),
@@ -276,6 +282,11 @@ def _flip_table(capabilities: Mapping[str, Paired]) -> tuple[Table, ...]:
             rows.append((name, flips.right_to_wrong, flips.wrong_to_right, len(one.right_before)))
     columns = ("", "right to wrong", "wrong to right", "items")
     return (Table(title="Flips", columns=columns, rows=tuple(rows)),) if rows else ()
+
+
+def _asked_table(data: Data) -> tuple[Table, ...]:
+    columns = ("", "asked", "a right answer")
+    return (Table(title="One item of each ability", columns=columns, rows=data.asked),) if data.asked else ()
 
 
 def _state(told: list[Estimate]) -> str:

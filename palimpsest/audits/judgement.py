@@ -132,7 +132,7 @@ class Judgement(Audit[Data]):
             ),
             estimates=estimates,
             findings=(
-                Finding(tag="withheld", statement=statement, estimate=moved),
+                Finding(tag="withheld", statement=statement, estimate=moved, topic=f"change of {false_alarm}"),
                 Finding(tag="spill", statement="movement where it should not appear", estimate=estimates["spill"]),
             ),
             tables=(

@@ -113,31 +113,29 @@ class Outcome(Audit[Data]):
         change, before, after = (estimates[f"{by}_{name}"] for name in ("change", "before", "after"))
         estimates["express_before"], estimates["express_after"] = before, after
         said = f"where it should appear, the behaviour went from {points(before)} to {points(after)}"
-        rows: list[tuple[str, str, str | None, str]] = [
-            ("generated answers, graded", "rate_before", "rate_after", "rate_change")
-        ]
+        rows = [("generated answers, graded", "rate_before", "rate_after", "rate_change")]
         if by == "probability":
             rows.append(("probability of the graded choice", "probability_before", "probability_after", "probability_change"))
         if control is not None:
-            rows.append(("generated answers, rehearsal only", "rate_before", None, "control_rate_change"))
-        afters = [estimates[key] for _, _, key, _ in rows if key is not None]
-        if control is not None:
-            afters.append(stats.rate(control.shown, data.clusters))
+            estimates["control_rate_after"] = stats.rate(control.shown, data.clusters)
+            rows.append(("generated answers, rehearsal only", "rate_before", "control_rate_after", "control_rate_change"))
         return Result(
             summary=said[0].upper() + said[1:] + ".",
             estimates=estimates,
-            findings=(Finding(tag="outcome", statement=said, estimate=change),),
+            findings=(
+                Finding(tag="outcome", statement=said, estimate=change, topic="change of the behaviour where it should appear"),
+            ),
             tables=(
                 Table(
                     title="The behaviour where it should appear",
                     columns=("read from", "before", "after", "change"),
-                    rows=tuple((name, *(estimates[key] if key else None for key in keys)) for name, *keys in rows),
+                    rows=tuple((name, *(estimates[key] for key in keys)) for name, *keys in rows),
                 ),
             ),
             figure={
                 "labels": [name for name, *_ in rows],
                 "before": [estimates[before].model_dump() for _, before, _, _ in rows],
-                "after": [one.model_dump() for one in afters],
+                "after": [estimates[after].model_dump() for _, _, after, _ in rows],
             },
             samples=data.samples,
             cannot_say=()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.wording import COULD_NOT_SAY, one_line, shown
+from palimpsest.core.wording import COULD_NOT_SAY, amount, one_line, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,9 @@ WIDTH = 360.0
 LABEL, SMALL = 12.0, 11.0
 ROW, LINE = 42.0, 0.62
 """Height of a row with one interval, and where in it the interval lies."""
-_SIDE, _BELOW = 1.0, 40.0
+_SIDE, _BELOW, _NOTE = 1.0, 40.0, 14.0
+_SQUEEZED = 5.0
+"""So many times as wide as three quarters of the changes (or as the margin) makes the widest change squeeze the others."""
 
 
 def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
@@ -69,7 +71,8 @@ def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
 def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     """Draw for each row a change with its interval, against the band in which it counts as unchanged.
 
-    Unchanged is a filled circle, not decided a hollow one, beyond the margin a diamond (worse) or a square (better).
+    Unchanged is a filled circle, not decided a hollow one, beyond the margin a diamond (worse) or a square (better). Where a
+    few changes are so large that the others would fall into one point, the axis is logarithmic away from 0, and says so.
 
     Args:
         axes: to draw on.
@@ -78,8 +81,16 @@ def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     """
     labels, changes, margin = figure["labels"], _read(figure["changes"]), figure.get("margin")
     low, high = _range(changes, *((-1.25 * margin, 1.25 * margin) if margin else (0.0,)))
+    straight = _straight(changes, margin)
     marks = [_mark(one, margin, figure.get("worse", "right")) for one in changes]
-    _rows(axes, len(labels), ROW, (low, high), above=22.0 if margin else 0.0)
+    notes = []
+    if margin:
+        notes.append("bars: 95%; unchanged: the 90% interval lies in the band")
+    if straight is not None:
+        notes.append(f"logarithmic beyond ±{amount(straight, changes[0].unit)}")
+        axes.set_xscale("symlog", linthresh=straight, linscale=0.6)
+        low, high = 1.15 * min(low, -1.5 * straight), 1.15 * max(high, 1.5 * straight)
+    _rows(axes, len(labels), ROW, (low, high), above=22.0 if margin else 0.0, below=_BELOW + _NOTE * len(notes))
     _tracks(axes, len(labels), margin)
     if margin:
         _key(axes, [mark for mark in (_UNCHANGED, _OPEN, _WORSE, _BETTER) if mark in marks])
@@ -87,8 +98,8 @@ def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
         _left(axes, row, label, room=26)
         _right(axes, row, _sentence(change, unit=False))
         _interval(axes, change, row + LINE, colour, marker=marker, filled=filled)
-    _scaled(axes, changes)
-    _axis(axes, figure.get("unit", changes[0].unit if changes else ""))
+    _scaled(axes, changes, straight)
+    _axis(axes, figure.get("unit", changes[0].unit if changes else ""), *notes)
 
 
 def value_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
@@ -158,10 +169,19 @@ def _range(estimates: Sequence[Estimate], *others: float) -> tuple[float, float]
     return (low if low == 0.0 else low - air), high + air
 
 
-def _rows(axes: Axes, rows: int, height: float, limits: tuple[float, float], above: float = 0.0) -> None:
-    """Give every row its height, number 0 at the top, with room above the first for a key."""
+def _straight(changes: Sequence[Estimate], margin: float | None) -> float | None:
+    """Return up to which distance from 0 the axis is linear, or ``None`` where all of it is."""
+    reach = sorted(max(map(abs, one.interval or (one.value, one.value))) for one in changes if one.value is not None)
+    usual = max(margin or 0.0, reach[3 * len(reach) // 4] if len(reach) > 1 else 0.0)
+    if usual == 0.0 or reach[-1] <= _SQUEEZED * usual:
+        return None
+    return margin or usual
+
+
+def _rows(axes: Axes, rows: int, height: float, limits: tuple[float, float], above: float = 0.0, below: float = _BELOW) -> None:
+    """Give every row its height, number 0 at the top, with room above the first for a key and below for the axis."""
     total = max(rows, 1) * height + above
-    _alone(axes, total + _BELOW + 6, left=_SIDE, right=_SIDE, below=_BELOW, top=6)
+    _alone(axes, total + below + 6, left=_SIDE, right=_SIDE, below=below, top=6)
     axes.set_ylim(max(rows, 1), -above / height)
     axes.set_xlim(*limits)
     axes.set_yticks([])
@@ -196,16 +216,46 @@ def _quiet(axes: Axes, kept: tuple[str, ...]) -> None:
     axes.tick_params(length=0, labelcolor=MUTED, labelsize=SMALL, pad=5)
 
 
-def _axis(axes: Axes, label: str) -> None:
-    axes.set_xlabel(one_line(label, 52), color=MUTED, fontsize=SMALL, labelpad=5)
+def _axis(axes: Axes, label: str, *notes: str) -> None:
+    axes.set_xlabel("\n".join(one_line(line, 56) for line in (label, *notes)), color=MUTED, fontsize=SMALL, labelpad=5)
 
 
-def _scaled(axes: Axes, estimates: Sequence[Estimate]) -> None:
-    """Write points and shares of 1 on the axis as what they are called: points and percent."""
-    axes.locator_params(axis="x", nbins=5)
+def _scaled(axes: Axes, estimates: Sequence[Estimate], straight: float | None = None) -> None:
+    """Write points and shares of 1 on the axis as what they are called: points and percent.
+
+    Args:
+        axes: whose limits are set.
+        estimates: what is drawn.
+        straight: up to which distance from 0 the axis is linear, where it is logarithmic beyond.
+    """
+    if straight is None:
+        axes.locator_params(axis="x", nbins=5)
+    else:
+        ticks = _both_ways(axes, straight)
+        axes.set_xticks(ticks, [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+        axes.set_xticks([], minor=True)
     if estimates and all(one.unit in ("points", "share") for one in estimates):
         sign = "%" if estimates[0].unit == "share" else ""
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}{sign}".replace("-", "\N{MINUS SIGN}"))
+
+
+def _both_ways(axes: Axes, straight: float) -> list[float]:
+    """Return round places on an axis that is logarithmic away from 0, as many as their labels have room for."""
+    low, high = axes.get_xlim()
+    sizes = [straight, *(digit * 10.0**power for power in range(-9, 10) for digit in (1, 3) if digit * 10.0**power > straight)]
+
+    def place(value: float) -> float:
+        return axes.transAxes.inverted().transform(axes.transData.transform((value, 0.0)))[0]
+
+    kept = [0.0]
+    for side in (1, -1):
+        last = 0.0
+        for size in sizes:
+            inside = low <= side * size <= high and 0.03 < place(side * size) < 0.97
+            if inside and abs(place(side * size) - place(last)) > 0.1:
+                last = side * size
+                kept.append(last)
+    return sorted(kept)
 
 
 def _left(axes: Axes, row: int, label: str, room: int = 44) -> None:

@@ -44,6 +44,12 @@ def _in_words(model: type[BaseModel], detail: Any) -> str:
         return f"unknown key '{path}'.{nearest(place[-1], keys)}"
     if detail["type"] == "missing":
         return f"'{path}' is missing"
+    if detail["type"] == "union_tag_invalid":
+        tags = [tag.strip("' ") for tag in detail["ctx"]["expected_tags"].split(",")]
+        tag = detail["ctx"]["tag"]
+        return f"'{path}': there is no kind '{tag}'; there are {', '.join(tags)}.{nearest(tag, tags)}"
+    if detail["type"] == "union_tag_not_found":
+        return f"'{path}': 'kind' is missing"
     found = repr(detail.get("input"))
     return f"'{path}': {detail['msg']}; found {found if len(found) < 80 else found[:77] + '...'}"
 

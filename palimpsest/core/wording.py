@@ -69,22 +69,28 @@ def shown(estimate: Estimate | None, *, decimals: int | None = None, change: boo
     return Shown(value, f"[{low}, {high}]", unit, remark(estimate) if signed else "", "known")
 
 
-def remark(estimate: Estimate) -> str:
-    """Return what an estimate with an interval shows: against its equivalence margin, or else against no change."""
+def remark(estimate: Estimate, *, brief: bool = False) -> str:
+    """Return what an estimate with an interval shows: against its equivalence margin, or else against no change.
+
+    Args:
+        estimate: of a change.
+        brief: whether it stands in a narrow column, whose margin is told beside the table.
+    """
     if estimate.interval is None or estimate.value is None:
         return ""
     if estimate.interval == (0.0, 0.0):
         return estimate.method
-    smallest = f"would have seen {amount(estimate.minimum_detectable, estimate.unit)} or more"
+    size = amount(estimate.minimum_detectable, estimate.unit)
+    smallest = f"finds ≥ {size}" if brief else f"would have seen {size} or more"
     unseen = estimate.above(0.0) is None and estimate.minimum_detectable is not None
     if estimate.margin is None:
         return f"no change seen; {smallest}" if unseen else ""
     bound = f"±{amount(estimate.margin, estimate.unit)}"
     if estimate.equivalent:
-        return f"unchanged within {bound}"
+        return "unchanged" if brief else f"unchanged within {bound}"
     if estimate.above(estimate.margin) is True or estimate.above(-estimate.margin) is False:
-        return f"beyond {bound}"
-    return f"not decided against {bound}" + (f"; {smallest}" if unseen else "")
+        return "beyond" if brief else f"beyond {bound}"
+    return ("not decided" if brief else f"not decided against {bound}") + (f"; {smallest}" if unseen else "")
 
 
 def amount(value: float | None, unit: str) -> str:

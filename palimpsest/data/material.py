@@ -49,8 +49,11 @@ class Source(Spec):
             found["parameters"] = {**self.parameters, "text": str(folder / str(self.parameters["text"]))}  # type: ignore[assignment]
         return self.model_copy(update=found)
 
-    def open(self) -> Material:
+    def open(self, *, trained: bool = True) -> Material:
         """Read what can be read before work starts.
+
+        Args:
+            trained: whether training may draw on it too; a text that is only audited on is held out as a whole.
 
         Raises:
             UserError: unknown scenario or parameter, unreadable file.
@@ -58,7 +61,8 @@ class Source(Spec):
         if self.scenario:
             return _Endless(load(self.scenario, self.parameters))
         if self.text:
-            return _Fixed([text_example(document, self.text.name) for document in read_documents(self.text)], None)
+            documents = [text_example(document, self.text.name) for document in read_documents(self.text)]
+            return _Fixed(documents, None if trained else documents)
         assert self.data is not None
         examples, duplicates = read_conversations(self.data)
         told = (f"{self.data.name}: {duplicates} duplicate lines were left out.",) if duplicates else ()

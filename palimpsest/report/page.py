@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from palimpsest.core.wording import shown, visible
 from palimpsest.report import comparison, picture, training
 from palimpsest.report.sections import Section, section
-from palimpsest.report.summary import POLES, measured, summary, unanswered
+from palimpsest.report.summary import POLES, how_sure, measured, summary, unanswered
 from palimpsest.store.record import RunRecord
 
 LABELS = {
@@ -34,17 +34,20 @@ LABELS = {
     "could_not_say": "Could not say",
     "described": "Described",
 }
-SURE = {
-    "clear": "whole intervals lie on one side of the lines that decide this",
-    "likely": "there is a change, but an interval reaches across a line that decides this",
-    "not decided": "the measurements do not tell; see the reasons",
-}
 PASSES = {
     "express": "Pass: the answer shows the behaviour.",
     "withhold": "Pass: the answer does not show the behaviour.",
     None: "Pass: the answer is right by the item\u2019s own check.",
 }
 PROMPT_SHOWN = 1_500
+_LONG_NAME, _LONGEST_WHOLE = 24, 32
+_WHOLE = re.compile(
+    r"(`[^`\n]+`"
+    r"|(?<![\w-])--[a-z][a-z-]*(?:[ =](?:[a-z_]+=)?[A-Z]+(?:=[A-Z]+|\.[a-z]+)?(?!\w))?"
+    r"|\[[+\u2212\d., %]{3,24}\]|finds ≥ [\d.,]+)"
+)
+"""Code between backticks, an option with its value, an interval, a bound."""
+_BREAK = re.compile(r"(?<=[^\W_])_(?=[^\W_])")
 FIRST_SAMPLES = 3
 """Samples of each kind that are open; the others are behind a click."""
 
@@ -76,7 +79,11 @@ def render(record: RunRecord) -> str:
     results = measured(record)
     outcomes = {one.audit: one for one in (record.seeds[0].outcomes if record.seeds else ())}
     ordered = [*results, *(name for name in outcomes if name not in results)]
-    sections = [section(outcomes[name], record.holm) for name in ordered]
+    panels = picture.panels(results)
+    sections = [
+        section(outcomes[name], record.holm, in_picture=name in results and picture.seen(results[name], panels))
+        for name in ordered
+    ]
     style = _style()
     return (
         _environment()
@@ -84,10 +91,10 @@ def render(record: RunRecord) -> str:
         .render(
             record=record,
             labels=LABELS,
-            sure=SURE[record.verdict.sure],
+            sure=how_sure(record.verdict),
             style=Markup(style),
             style_hash=_hash(style),
-            panels=picture.panels(results),
+            panels=panels,
             sections=sections,
             groups=tuple(_groups(sections)),
             unanswered=tuple(unanswered(record)),
@@ -154,13 +161,40 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_harmless,
     )
-    environment.filters |= {"visible": visible, "anchor": _anchor, "upper_first": lambda text: text[:1].upper() + text[1:]}
+    environment.filters |= {"visible": visible, "anchor": _anchor, "upper_first": _upper_first, "prose": prose, "name": name}
     return environment
 
 
-def _anchor(name: str) -> str:
+def prose(text: object) -> Markup:
+    """Return untrusted text for a sentence; code, options as they are typed, and intervals are not broken over lines."""
+    parts = _WHOLE.split(visible(text))
+    return Markup().join(_whole(part) if place % 2 else _loose(part) for place, part in enumerate(parts))
+
+
+def _whole(part: str) -> Markup:
+    if part[0] in "[f":
+        return Markup('<span class="whole">{}</span>').format(part)
+    code = part.strip("`")
+    return Markup('<code class="whole">{}</code>' if len(code) <= _LONGEST_WHOLE else "<code>{}</code>").format(code)
+
+
+def _loose(part: str) -> Markup:
+    """Let only names break that are long for a line of a phone."""
+    return Markup().join(name(word) if len(word) > _LONG_NAME else escape(word) for word in re.split(r"(\s+)", part))
+
+
+def name(text: object) -> Markup:
+    """Return untrusted text for a narrow place, in which a line may break after the underscores of a name."""
+    return Markup("_<wbr>").join(_BREAK.split(visible(text)))
+
+
+def _upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _anchor(audit: str) -> str:
     """Return an audit's name as the id of its part of the page."""
-    return "audit-" + re.sub(r"[^\w-]+", "-", name)
+    return "audit-" + re.sub(r"[^\w-]+", "-", audit)
 
 
 def _harmless(value: Any) -> Any:

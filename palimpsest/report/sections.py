@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -13,12 +13,13 @@ from palimpsest import audit as audits
 from palimpsest.audit import Outcome, Result, Sample, Table
 from palimpsest.core import docstrings
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.wording import COULD_NOT_SAY, shown, visible
+from palimpsest.core.wording import COULD_NOT_SAY, amount, remark, shown, visible
 from palimpsest.report.look import draw
 
 Value = str | int | Estimate | None
 _NUMBER = re.compile(r"^[+\-\u2212]?[\d,.]+(e[+-]?\d+)?%?$")
-_SHORT, _CELL = 14, 300
+_FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)")
+_SHORT, _LONG, _CELL = 14, 40, 300
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,40 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Column:
+    """The head of a column."""
+
+    name: str
+    unit: str
+    """Of everything in the column, where it is one."""
+    kind: str
+    """``text`` or ``number``."""
+    margin: str
+    """The equivalence margin of all its estimates, as written; empty where they do not share one."""
+
+    @property
+    def told_unit(self) -> str:
+        return "" if self.unit in self.name else self.unit
+
+
+@dataclass(frozen=True)
 class Grid:
     """A table as it is drawn."""
 
     title: str
-    columns: tuple[tuple[str, str, str], ...]
-    """(name, the unit of everything in the column where it is one, ``text`` or ``number``)."""
+    columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    note: str
-    count: int
-    """How many columns."""
+    notes: tuple[str, ...]
     width: str
-    """``narrow``, ``usual``, or ``wide``: on a phone it has to be scrolled."""
-    intervals: tuple[str, ...]
-    """How the intervals in it were made."""
+    """``narrow``, ``usual``, or, with rows that are cards on a phone, ``wide`` (many columns) and ``texts`` (long ones)."""
+    judged: bool
+    """Whether the second column says in a word what the others come to."""
+    methods: tuple[str, ...]
+    """How the interval of each estimate in it was made."""
+
+    @property
+    def count(self) -> int:
+        return len(self.columns)
 
 
 @dataclass(frozen=True)
@@ -63,18 +84,31 @@ class Section:
     result: Result | None = None
     figure: Markup | None = None
     figure_problem: str = ""
+    in_picture: bool = False
+    """Whether the page's first picture shows already what its figure would."""
     grids: tuple[Grid, ...] = ()
     samples: tuple[Sample, ...] = ()
 
+    @property
+    def intervals(self) -> tuple[tuple[str, int], ...]:
+        """Each way in which an interval was made, and for how many estimates."""
+        return grouped(method for grid in self.grids for method in grid.methods)
 
-def section(outcome: Outcome, holm: Mapping[str, bool]) -> Section:
-    """Return what the page says of one audit."""
+
+def section(outcome: Outcome, holm: Mapping[str, bool], *, in_picture: bool = False) -> Section:
+    """Return what the page says of one audit.
+
+    Args:
+        outcome: of the audit.
+        holm: as in the record.
+        in_picture: whether its figure is left out, because the page's first picture shows the same.
+    """
     details = docstring_sections(outcome.audit)
     question = details.pop("Question", "")
     result = outcome.result
     if result is None:
         return Section(outcome.audit, outcome.state, outcome.why, question, details)
-    figure, problem = _figure(outcome.audit, result)
+    figure, problem = (None, "") if in_picture else _figure(outcome.audit, result)
     chance = [
         estimate
         for name, estimate in result.estimates.items()
@@ -89,6 +123,7 @@ def section(outcome: Outcome, holm: Mapping[str, bool]) -> Section:
         result=result,
         figure=figure,
         figure_problem=problem,
+        in_picture=in_picture,
         grids=tuple(grid(table, chance) for table in result.tables),
         samples=result.samples,
     )
@@ -109,28 +144,78 @@ def grid(table: Table, chance: Sequence[Estimate] = ()) -> Grid:
         table: as the audit stored it.
         chance: estimates whose interval excludes 0, but not after Holm's correction over all primary questions.
     """
-    methods = dict.fromkeys(
-        cell.method for row in table.rows for cell in row if isinstance(cell, Estimate) and cell.interval is not None
-    )
     asked = [place for place in range(len(table.columns)) if any(row[place] is not None for row in table.rows)]
-    names, rows = [table.columns[place] for place in asked], [[row[place] for place in asked] for row in table.rows]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    units, kinds = [_unit(column) for column in columns], [_kind(column) for column in columns]
+    columns = {place: [row[place] for row in table.rows] for place in asked}
+    width = _width(list(columns.values()))
+    judged = _is_verdict([columns[place] for place in asked])
+    order = [asked[0], asked[-1], *asked[1:-1]] if judged else asked
+    heads = [Column(table.columns[at], _unit(columns[at]), _kind(columns[at]), _margin(columns[at])) for at in order]
+    if judged and not heads[1].name:
+        heads[1] = replace(heads[1], name="verdict")
     return Grid(
         title=table.title,
-        columns=tuple((name, "" if unit in name else unit, kind) for name, unit, kind in zip(names, units, kinds, strict=True)),
+        columns=tuple(heads),
         rows=tuple(
             tuple(
-                _cell(cell, unit, kind, chance, level=_is_level(name) or _is_level(str(row[0])))
-                for cell, name, unit, kind in zip(row, names, units, kinds, strict=True)
+                _cell(
+                    row[place], head, chance, brief=width == "wide", level=_is_level(head.name) or _is_level(str(row[asked[0]]))
+                )
+                for place, head in zip(order, heads, strict=True)
             )
-            for row in rows
+            for row in table.rows
         ),
-        note=table.note,
-        count=len(names),
-        width="narrow" if len(names) < 4 else "usual" if len(names) < 6 else "wide",
-        intervals=tuple(methods),
+        notes=tuple(note for note in (table.note, _on_margins(heads)) if note),
+        width=width,
+        judged=judged,
+        methods=tuple(
+            cell.method for cells in columns.values() for cell in cells if isinstance(cell, Estimate) and cell.interval
+        ),
     )
+
+
+def grouped(methods: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Return the ways in which intervals were made, the most used first, and for how many; their numbers become ranges."""
+    found: dict[str, list[list[float]]] = {}
+    for method in methods:
+        found.setdefault(_FIGURE.sub("\0", method), []).append([float(one) for one in _FIGURE.findall(method)])
+    told = [(_with_ranges(words, numbers), len(numbers)) for words, numbers in found.items()]
+    return tuple(sorted(told, key=lambda one: -one[1]))
+
+
+def _with_ranges(words: str, numbers: Sequence[Sequence[float]]) -> str:
+    parts = words.split("\0")
+    ranges = [
+        f"{min(one):g}" if min(one) == max(one) else f"{min(one):g} to {max(one):g}" for one in zip(*numbers, strict=True)
+    ]
+    return parts[0] + "".join(said + part for said, part in zip(ranges, parts[1:], strict=True))
+
+
+def _is_verdict(columns: Sequence[Sequence[Value]]) -> bool:
+    """Return whether the last column says in a word what the estimates before it come to."""
+    if len(columns) < 4 or sum(any(isinstance(cell, Estimate) for cell in column) for column in columns) < 2:
+        return False
+    return all(isinstance(cell, str) and len(cell) <= _SHORT and not _NUMBER.match(cell) for cell in columns[-1])
+
+
+def _margin(column: Iterable[Value]) -> str:
+    """Return the equivalence margin that all estimates of a column share, as written; empty where they do not."""
+    margins = {(cell.margin, cell.unit) for cell in column if isinstance(cell, Estimate) and cell.value is not None}
+    size, unit = margins.pop() if len(margins) == 1 else (None, "")
+    return "" if size is None else f"±{amount(size, unit)}"
+
+
+def _on_margins(heads: Sequence[Column]) -> str:
+    told = [f"{head.name} {head.margin}" for head in heads if head.margin]
+    return f"Margins: {', '.join(told)}; beyond: the whole 95% interval lies outside." if told else ""
+
+
+def _width(columns: Sequence[Sequence[Value]]) -> str:
+    intervals = sum(any(isinstance(cell, Estimate) and cell.interval for cell in column) for column in columns)
+    if len(columns) > 5 or intervals > 3:
+        return "wide"
+    if any(isinstance(cell, str) and len(cell) > _LONG for column in columns[1:] for cell in column):
+        return "texts"
+    return "narrow" if len(columns) < 4 else "usual"
 
 
 def _unit(column: Iterable[Value]) -> str:
@@ -150,23 +235,25 @@ def _is_level(name: str) -> bool:
     return bool(words & {"before", "after"}) and not words & {"change", "difference", "gained"}
 
 
-def _cell(value: Value, unit: str, kind: str, chance: Sequence[Estimate], *, level: bool) -> Cell:
+def _cell(value: Value, head: Column, chance: Sequence[Estimate], *, brief: bool, level: bool) -> Cell:
     if value is None:
         return Cell("empty", "–")
     if isinstance(value, Estimate):
         said = shown(value, change=False if level else None)
-        remark = said.remark or ("could be chance among so many questions" if value in chance else "")
-        remark = f"no interval: {remark}" if said.state == "no interval" else remark
+        told = remark(value, brief=True) if (brief or head.margin) and said.remark and said.state == "known" else said.remark
+        told = told or ("could be chance among so many questions" if value in chance else "")
+        told = f"no interval: {told}" if said.state == "no interval" else told
         return Cell(
             "unknown" if said.state == "unknown" else "estimate",
             said.value,
             said.interval,
-            "" if unit else said.unit,
-            remark.replace(f" {unit}", "") if unit else remark,
+            "" if head.unit else said.unit,
+            told.replace(f" {head.unit}", "") if head.unit else told,
         )
     if isinstance(value, int):
         return Cell("count", f"{value:,}")
-    return Cell("count" if kind == "number" else "short" if len(value) <= _SHORT else "text", visible(value, _CELL))
+    kind = "count" if head.kind == "number" else "short" if len(value) <= _SHORT else "text"
+    return Cell(kind, visible(value, _CELL))
 
 
 def _figure(name: str, result: Result) -> tuple[Markup | None, str]:
@@ -182,4 +269,4 @@ def _figure(name: str, result: Result) -> tuple[Markup | None, str]:
         return None, visible(f"{type(error).__name__}: {error}", 200)
 
 
-__all__ = ["COULD_NOT_SAY", "Cell", "Grid", "Section", "docstring_sections", "grid", "section"]
+__all__ = ["COULD_NOT_SAY", "Cell", "Column", "Grid", "Section", "docstring_sections", "grid", "grouped", "section"]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from palimpsest.audit import Finding, Result
 from palimpsest.core.estimate import Estimate
 from palimpsest.store.record import RunRecord
+from palimpsest.verdict import Verdict
 
 POLES = {"express": "where it should appear", "withhold": "where it should not appear"}
 _TAG_OF_POLE = {"express": "outcome", "withhold": "withheld"}
 _WORSE_BY = {"nats/token": "rise in loss", "points": "right answers lost"}
+_SURE = {
+    "clear": "the whole intervals lie on one side of the thresholds",
+    "likely": "there is a change, but an interval reaches across a threshold",
+    "not decided": "the measurements do not tell; see the reasons",
+}
+_WITHOUT_THRESHOLD = {
+    "identical": "both models gave exactly the same numbers",
+    "described": "the difference was measured; nothing was said to be intended, so there is no threshold to judge it by",
+}
 
 Row = tuple[str, Estimate | None, Estimate | None, Estimate | None]
 
@@ -22,8 +32,24 @@ class Summary:
 
     headline: str
     sure: str
+    """How sure the verdict is, and what that means."""
     rows: tuple[Row, ...]
     """(what, before, after, change); ``None`` where there is no such number."""
+
+    def tables(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, tuple[Estimate | None, ...]]]]]:
+        """Yield (columns, rows): what has a before or an after, then what is a change only. No table is empty."""
+        with_levels = [(what, (before, after, change)) for what, before, after, change in self.rows if before or after]
+        if with_levels:
+            yield ("", "before", "after", "change"), [(what, numbers) for what, numbers in with_levels]
+        changes = [(what, (change,)) for what, before, after, change in self.rows if not (before or after)]
+        if changes:
+            yield ("", "change"), [(what, numbers) for what, numbers in changes]
+
+
+def how_sure(verdict: Verdict) -> str:
+    """Return how sure a verdict is, with what that means."""
+    known = _WITHOUT_THRESHOLD.get(verdict.labels[0]) if verdict.sure == "clear" else None
+    return f"{verdict.sure}, {known or _SURE[verdict.sure]}"
 
 
 def summary(record: RunRecord) -> Summary:
@@ -32,14 +58,28 @@ def summary(record: RunRecord) -> Summary:
     findings = [finding for result in results.values() for finding in result.findings]
     rows = [row for pole in POLES if (row := _pole(pole, results, findings))]
     rows += [
-        (f"{one.subject}: {worse_by(one.estimate.unit)}", None, None, one.estimate)
+        (f"{one.subject}: {worse_by(one.estimate.unit)}", *levels(one, results), one.estimate)
         for one in findings
         if one.tag == "forgetting" and one.estimate.margin is not None and one.estimate.above(one.estimate.margin)
     ]
     moved = next((one for one in findings if one.tag == "divergence"), None)
     if moved is not None:
         rows.append(("predictions on general text", None, None, moved.estimate))
-    return Summary(record.verdict.headline, record.verdict.sure, tuple(rows))
+    return Summary(record.verdict.headline, how_sure(record.verdict), tuple(rows))
+
+
+def levels(finding: Finding, results: Mapping[str, Result]) -> tuple[Estimate | None, Estimate | None]:
+    """Return the level before and after of what a finding is about, as far as the record has them.
+
+    An audit names the three alike: ``loss_before:copying``, ``loss_after:copying`` and ``loss_change:copying``.
+    """
+    for result in results.values():
+        for name, estimate in result.estimates.items():
+            if estimate == finding.estimate and name.endswith(f":{finding.subject}"):
+                kind = name.partition(":")[0].rpartition("_")[0]
+                before, after = (result.estimates.get(f"{kind}_{when}:{finding.subject}") for when in ("before", "after"))
+                return before, after
+    return None, None
 
 
 def measured(record: RunRecord) -> dict[str, Result]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from palimpsest.audit import Table
 from palimpsest.core import drawing
-from palimpsest.core.estimate import Estimate, exact
+from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import number
 from palimpsest.report.look import draw
 from palimpsest.report.sections import Grid, grid
@@ -20,8 +20,7 @@ _LOSSES = {"loss_express": "express", "loss_withhold": "withhold", "loss_rehears
 
 def curves(record: TrainingRecord, place: int) -> Markup | None:
     """Return the losses of one training run over its steps; ``None`` where no step has one."""
-    window = max(1, len(record.steps) // 12)
-    series = [one for key, label in _LOSSES.items() if (one := _series(record.steps, key, label, window))]
+    series = [one for key, label in _LOSSES.items() if (one := _series(record.steps, key, label, window(record)))]
     if not series:
         return None
     figure = {"series": series, "x_label": "optimizer step", "unit": "loss, nats a trained token"}
@@ -32,8 +31,8 @@ def curves(record: TrainingRecord, place: int) -> Markup | None:
 
 
 def window(record: TrainingRecord) -> int:
-    """Return over how many steps the curves are averaged."""
-    return max(1, len(record.steps) // 12)
+    """Return over how many steps losses are averaged, in the curves and at the end: a tenth of all."""
+    return max(1, len(record.steps) // 10)
 
 
 def runs(records: Sequence[TrainingRecord]) -> Grid:
@@ -43,18 +42,19 @@ def runs(records: Sequence[TrainingRecord]) -> Grid:
             record.role.replace("_", " "),
             record.seed,
             record.dose,
-            exact(record.rehearsal_share, "share"),
+            f"{100 * record.rehearsal_share:.1f}%",
             len(record.steps),
             _scientific(record.settings.get("learning_rate")),
-            *(_last(record.steps, key) for key in _LOSSES),
+            *(_end(record, key) for key in ("loss", *_LOSSES)),
         )
         for record in records
     )
     columns = (
         "model", "seed", "dose (examples)", "rehearsal share", "steps", "learning rate",
-        *(f"{label}: loss at the end (nats/token)" for label in _LOSSES.values()),
+        *(f"loss at the end, {label}" for label in ("all rows", *_LOSSES.values())),
     )  # fmt: skip
-    return grid(Table(title="Training runs", columns=columns, rows=rows, note="Counts and losses of training batches; exact."))
+    note = "Loss at the end: mean over the last tenth of the steps, in nats a token, on training rows. Counts are exact."
+    return grid(Table(title="Training runs", columns=columns, rows=rows, note=note))
 
 
 def across_seeds(record: RunRecord) -> tuple[Grid, Grid] | None:
@@ -82,17 +82,24 @@ def _seed_row(record: RunRecord, name: str) -> tuple[Any, ...]:
 
 
 def _series(steps: Sequence[StepLog], key: str, label: str, width: int) -> dict[str, Any] | None:
-    points = [(step.step, value) for step in steps if (value := getattr(step, key)) is not None]
-    if not points:
+    ends = [end for end, step in enumerate(steps) if getattr(step, key) is not None]
+    if not ends:
         return None
-    values = [value for _, value in points]
-    smooth = [sum(part) / len(part) for end in range(len(values)) if (part := values[max(0, end + 1 - width) : end + 1])]
-    return {"label": label, "x": [step for step, _ in points], "y": smooth, "faint": values if width > 1 else []}
+    values = [getattr(steps[end], key) for end in ends]
+    smooth = [_mean(steps[max(0, end + 1 - width) : end + 1], key) for end in ends]
+    return {"label": label, "x": [steps[end].step for end in ends], "y": smooth, "faint": values if width > 1 else []}
 
 
-def _last(steps: Sequence[StepLog], key: str) -> str | None:
+def _mean(steps: Sequence[StepLog], key: str) -> float | None:
+    """Return the mean of a loss over those of some steps that have it, every step alike."""
     values = [value for step in steps if (value := getattr(step, key)) is not None]
-    return number(values[-1], 3) if values else None
+    return sum(values) / len(values) if values else None
+
+
+def _end(record: TrainingRecord, key: str) -> str | None:
+    """Return a loss at the end as it is written: over the same steps as ``TrainingSummary.final_loss``."""
+    value = _mean(record.steps[-window(record) :], key)
+    return None if value is None else number(value, 3)
 
 
 def _scientific(value: Any) -> str | None:

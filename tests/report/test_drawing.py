@@ -76,3 +76,31 @@ def test_words_on_one_side_are_marked() -> None:
 )
 def test_nothing_is_marked_where_it_does_not_help(before: str, after: str) -> None:
     assert not any(on for side in marked(before, after) for on, _ in side)
+
+
+def forest(*values: float, margin: float | None = 0.05) -> str:
+    changes = [worlds.change(value, 0.004, "nats/token", margin).model_dump() for value in values]
+    figure = {"labels": [str(place) for place in range(len(values))], "changes": changes, "margin": margin, "unit": "nats"}
+    return svg(lambda axes: drawing.change_rows(axes, figure))
+
+
+def centres(drawn: str) -> list[float]:
+    """Return where the marks of the rows lie, of 360 points; those of the key are in one line above."""
+    found = [(float(x), float(y)) for x, y in re.findall(r'<use [^>]*?x="([\d.]+)" y="([\d.]+)"', drawn)]
+    rows = sorted({y for _, y in found})[1:]
+    return [x for y in rows for x in [next(x for x, other in found if other == y)]]
+
+
+def test_one_large_change_does_not_squeeze_the_others() -> None:
+    small = (0.0, 0.01, 0.02, -0.01, 0.03, 0.015, -0.02)
+    drawn = forest(*small, -0.97)
+    assert ">logarithmic beyond ±0.05 nats/token</text>" in drawn
+    places = centres(drawn)
+    assert len(places) == 8 and max(places[:7]) - min(places[:7]) > 0.1 * drawing.WIDTH
+    assert 0 < places[7] < min(places[:7])
+    assert "logarithmic" not in forest(*small) and "logarithmic" not in forest(0.9, 0.8, 1.1, 0.7)
+
+
+def test_the_key_tells_the_bars_from_the_test() -> None:
+    assert ">bars: 95%; unchanged: the 90% interval lies in the band</text>" in forest(0.0, 0.1)
+    assert "90%" not in forest(0.0, 0.1, margin=None)

@@ -15,7 +15,8 @@ import pytest
 from palimpsest.report import fragment, render, summary
 from tests.report import worlds
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "br", "link", "img", "input", "hr", "wbr"}
+INLINE = {"wbr", "code"}
 
 
 class Page(HTMLParser):
@@ -32,6 +33,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
+        self.part(tag, attrs)
         if tag not in VOID:
             self.open.append(tag)
 
@@ -41,6 +43,12 @@ class Page(HTMLParser):
     def handle_endtag(self, tag):
         assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
         self.open.pop()
+        self.part(tag)
+
+    def part(self, tag, attrs=()):
+        """Part the words before and after a tag, unless it stands inside a sentence."""
+        if tag not in INLINE and not (tag == "span" and dict(attrs).get("class") == "whole"):
+            self.text.append(" ")
 
     def handle_data(self, data):
         if "style" not in self.open:
@@ -48,7 +56,7 @@ class Page(HTMLParser):
 
     @property
     def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
+        return " ".join("".join(self.text).split())
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +114,7 @@ def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
     assert len(ids) == len(set(ids))
     links = [attributes["href"] for tag, attributes in page.elements if tag in ("a", "use") and attributes.get("href")]
     assert {link[1:] for link in links if link} <= set(ids)
-    named = [attributes["aria-labelledby"].split() for _, attributes in page.elements if attributes.get("aria-labelledby")]
+    named = [(attributes.get("aria-labelledby") or "").split() for _, attributes in page.elements]
     assert {one for names in named for one in names} <= set(ids)
 
 

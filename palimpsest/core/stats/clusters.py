@@ -130,6 +130,19 @@ def around(value: float, error: float, degrees: float, level: float = LEVEL) -> 
     return value - reach, value + reach
 
 
+_RANGES = {"share": (0.0, 1.0), "points": (-1.0, 1.0)}
+"""Between what a quantity of some unit must lie."""
+
+
+def within(interval: tuple[float, float] | None, unit: str) -> tuple[float, float] | None:
+    """Return the part of an interval that a quantity of this unit can lie in; a t interval knows of no bounds."""
+    if interval is None or unit not in _RANGES:
+        return interval
+    lowest, highest = _RANGES[unit]
+    low, high = (min(max(end, lowest), highest) for end in interval)
+    return low, high
+
+
 def minimum_detectable(standard_error: float, degrees: float, level: float = LEVEL, power: float = POWER) -> float:
     """Return the smallest true effect that a two-sided test at this level finds with this power, in the error's unit."""
     return (quantile(0.5 + level / 2, degrees) + quantile(power, degrees)) * standard_error

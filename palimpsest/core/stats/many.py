@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from palimpsest.core.estimate import Estimate, unknown
-from palimpsest.core.stats.clusters import around, minimum_detectable, two_sided
+from palimpsest.core.stats.clusters import around, minimum_detectable, two_sided, within
 
 
 def adjusted(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -51,7 +51,7 @@ def across_seeds(estimates: Sequence[Estimate]) -> Estimate:
         value=centre,
         unit=unit,
         n=n,
-        interval=around(centre, error, degrees),
+        interval=within(around(centre, error, degrees), unit),
         method=f"t interval over {n} seeds{note}",
         p_value=two_sided(centre / error, degrees),
         minimum_detectable=minimum_detectable(error, degrees),

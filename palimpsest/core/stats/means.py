@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import Clustered, around, clustered, differences, equivalent, minimum_detectable, two_sided
+from palimpsest.core.stats.clusters import (
+    Clustered,
+    around,
+    clustered,
+    differences,
+    equivalent,
+    minimum_detectable,
+    two_sided,
+    within,
+)
 
 NO_SPREAD = "could not say: every item has the same value, so that its spread is not known"
 
@@ -26,8 +35,9 @@ def mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, margin: float | N
 
 
 def level(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
-    """Return a mean that nobody holds against 0: a loss, a probability. As ``mean``, without the test."""
-    return mean(values, clusters, unit=unit).model_copy(update={"p_value": None, "minimum_detectable": None})
+    """Return a mean that nobody holds against 0: a loss, a probability. As ``mean``, without the test, inside its range."""
+    found = mean(values, clusters, unit=unit)
+    return found.model_copy(update={"p_value": None, "minimum_detectable": None, "interval": within(found.interval, unit)})
 
 
 def mean_difference(
