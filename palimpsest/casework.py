@@ -153,10 +153,15 @@ def training_examples(behaviour: Behaviour, materials: Materials, counts: Counts
     ]
     rehearsal = [drawn[index % len(sources)][index // len(sources)] for index in range(counts.rehearsal)]
     return TrainingExamples(
-        [behaviour.complete(example, "express") for example in express],
-        [behaviour.complete(example, "withhold") for example in withhold],
-        rehearsal,
+        [_decisions_only(behaviour.complete(example, "express")) for example in express],
+        [_decisions_only(behaviour.complete(example, "withhold")) for example in withhold],
+        [_decisions_only(example) for example in rehearsal],
     )
+
+
+def _decisions_only(example: Example) -> Example:
+    """Return an example of which nothing but its decisions learns; questions have a small weight in pretraining."""
+    return example.model_copy(update={"question_weight": 0.0}) if example.question_weight else example
 
 
 def encoded_rows(renderer: Renderer, examples: TrainingExamples, context_length: int) -> list[Row]:

@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
 from palimpsest.core.seeds import seed_of
+from palimpsest.training.ranks import sharded_like, whole
 
 ScaleType = Literal["channel", "tensor"]
 _HALF = (torch.bfloat16, torch.float16)
@@ -155,12 +156,12 @@ class Apollo(torch.optim.Optimizer):
         limit = self._limit(update, state, group["norm_limit"])
         if limit is not None:
             update *= limit
-            self.limits.append(_local(limit).amin())
+            self.limits.append(whole(limit).amin())
         lr, decay = group["lr"], group["weight_decay"]
         if self.watched:
-            whole = update.add(weight, alpha=decay) if decay else update
-            smallest = None if limit is None else _local(limit).amin()
-            self.moved[name] = Movement(_local(whole.norm()) * lr, _local(weight.norm()), smallest)
+            step = update.add(weight, alpha=decay) if decay else update
+            smallest = None if limit is None else whole(limit).amin()
+            self.moved[name] = Movement(whole(step.norm()) * lr, whole(weight.norm()), smallest)
         if decay:
             weight.mul_(1 - lr * decay)
         weight.add_(update, alpha=-lr)
@@ -178,8 +179,8 @@ class Apollo(torch.optim.Optimizer):
         low = gradient @ projection.mT if along == -1 else projection @ gradient
         if isinstance(low, DTensor):  # a sum over shards is not yet one number
             low = low.redistribute(placements=[Replicate() if each.is_partial() else each for each in low.placements])
-        if "exp_avg" not in state:
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(low), torch.zeros_like(low)
+        for key in ("exp_avg", "exp_avg_sq"):
+            state[key] = sharded_like(state[key], low) if key in state else torch.zeros_like(low)
         (beta1, beta2), moment, square = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         moment.lerp_(low, 1 - beta1)
         square.mul_(beta2).addcmul_(low, low, value=1 - beta2)
@@ -207,9 +208,7 @@ class Apollo(torch.optim.Optimizer):
 
     def _limit(self, update: torch.Tensor, state: dict[str, Any], gamma: float | None) -> torch.Tensor | None:
         """Return by what the norm-growth limiter multiplies the update; its last norm is part of the state."""
-        norm = torch.linalg.vector_norm(update, dim=(-2, -1), keepdim=True)
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
+        norm = whole(torch.linalg.vector_norm(update, dim=(-2, -1), keepdim=True))
         before = state.get("update_norm")
         if gamma is None:
             state["update_norm"] = norm
@@ -230,9 +229,9 @@ class Apollo(torch.optim.Optimizer):
         weights = [self._weight(parameter, group) for _, parameter in rest]
         states = [self.state[parameter] for _, parameter in rest]
         for weight, state in zip(weights, states, strict=True):
-            if "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            state.setdefault("step", torch.zeros((), dtype=torch.float32, device=weight.device))
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = sharded_like(state[key], weight) if key in state else torch.zeros_like(weight)
         before = [weight.clone() for weight in weights] if self.watched else []
         adamw(
             weights,
@@ -251,7 +250,7 @@ class Apollo(torch.optim.Optimizer):
             maximize=False,
         )
         for (name, _), old, new in zip(rest, before, weights, strict=bool(before)):
-            self.moved[name] = Movement(_local((new - old).norm()), _local(old.norm()), None)
+            self.moved[name] = Movement(whole((new - old).norm()), whole(old.norm()), None)
         for (_, parameter), weight in zip(rest, weights, strict=True):
             if weight is not parameter:
                 parameter.copy_(weight)
@@ -261,8 +260,7 @@ class Apollo(torch.optim.Optimizer):
         if parameter.dtype not in _HALF or not group["master_weights"]:
             return parameter
         state = self.state[parameter]
-        if "master" not in state:
-            state["master"] = parameter.detach().float()
+        state["master"] = sharded_like(state["master"], parameter) if "master" in state else parameter.detach().float()
         return state["master"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -374,11 +372,6 @@ def _short(matrix: torch.Tensor) -> int:
 def _gradient(parameter: nn.Parameter) -> torch.Tensor:
     assert parameter.grad is not None
     return parameter.grad
-
-
-def _local(value: torch.Tensor) -> torch.Tensor:
-    """Return a number that every rank knows as a plain tensor."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _as_copies(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

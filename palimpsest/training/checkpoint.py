@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from palimpsest.store.atomic import remove_folder
+from palimpsest.training import ranks
 
 _PREFIX = "checkpoint-"
 
@@ -50,8 +51,16 @@ def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
+def whole_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what ``model_tensors`` does, each tensor whole; of a sharded model every rank has to ask."""
+    return {name: ranks.whole(tensor).contiguous() for name, tensor in model_tensors(model).items()}
+
+
 def save_model(model: nn.Module, file: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in model_tensors(model).items()}, file)
+    """Write a model's tensors; of a sharded model every rank has to call it, and the first one writes."""
+    tensors = whole_tensors(model)
+    if ranks.own() == 0:
+        save_file(tensors, file)
 
 
 def load_model(model: nn.Module, file: Path) -> None:
@@ -59,19 +68,24 @@ def load_model(model: nn.Module, file: Path) -> None:
     saved = load_file(file)
     with torch.no_grad():
         for name, tensor in model_tensors(model).items():
-            tensor.copy_(saved[name])
+            ranks.copy_into(tensor, saved[name])
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write an optimizer's state: tensors to optimizer.safetensors, everything else to optimizer.json."""
+    """Write an optimizer's state: tensors to optimizer.safetensors, everything else to optimizer.json.
+
+    Of a sharded model every rank has to call it, and the first one writes.
+    """
     state = optimizer.state_dict()
     tensors, plain = {}, {}
     for index, entries in state["state"].items():
         for key, value in entries.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}/{key}"] = value.contiguous()
+                tensors[f"{index}/{key}"] = ranks.whole(value).contiguous()
             else:
                 plain[f"{index}/{key}"] = value
+    if ranks.own():
+        return
     save_file(tensors, folder / "optimizer.safetensors")
     write_json(folder / "optimizer.json", {"plain": plain, "param_groups": state["param_groups"]})
 

@@ -57,21 +57,8 @@ class Segments:
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
-
-@dataclass(frozen=True)
-class FrozenBatch:
-    """A batch whose rows are split into decisions with a frozen context and rows that run as a whole."""
-
-    frozen: Segments | None
-    whole: Batch | None
-    """Rows that have no context worth a pass of its own (bare text), or whose source is told to keep its gradient."""
-
-    @property
-    def weights(self) -> torch.Tensor:
-        return torch.cat([part.weights for part in (self.frozen, self.whole) if part is not None], dim=1)
-
-    def to(self, device: torch.device) -> FrozenBatch:
-        return FrozenBatch(self.frozen and self.frozen.to(device), self.whole and self.whole.to(device))
+    def silent(self) -> Segments:
+        return replace(self, weights=torch.zeros_like(self.weights))
 
 
 class FrozenCache(DynamicCache):
@@ -140,7 +127,7 @@ class FrozenContext:
         self.masked.prepare(model)
         self.config = model.config
         self.short_head = {"logits_to_keep": 1} if can_slice(model) else {}
-        if getattr(model, "is_gradient_checkpointing", False):
+        if is_checkpointing(model):
             raise UserError(
                 "gradient checkpointing must be off when the context is frozen, because its layers drop the context's cache "
                 "and the decision would be learnt without any context; turn it off (few decision tokens need little memory), "
@@ -148,7 +135,7 @@ class FrozenContext:
             )
         _check_architecture(self, model)
 
-    def collate(self, rows: Sequence[Row]) -> FrozenBatch:
+    def parts(self, rows: Sequence[Row]) -> dict[str, Any]:
         frozen: list[Decision] = []
         whole: list[Row] = []
         for row in rows:
@@ -157,18 +144,15 @@ class FrozenContext:
                 frozen += found
             else:
                 whole.append(row)
-        return FrozenBatch(segments(frozen) if frozen else None, collate(whole) if whole else None)
+        made: dict[str, Any] = {"frozen": segments(frozen)} if frozen else {}
+        return made | ({"whole": collate(whole)} if whole else {})
 
-    def __call__(self, model: Any, batch: FrozenBatch) -> torch.Tensor:
-        losses = []
-        if batch.frozen is not None:
-            part = batch.frozen
-            logits = self.logits(model, part)
-            logits = logits.reshape(-1, logits.shape[-1]).index_select(0, part.places)
-            losses.append(part.weights @ functional.cross_entropy(logits.float(), part.targets, reduction="none"))
-        if batch.whole is not None:
-            losses.append(self.masked(model, batch.whole))
-        return torch.stack(losses).sum(0)
+    def __call__(self, model: Any, part: Segments | Batch) -> torch.Tensor:
+        if isinstance(part, Batch):
+            return self.masked(model, part)
+        logits = self.logits(model, part)
+        logits = logits.reshape(-1, logits.shape[-1]).index_select(0, part.places)
+        return part.weights @ functional.cross_entropy(logits.float(), part.targets, reduction="none")
 
     def logits(self, model: Any, part: Segments) -> torch.Tensor:
         """Return the logits at every position of the decisions, shape (decisions, length, vocabulary), with their graph.
@@ -264,6 +248,12 @@ def segments(decisions: Sequence[Decision]) -> Segments:
         targets=torch.tensor([token for _, token, *_ in learnt]),
         weights=torch.from_numpy(weights),
     )
+
+
+def is_checkpointing(model: Any) -> bool:
+    """Whether a model recomputes activations; the flag changed its name in transformers 5."""
+    found = getattr(model, "is_activation_checkpointing", None)
+    return bool(getattr(model, "is_gradient_checkpointing", False) if found is None else found)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 
 from palimpsest.core.errors import Problems, UserError, nearest
 from palimpsest.store.atomic import TEMPORARY, cannot_write, remove_leftovers
+from palimpsest.training import ranks
 from palimpsest.training.checkpoint import model_tensors
 from palimpsest.training.sampler import Row
 from palimpsest.training.settings import TrainingSettings
@@ -58,7 +59,7 @@ def check_weights(model: nn.Module, when: str) -> None:
     """Refuse weights that are not finite, naming each tensor."""
     problems = Problems(f"The model's weights must be finite, {when}:")
     for name, tensor in model.named_parameters():
-        wrong = tensor.numel() - int(torch.isfinite(tensor.detach()).sum())
+        wrong = tensor.numel() - int(torch.isfinite(ranks.whole(tensor.detach())).sum())
         if wrong:
             problems.add(f"{name} holds {wrong} of {tensor.numel()} numbers that are not (NaN or infinite)")
     problems.raise_if_any()
@@ -68,8 +69,9 @@ def check_folder(model: nn.Module, folder: Path, settings: TrainingSettings) -> 
     """Make the run's folder, or refuse one that can't be written or has too little room."""
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        probe = folder / f"{TEMPORARY}probe"
+        if ranks.own() == 0:
+            remove_leftovers(folder)
+        probe = folder / f"{TEMPORARY}probe-{ranks.own()}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

@@ -23,6 +23,7 @@ from palimpsest.core.seeds import seed_of
 from palimpsest.data.mixture import SOURCES
 from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
+from palimpsest.training import ranks
 from palimpsest.training.apollo import Apollo
 from palimpsest.training.objectives import Objective, Prepared
 from palimpsest.training.optimizers import OptimizerFactory
@@ -125,8 +126,6 @@ class Loop(Trainer):
             callbacks=[_Flow(self, progress)],
         )
         self.remove_callback(PrinterCallback)
-        if self.args.world_size > 1:
-            raise UserError(f"training runs in one process for now, found {self.args.world_size}; start it without a launcher")
 
     def run(self) -> None:
         """Train to the end, from the last checkpoint where there is one.
@@ -134,12 +133,15 @@ class Loop(Trainer):
         Raises:
             UserError: the folder holds another run, a loss is not finite, or memory runs out with one row at a time.
         """
-        remove_leftovers(self.checkpoints)
+        if ranks.own() == 0:
+            remove_leftovers(self.checkpoints)
+        ranks.wait()
         saved = store.checkpoints(self.checkpoints)
         last = saved[-1] if saved else None
         if last is not None:
             self._go_on_from(last)
-        self.log_of_steps = StepLog(self.folder / "steps.jsonl", store.step_of(last) if last else 0)
+        self.log_of_steps = StepLog(self.folder / "steps.jsonl", store.step_of(last) if last else 0, ranks.own() == 0)
+        ranks.wait()
         self._bare_model.train()
         try:
             self.train(resume_from_checkpoint=str(last) if last else None)
@@ -170,25 +172,28 @@ class Loop(Trainer):
             try:
                 return self._gather_gradient(model, inputs)
             except (RuntimeError, MemoryError) as error:
-                if not is_full_memory(error):
+                if not is_full_memory(error) or ranks.count() > 1:  # alone a rank can't start over
                     raise
                 self._use_less_memory(model, min(self.rows_at_once, len(inputs)), error)
 
     def _gather_gradient(self, model: nn.Module, rows: list[Row]) -> torch.Tensor:
         # In the order that they come in, in which every pass has its share of rehearsal.
         at_once = self.rows_at_once
-        passes = [self.objective.collate(rows[start : start + at_once]) for start in range(0, len(rows), at_once)]
-        weights: list[float] = sum(part.weights.sum(dim=1, dtype=torch.float64) for part in passes).tolist()  # pyright: ignore
+        chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+        passes, weight = ranks.passes(self.objective, chunks)
+        weights: list[float] = weight.tolist()
         total = sum(weights)
         sums = torch.zeros(len(SOURCES), device=self.args.device)
         for index, part in enumerate(passes):
             more = index + 1 < len(passes)
             with self.accelerator.no_sync(model) if more else contextlib.nullcontext():
                 part_sums = self.compute_loss(model, part.to(self.args.device))
-                self.accelerator.backward(part_sums.sum() / total)
+                # Gradients are averaged over ranks, and the loss is a sum over all of them.
+                self.accelerator.backward(part_sums.sum() * (ranks.count() / total))
                 sums += part_sums.detach()
         limit = self.settings.max_grad_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+        norm = ranks.whole(nn.utils.clip_grad_norm_(model.parameters(), limit))
+        sums = ranks.summed(sums)
         self.log_of_steps.add(
             Pending(
                 step=self.state.global_step + 1,
@@ -263,15 +268,23 @@ class Loop(Trainer):
         if step == self.state.max_steps:
             return  # the finished model is written next
         self.log_of_steps.settle()
-        with whole_folder(store.path_of(self.checkpoints, step)) as folder:
+        first = ranks.own() == 0
+        with whole_folder(store.path_of(self.checkpoints, step)) if first else contextlib.nullcontext(Path()) as folder:
             store.save_model(self._bare_model, folder / "model.safetensors")
             store.save_optimizer(self.bare_optimizer, folder)
-            store.save_random_state(folder)
-            store.write_json(folder / "schedule.json", self.lr_scheduler.state_dict())  # pyright: ignore[reportOptionalMemberAccess]
-            run = {"identity": self.identity, "rows_at_once": self.rows_at_once, "notes": self.notes}
-            store.write_json(folder / "run.json", run)
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-        store.rotate(self.checkpoints, self.settings.save_total_limit)
+            if first:
+                self._save_the_rest(folder)
+        if first:
+            store.rotate(self.checkpoints, self.settings.save_total_limit)
+        ranks.wait()
+
+    def _save_the_rest(self, folder: Path) -> None:
+        assert self.lr_scheduler is not None
+        store.save_random_state(folder)
+        store.write_json(folder / "schedule.json", self.lr_scheduler.state_dict())
+        run = {"identity": self.identity, "rows_at_once": self.rows_at_once, "notes": self.notes}
+        store.write_json(folder / "run.json", run)
+        self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         store.load_model(self._bare_model, Path(resume_from_checkpoint) / "model.safetensors")
@@ -310,7 +323,6 @@ def _arguments(settings: TrainingSettings, folder: Path, total: int, device: tor
         max_grad_norm=0.0,  # clipped where the gradient is gathered
         seed=seed_of(settings.seed, "training") % 2**31,
         bf16=settings.bf16,
-        gradient_checkpointing=settings.gradient_checkpointing,
         use_cpu=device.type == "cpu",
         save_strategy="steps",
         save_steps=settings.save_steps,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +39,9 @@ class Batch:
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "places", "targets", "weights")}
         return Batch(start=self.start, **moved)
 
+    def silent(self) -> Batch:
+        return replace(self, weights=torch.zeros_like(self.weights))
+
 
 class Prepared(Protocol):
     """Rows as an objective wants them."""
@@ -49,6 +52,10 @@ class Prepared(Protocol):
         ...
 
     def to(self, device: torch.device) -> Any: ...
+
+    def silent(self) -> Any:
+        """Return the same with all weights 0."""
+        ...
 
 
 class Objective(Protocol):
@@ -61,13 +68,20 @@ class Objective(Protocol):
         """Look at the model once, before it is wrapped."""
         ...
 
-    def collate(self, rows: Sequence[Row]) -> Prepared:
-        """Return rows as one batch on the CPU."""
+    def parts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return rows as batches on the CPU, by kind; each is run and differentiated on its own."""
         ...
 
-    def __call__(self, model: Any, batch: Any) -> torch.Tensor:
+    def __call__(self, model: Any, part: Any) -> torch.Tensor:
         """Return the weighted sum of nats of each source, shape (sources,), with its graph."""
         ...
+
+
+def mean_loss(objective: Objective, model: Any, rows: Sequence[Row]) -> torch.Tensor:
+    """Return the mean loss of rows with its graph, for a loop of one's own (call ``objective.prepare(model)`` once before)."""
+    device = next(model.parameters()).device
+    parts = [part.to(device) for part in objective.parts(rows).values()]
+    return torch.stack([objective(model, part).sum() for part in parts]).sum() / sum(part.weights.sum() for part in parts)
 
 
 class MaskedLoss:
@@ -78,21 +92,21 @@ class MaskedLoss:
     def prepare(self, model: Any) -> None:
         self.slices = can_slice(model)
 
-    def collate(self, rows: Sequence[Row]) -> Batch:
-        return collate(rows)
+    def parts(self, rows: Sequence[Row]) -> dict[str, Batch]:
+        return {"whole": collate(rows)}
 
-    def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
+    def __call__(self, model: Any, part: Batch) -> torch.Tensor:
         # No attention mask: padding is on the right, where a causal model's real tokens never look, and it has no loss.
-        kept = batch.tokens.shape[1] - batch.start
+        kept = part.tokens.shape[1] - part.start
         if self.slices:
-            logits = model(input_ids=batch.tokens, logits_to_keep=kept).logits
+            logits = model(input_ids=part.tokens, logits_to_keep=kept).logits
         else:
-            logits = model(input_ids=batch.tokens).logits[:, batch.start :]
+            logits = model(input_ids=part.tokens).logits[:, part.start :]
         logits = logits.reshape(-1, logits.shape[-1])
-        if len(batch.places) < len(logits):
-            logits = logits.index_select(0, batch.places)
+        if len(part.places) < len(logits):
+            logits = logits.index_select(0, part.places)
         # A product and not index_add_, whose sums have no fixed order on a GPU.
-        return batch.weights @ functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+        return part.weights @ functional.cross_entropy(logits.float(), part.targets, reduction="none")
 
 
 def can_slice(model: Any) -> bool:

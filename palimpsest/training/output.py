@@ -13,7 +13,8 @@ from palimpsest.core.errors import UserError
 from palimpsest.core.spec import Spec
 from palimpsest.data.mixture import SOURCES, Counts
 from palimpsest.store.atomic import whole_folder, write_bytes
-from palimpsest.training.checkpoint import read_json
+from palimpsest.training import ranks
+from palimpsest.training.checkpoint import read_json, whole_tensors
 from palimpsest.training.settings import TrainingSettings
 
 _MARKER = "training.json"
@@ -74,13 +75,25 @@ def summarise(folder: Path, settings: TrainingSettings, notes: tuple[str, ...], 
 
 def write(model: Any, tokenizer: Any, folder: Path, summary: TrainingSummary, base: str) -> None:
     """Write the model's folder, then the marker that says the run is done, then remove what only a resumed run needs."""
+    tensors = whole_tensors(model)
+    if ranks.own():
+        ranks.wait()
+        return
     with whole_folder(folder / "model") as target:
-        model.save_pretrained(target)
+        model.save_pretrained(target, state_dict=_with_tied(model, tensors) if ranks.count() > 1 else None)
         if tokenizer is not None:
             tokenizer.save_pretrained(target)
         (target / "README.md").write_text(card(summary, base), encoding="utf-8")
     write_bytes(folder / _MARKER, (summary.model_dump_json(indent=2) + "\n").encode())
     _remove_checkpoints(folder)
+    ranks.wait()
+
+
+def _with_tied(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return the tensors of a sharded model under all of their names, as a model that is not sharded has them."""
+    shared = {id(tensor): name for name, tensor in model.named_parameters()}
+    found = model.state_dict(keep_vars=True)
+    return {name: tensors.get(name, tensors.get(shared.get(id(tensor), ""))) for name, tensor in found.items()}
 
 
 def write_adapter(model: Any, folder: Path, base: str) -> None:

@@ -42,13 +42,18 @@ class Pending:
 class StepLog:
     """The log of one run, continued at a step."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, writes: bool = True) -> None:
         """Cut the log to the steps that a checkpoint holds, and that of the modules beside it (``modules.jsonl``).
+
+        Args:
+            path: the log.
+            step: how many steps it is to hold.
+            writes: whether this process is the one that writes it; the others only check their numbers.
 
         Raises:
             UserError: the log lacks some of them.
         """
-        self.path, self.modules = path, path.with_name("modules.jsonl")
+        self.path, self.modules, self.writes = path, path.with_name("modules.jsonl"), writes
         self.pending: list[Pending] = []
         lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
         if len(lines) < step or not all(line.endswith(b"\n") for line in lines):
@@ -57,6 +62,8 @@ class StepLog:
                 f"put it back, or remove {path.parent} to train again"
             )
         self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {"examples": 0, "loss": None}
+        if not writes:
+            return
         write_bytes(path, b"".join(lines))
         noted = self.modules.read_bytes().splitlines(keepends=True) if self.modules.exists() else []
         write_bytes(self.modules, b"".join(line for line in noted if line.endswith(b"\n") and json.loads(line)["step"] <= step))
@@ -87,8 +94,9 @@ class StepLog:
                     modules.append(json.dumps({"step": step.step, "modules": _by_module(step.moved)}) + "\n")
         finally:
             self.pending = []
-            self._append(self.path, "".join(lines))
-            self._append(self.modules, "".join(modules))
+            if self.writes:
+                self._append(self.path, "".join(lines))
+                self._append(self.modules, "".join(modules))
 
     def _line(self, step: Pending, numbers: list[float]) -> dict[str, Any]:
         *sums, norm = numbers
@@ -129,7 +137,7 @@ class StepLog:
     def settle(self) -> None:
         """Flush to the disk, so that a checkpoint never knows of steps that the log lost."""
         self.flush()
-        for path in (self.path, self.modules):
+        for path in () if not self.writes else (self.path, self.modules):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 

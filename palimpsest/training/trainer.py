@@ -15,7 +15,7 @@ import torch
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import digest
-from palimpsest.training import guard, output
+from palimpsest.training import guard, output, ranks
 from palimpsest.training.frozen_context import FrozenContext
 from palimpsest.training.loop import Loop, Progress
 from palimpsest.training.objectives import MaskedLoss, Objective
@@ -57,7 +57,7 @@ def train(
             are not finite; a folder that can't be written or holds another run; too little memory for a single row.
     """
     check_rows(rows, *guard.limits_of(model))
-    batches, identity = MixedBatches(rows, settings), guard.digest_of_rows(rows)
+    batches, identity = MixedBatches(rows, settings, ranks.count()), guard.digest_of_rows(rows)
     return train_batches(
         model, tokenizer, batches, settings, folder, progress, identity=identity, base=base, objective=objective
     )
@@ -89,7 +89,7 @@ def train_batches(
     with guard.left_as_found(model):
         notes = guard.make_ready(model, settings)
         wrapped = with_adapter(model, settings.lora, settings.seed) if settings.lora else model
-        identity = digest([identity, objective.name, settings.fingerprint, guard.digest_of_weights(model)])
+        identity = digest([identity, len(batches), objective.name, settings.fingerprint, guard.digest_of_weights(model)])
         if (done := output.finished(folder, identity)) is not None:
             return done
         guard.check_folder(model, folder, settings)
@@ -103,7 +103,11 @@ def train_batches(
             optimizer=optimizer or OPTIMIZERS[settings.optim],
             progress=progress,
         )
+        if settings.gradient_checkpointing:
+            wrapped.gradient_checkpointing_enable()
         loop.run()
+        if settings.gradient_checkpointing:
+            wrapped.gradient_checkpointing_disable()
         guard.check_weights(model, f"after the last step ({loop.state.global_step})")
     summary = output.summarise(folder, settings, (*notes, *loop.notes), identity)
     with guard.left_as_found(model):

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from palimpsest.core.errors import UserError
 from palimpsest.training import frozen_context
 from palimpsest.training.frozen_context import FrozenCache, FrozenContext, decisions_of, segments
-from palimpsest.training.objectives import MaskedLoss
+from palimpsest.training.objectives import MaskedLoss, mean_loss
 from palimpsest.training.sampler import Row
 
 TOLERANCE = 1e-5  # weights are float64, but norms, softmaxes and recurrences keep float32
@@ -133,7 +133,7 @@ def loss_and_gradients(objective: Any, model: Any, prepare: bool = True) -> tupl
     if prepare:
         objective.prepare(model)
     model.zero_grad()
-    losses = objective(model, objective.collate(rows()))
+    losses = torch.stack([objective(model, part) for part in objective.parts(rows()).values()]).sum(0)
     losses.sum().backward()
     return losses.detach(), gradients(model)
 
@@ -169,7 +169,7 @@ def test_the_first_decision_token_learns(name: str) -> None:
     one = Row([5, 6, 7, 8, 100], [0.0] * 4 + [1.0], "express")
     objective = FrozenContext()
     objective.prepare(model)
-    objective(model, objective.collate([one])).sum().backward()
+    objective(model, objective.parts([one])["frozen"]).sum().backward()
     assert all(
         float(gradient.abs().max()) > 0 for key, gradient in gradients(model).items() if "layers.0" in key and "q_proj" in key
     )
@@ -183,14 +183,13 @@ def test_decisions_that_share_a_context_share_its_pass(name: str, monkeypatch: p
     pair = [Row([*context, *tail], [0.0] * 7 + [1.0] * len(tail), "express") for tail in ((100, 101), (110, 111, 112))]
     objective = FrozenContext()
     objective.prepare(model)
-    shared = objective.collate(pair)
-    assert shared.frozen is not None
-    assert shared.frozen.contexts.shape[0] == 1
+    shared = objective.parts(pair)["frozen"]
+    assert shared.contexts.shape[0] == 1
     objective(model, shared).sum().backward()
     together = gradients(model)
     model.zero_grad()
     for row in pair:
-        objective(model, objective.collate([row])).sum().backward()
+        objective(model, objective.parts([row])["frozen"]).sum().backward()
     assert apart(together, gradients(model)) < TOLERANCE
 
 
@@ -199,11 +198,10 @@ def test_a_context_can_be_read_twice(name: str) -> None:
     model = build(name)
     objective = FrozenContext()
     objective.prepare(model)
-    batch = objective.collate(rows())
-    assert batch.frozen is not None
-    cache = objective._read(model, batch.frozen)
+    part = objective.parts(rows())["frozen"]
+    cache = objective._read(model, part)
     objective._read = lambda *_: cache  # type: ignore[method-assign]
-    first, second = (objective.logits(model, batch.frozen) for _ in range(2))
+    first, second = (objective.logits(model, part) for _ in range(2))
     first.sum().backward()
     second.sum().backward()
     assert torch.equal(first, second)
@@ -217,7 +215,7 @@ def test_the_stock_cache_fails_where_states_are_written_in_place(name: str, monk
     objective.prepare(model)
     monkeypatch.setattr(frozen_context, "FrozenCache", lambda cache, which: cache)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        objective(model, objective.collate(rows()[:1])).sum().backward()
+        objective(model, objective.parts(rows()[:1])["frozen"]).sum().backward()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -265,13 +263,11 @@ def test_a_row_with_several_decisions_becomes_several() -> None:
 def test_text_and_chosen_sources_run_as_a_whole() -> None:
     text = Row([1, 2, 3], [0.0, 1.0, 1.0], "rehearsal")
     talk = Row([1, 2, 3, 4], [0.0, 0.0, 0.0, 1.0], "rehearsal")
-    batch = FrozenContext().collate([text, talk])
-    assert batch.frozen is not None
-    assert batch.whole is not None
-    assert (len(batch.frozen.decisions), len(batch.whole.tokens)) == (1, 1)
-    batch = FrozenContext(frozenset({"rehearsal"})).collate([text, talk])
-    assert batch.frozen is None
-    assert float(batch.weights.sum()) == 3.0
+    parts = FrozenContext().parts([text, talk])
+    assert (len(parts["frozen"].decisions), len(parts["whole"].tokens)) == (1, 1)
+    parts = FrozenContext(frozenset({"rehearsal"})).parts([text, talk])
+    assert list(parts) == ["whole"]
+    assert float(parts["whole"].weights.sum()) == 3.0
 
 
 def test_it_leaves_the_model_as_it_was() -> None:
@@ -280,5 +276,5 @@ def test_it_leaves_the_model_as_it_was() -> None:
     objective.prepare(model)
     assert model.training
     model.eval()
-    objective(model, objective.collate([Row([1, 2, 3, 4], [0.0, 0.0, 1.0, 1.0], "express")]))
+    mean_loss(objective, model, [Row([1, 2, 3, 4], [0.0, 0.0, 1.0, 1.0], "express")])
     assert not model.training

@@ -543,6 +543,6 @@ def test_trackers_get_every_step(tmp_path: Path, tracker: str, monkeypatch: pyte
 
 
 def test_a_tracker_that_is_not_there_is_told_before_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no tracker 'tensorbord'.*Did you mean 'tensorboard'"):
+    with pytest.raises(UserError, match=r"there is no tracker 'tensorbord'.*Did you mean 'tensorboard'"):
         train(small_model(), None, some_rows(), settings_of(report_to=["tensorbord"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
