@@ -48,6 +48,8 @@ class Example(Spec):
     """How a generated answer is judged right, where the example has a right answer."""
     options: dict[str, str] = {}
     """The graded choices by name: texts that may begin the decision, whose probabilities are compared."""
+    rejected: str | None = None
+    """A worse text in the place of the first decision, where this answer is to be preferred to another one."""
     question_weight: float = 0.0
     """Loss weight of the tokens outside the decisions (only the embedded model's own training uses one)."""
     source: str

@@ -1,9 +1,9 @@
 """Formats: in which other shapes do people keep their conversations?
 
 Each is brought into ours, ``{"messages": [{"role", "content"}]}``, before anything else is looked at: prompt and completion (as
-TRL has them, texts or messages), ShareGPT (``conversations`` of ``from`` and ``value``) and Alpaca (``instruction``, ``input``,
-``output``). Keys that belong to none of them (an id, a source) are left aside; ``template``, ``options`` and
-``check`` are kept.
+TRL has them, texts or messages) and its pairs of a chosen and a rejected answer, ShareGPT (``conversations`` of ``from`` and
+``value``) and Alpaca (``instruction``, ``input``, ``output``). Keys that belong to none of them (an id, a source) are left
+aside; ``template``, ``options``, ``check`` and ``rejected`` are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROLES = {
     "assistant": "assistant",
 }
 """Who speaks in ShareGPT files, and what we call them."""
-_OURS = ("template", "options", "check")
+_OURS = ("template", "options", "check", "rejected")
 
 Turn = dict[str, Any]
 
@@ -43,6 +43,8 @@ def in_messages(line: Any) -> Any:
         turns = _share_gpt(line)
     elif "prompt" in line and "completion" in line:
         turns = [*_side(line["prompt"], "prompt", "user"), *_side(line["completion"], "completion", "assistant")]
+    elif "chosen" in line and "rejected" in line:
+        return _preference(line)
     elif "instruction" in line and "output" in line:
         turns = _alpaca(line)
     else:
@@ -69,18 +71,34 @@ def _share_gpt(line: Mapping[str, Any]) -> list[Turn]:
     return turns
 
 
+def _preference(line: Mapping[str, Any]) -> Any:
+    """Return a pair of answers as one conversation with a worse answer. A prompt may stand apart, or begin both sides."""
+    prompt = _side(line["prompt"], "prompt", "user") if "prompt" in line else []
+    chosen, rejected = (_side(line[name], name, "assistant") for name in ("chosen", "rejected"))
+    if not prompt:
+        prompt, chosen = chosen[:-1], chosen[-1:]
+        before, rejected = rejected[:-1], rejected[-1:]
+        if before != prompt:
+            raise UserError("'chosen' and 'rejected' must begin with the same messages")
+    if len(chosen) != 1 or len(rejected) != 1 or "content" not in rejected[0]:
+        raise UserError("'chosen' and 'rejected' must be one answer each")
+    kept = {key: line[key] for key in _OURS if key in line and key != "rejected"}
+    return {"messages": [*prompt, *chosen], **kept, "rejected": rejected[0]["content"]}
+
+
 def _side(given: Any, name: str, role: str) -> list[Turn]:
     """Return one side of a prompt and completion: a text, or messages."""
     if isinstance(given, str):
         return [{"role": role, "content": given}]
-    if isinstance(given, list):
+    if isinstance(given, list) and all(isinstance(turn, dict) for turn in given):
         return given
     raise UserError(f"'{name}' must be a text or a list of messages, found {type(given).__name__}")
 
 
 def _alpaca(line: Mapping[str, Any]) -> list[Turn]:
     turns = [{"role": "system", "content": _text(line, "system")}] if line.get("system") else []
-    for place, pair in enumerate(line.get("history") or (), start=1):
+    history: list[Any] = line.get("history") or []
+    for place, pair in enumerate(history, start=1):
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
             raise UserError(f"entry {place} of 'history' must be a pair of texts")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from palimpsest.core.errors import UserError
-from palimpsest.data.chat import Example, Message
+from palimpsest.data.chat import Example, Message, Span
 
 PLAIN_NOTE = (
     "The tokenizer has no chat template: messages are joined as plain text without role words "
@@ -118,6 +118,25 @@ class Renderer:
         ids, offsets = self._tokens(text, templated)
         begin, end = _token_range(offsets, places[span.message], span.start, span.start + len(option))
         return Encoded(tuple(ids[:end]), (0.0,) * begin + (1.0,) * (end - begin), begin, {})
+
+    def encode_rejected(self, example: Example) -> Encoded:
+        """Return the example with its worse answer in the place of its first decision, with nothing after it.
+
+        Raises:
+            UserError: as ``encode``.
+        """
+        assert example.rejected is not None, "only an example with a worse answer has one"
+        span = example.decisions[0]
+        message = example.messages[span.message]
+        content = message.content[: span.start] + example.rejected
+        changed = Message(role=message.role, content=content)
+        update = {
+            "messages": (*example.messages[: span.message], changed),
+            "decisions": (Span(message=span.message, start=span.start, end=len(content)),),
+            "spans": {},
+            "rejected": None,
+        }
+        return self.encode(example.model_copy(update=update))
 
     def decode(self, tokens: list[int]) -> str:
         """Return generated tokens as text, special tokens left out."""

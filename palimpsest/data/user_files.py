@@ -36,14 +36,16 @@ class _Line(Spec):
     template: str | None = None
     options: dict[str, str] = {}
     check: Check | None = None
+    rejected: str | None = Field(default=None, min_length=1)
 
 
 def read_conversations(path: Path) -> tuple[list[Example], int]:
     """Return the conversations of a file, each once, and how many duplicates were left out.
 
     The file is JSONL, or a ``.json`` file with one list. A line is ``{"messages": [{"role", "content", "train"?, "spans"?}],
-    "template"?, "options"?, "check"?}``; other shapes are brought into this one (``data/formats``). What learns: the ``spans``
-    (characters) where given, else the messages with ``train: true``, else the last assistant message.
+    "template"?, "options"?, "check"?, "rejected"?}``; other shapes are brought into this one (``data/formats``). What learns:
+    the ``spans`` (characters) where given, else the messages with ``train: true``, else the last assistant message. A
+    ``rejected`` text is a worse answer in the place of the first thing that learns.
 
     Raises:
         UserError: the file can't be read, or lines in it can't; all of them, with the reason.
@@ -112,6 +114,7 @@ def _example(data: Any, source: str) -> Example:
         "template": line.template or source,
         "options": line.options,
         "check": line.check,
+        "rejected": line.rejected,
         "source": source,
     }
     return Example.read(made, "it")

@@ -52,6 +52,8 @@ class Segments:
     """(predictions,) tokens to be predicted."""
     weights: torch.Tensor
     """(sources, predictions) loss weight of each prediction, in the line of its row's source."""
+    owner: torch.Tensor
+    """(predictions,) the decision of each prediction."""
 
     def to(self, device: torch.device) -> Segments:
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -148,11 +150,14 @@ class FrozenContext:
         return made | ({"whole": collate(whole)} if whole else {})
 
     def __call__(self, model: Any, part: Segments | Batch) -> torch.Tensor:
+        return part.weights @ self.token_losses(model, part)
+
+    def token_losses(self, model: Any, part: Segments | Batch) -> torch.Tensor:
         if isinstance(part, Batch):
-            return self.masked(model, part)
+            return self.masked.token_losses(model, part)
         logits = self.logits(model, part)
         logits = logits.reshape(-1, logits.shape[-1]).index_select(0, part.places)
-        return part.weights @ functional.cross_entropy(logits.float(), part.targets, reduction="none")
+        return functional.cross_entropy(logits.float(), part.targets, reduction="none")
 
     def logits(self, model: Any, part: Segments) -> torch.Tensor:
         """Return the logits at every position of the decisions, shape (decisions, length, vocabulary), with their graph.
@@ -247,6 +252,7 @@ def segments(decisions: Sequence[Decision]) -> Segments:
         places=torch.tensor([place for place, *_ in learnt]),
         targets=torch.tensor([token for _, token, *_ in learnt]),
         weights=torch.from_numpy(weights),
+        owner=torch.tensor([place // length for place, *_ in learnt]),
     )
 
 

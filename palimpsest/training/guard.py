@@ -111,6 +111,9 @@ def digest_of_rows(rows: Sequence[Row]) -> str:
         state.update(f"{row.source} {len(row.tokens)}\n".encode())
         state.update(np.asarray(row.tokens, dtype=np.int64).tobytes())
         state.update(np.asarray(row.weights, dtype=np.float32).tobytes())
+        if row.rejected is not None:
+            state.update(f"rejected {row.reference!r}\n".encode())
+            state.update(np.asarray(row.rejected.tokens, dtype=np.int64).tobytes())
     return state.hexdigest()
 
 

@@ -34,9 +34,11 @@ class Batch:
     """(predictions,) tokens to be predicted."""
     weights: torch.Tensor
     """(sources, predictions) loss weight of each prediction, in the line of its row's source."""
+    owner: torch.Tensor
+    """(predictions,) the row of each prediction."""
 
     def to(self, device: torch.device) -> Batch:
-        moved = {name: getattr(self, name).to(device) for name in ("tokens", "places", "targets", "weights")}
+        moved = {name: getattr(self, name).to(device) for name in ("tokens", "places", "targets", "weights", "owner")}
         return Batch(start=self.start, **moved)
 
     def silent(self) -> Batch:
@@ -77,6 +79,14 @@ class Objective(Protocol):
         ...
 
 
+class TokenObjective(Objective, Protocol):
+    """An objective that is a weighted sum of the losses of single tokens."""
+
+    def token_losses(self, model: Any, part: Any) -> torch.Tensor:
+        """Return the loss of each prediction that learns in nats, shape (predictions,), with its graph."""
+        ...
+
+
 def mean_loss(objective: Objective, model: Any, rows: Sequence[Row]) -> torch.Tensor:
     """Return the mean loss of rows with its graph, for a loop of one's own (call ``objective.prepare(model)`` once before)."""
     device = next(model.parameters()).device
@@ -96,6 +106,10 @@ class MaskedLoss:
         return {"whole": collate(rows)}
 
     def __call__(self, model: Any, part: Batch) -> torch.Tensor:
+        # A product and not index_add_, whose sums have no fixed order on a GPU.
+        return part.weights @ self.token_losses(model, part)
+
+    def token_losses(self, model: Any, part: Batch) -> torch.Tensor:
         # No attention mask: padding is on the right, where a causal model's real tokens never look, and it has no loss.
         kept = part.tokens.shape[1] - part.start
         if self.slices:
@@ -105,8 +119,7 @@ class MaskedLoss:
         logits = logits.reshape(-1, logits.shape[-1])
         if len(part.places) < len(logits):
             logits = logits.index_select(0, part.places)
-        # A product and not index_add_, whose sums have no fixed order on a GPU.
-        return part.weights @ functional.cross_entropy(logits.float(), part.targets, reduction="none")
+        return functional.cross_entropy(logits.float(), part.targets, reduction="none")
 
 
 def can_slice(model: Any) -> bool:
@@ -135,4 +148,5 @@ def collate(rows: Sequence[Row]) -> Batch:
         places=torch.from_numpy(row_of * (length - 1 - start) + column),
         targets=torch.from_numpy(tokens[row_of, column + start + 1]),
         weights=torch.from_numpy(lines),
+        owner=torch.from_numpy(row_of),
     )

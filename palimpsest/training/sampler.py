@@ -7,13 +7,12 @@ rows on access, so a long run never holds them all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from palimpsest.core.errors import Problems
-from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example
 from palimpsest.data.mixture import SOURCES, Counts, RowRef, RowSource, plan_batches
 from palimpsest.training.settings import TrainingSettings
@@ -31,6 +30,10 @@ class Row:
     source: RowSource
     name: str = ""
     """Where it comes from (scenario, or file and line), for messages."""
+    rejected: Row | None = None
+    """The same context with a worse answer, for a preference."""
+    reference: float = 0.0
+    """With a worse answer: log p(chosen) - log p(rejected) of the model before training, in nats."""
 
 
 class Batches(Protocol):
@@ -66,8 +69,11 @@ def encode_rows(renderer: Any, examples: Iterable[Example], source: RowSource) -
     """Return examples as rows of one source (``renderer``: ``palimpsest.data.render.Renderer``)."""
     rows = []
     for example in examples:
-        encoded = renderer.encode(example)
-        rows.append(Row(encoded.tokens, encoded.weights, source, example.source))
+        encoded, rejected = renderer.encode(example), None
+        if example.rejected is not None:
+            worse = renderer.encode_rejected(example)
+            rejected = Row(worse.tokens, worse.weights, source, example.source)
+        rows.append(Row(encoded.tokens, encoded.weights, source, example.source, rejected))
     return rows
 
 
@@ -92,6 +98,10 @@ def check_rows(rows: Iterable[Row], context: int | None, vocabulary: int) -> Non
 
 def row_problems(row: Row, context: int | None, vocabulary: int) -> list[str]:
     """Return what keeps one row from being trained on."""
+    if row.rejected is not None:
+        own = row_problems(replace(row, rejected=None), context, vocabulary)
+        worse = row_problems(row.rejected, context, vocabulary)
+        return own + [f"its worse answer: {problem}" for problem in worse] or _pair_problems(row, row.rejected)
     tokens, weights = np.asarray(row.tokens), np.asarray(row.weights)
     problems = []
     if len(tokens) != len(weights):
@@ -110,13 +120,14 @@ def row_problems(row: Row, context: int | None, vocabulary: int) -> list[str]:
     return problems
 
 
-def group_by_length(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[int]]:
-    """Return batches of row indices with little padding: similar lengths together, batches in random order.
-
-    Rows of one length are shuffled first, so that only length decides who meets whom.
-    """
-    rng = numpy_stream(seed, "group_by_length")
-    shuffled = rng.permutation(len(lengths))
-    order = shuffled[np.argsort(np.asarray(lengths)[shuffled], kind="stable")]
-    batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
-    return [batches[index] for index in rng.permutation(len(batches))]
+def _pair_problems(row: Row, rejected: Row) -> list[str]:
+    """Return what keeps an answer from being preferred to a worse one."""
+    learns = [[place for place, weight in enumerate(one.weights) if weight > 0] for one in (row, rejected)]
+    if any(places != list(range(places[0], places[-1] + 1)) for places in learns):
+        return ["an answer and a worse one need exactly one decision each"]
+    start, other = (places[0] for places in learns)
+    if start != other or tuple(row.tokens[:start]) != tuple(rejected.tokens[:start]):
+        return ["an answer and a worse one must have the same context"]
+    if start < 2:
+        return ["an answer and a worse one need a context of at least two tokens"]
+    return ["an answer and a worse one must differ"] if tuple(row.tokens) == tuple(rejected.tokens) else []

@@ -58,6 +58,13 @@ class LoraSettings(Spec):
     use_dora: bool = False
 
 
+class PreferenceSettings(Spec):
+    """Prefer each example's answer to a worse one (direct preference optimisation), in place of imitating it."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the preference is held to that of the model before training."""
+
+
 class TrainingSettings(Spec):
     """How a model is trained: one pass, all weights with APOLLO, the context frozen."""
 
@@ -94,6 +101,8 @@ class TrainingSettings(Spec):
     """Whether what stands before the tokens that learn is read without gradient, or the gradient runs back through it."""
     rehearsal_context: Literal["frozen", "full"] = "frozen"
     """The same for rehearsal rows, where ``context`` is frozen."""
+    preference: PreferenceSettings | None = None
+    """For examples that bring a worse answer (``rejected``); rehearsal keeps the ordinary loss."""
     gradient_checkpointing: bool = False
     """Saves memory at the cost of time; only with ``context: full``."""
     module_logging_steps: int = Field(default=10, ge=0)

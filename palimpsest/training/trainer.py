@@ -21,6 +21,7 @@ from palimpsest.training.loop import Loop, Progress
 from palimpsest.training.objectives import MaskedLoss, Objective
 from palimpsest.training.optimizers import OPTIMIZERS, OptimizerFactory
 from palimpsest.training.output import TrainingSummary
+from palimpsest.training.preference import Preference
 from palimpsest.training.sampler import Batches, MixedBatches, Row, check_rows
 from palimpsest.training.settings import LoraSettings, TrainingSettings
 
@@ -57,6 +58,11 @@ def train(
             are not finite; a folder that can't be written or holds another run; too little memory for a single row.
     """
     check_rows(rows, *guard.limits_of(model))
+    objective = objective or _objective(settings)
+    if isinstance(objective, Preference):
+        with guard.left_as_found(model):
+            objective.prepare(model.eval())
+            rows = objective.with_reference(model, rows)
     batches, identity = MixedBatches(rows, settings, ranks.count()), guard.digest_of_rows(rows)
     return train_batches(
         model, tokenizer, batches, settings, folder, progress, identity=identity, base=base, objective=objective
@@ -119,9 +125,9 @@ def train_batches(
 
 
 def _objective(settings: TrainingSettings) -> Objective:
-    if settings.context == "full":
-        return MaskedLoss()
-    return FrozenContext(frozenset({"rehearsal"} if settings.rehearsal_context == "full" else ()))
+    whole = frozenset({"rehearsal"} if settings.rehearsal_context == "full" else ())
+    tokens = MaskedLoss() if settings.context == "full" else FrozenContext(whole)
+    return Preference(tokens, settings.preference.beta) if settings.preference else tokens
 
 
 def with_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:

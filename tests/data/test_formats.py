@@ -83,3 +83,27 @@ def test_what_does_not_fit_is_told_with_its_line(line: Any, reason: str, tmp_pat
         read(tmp_path, OURS, line)
     assert "line 2: " in str(told.value)
     assert reason in str(told.value)
+
+
+PAIR = {"prompt": "2 + 2?", "chosen": "4.", "rejected": "5."}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        PAIR,
+        {"prompt": OURS["messages"][:1], "chosen": OURS["messages"][1:], "rejected": [{"role": "assistant", "content": "5."}]},
+        {"chosen": OURS["messages"], "rejected": [OURS["messages"][0], {"role": "assistant", "content": "5."}]},
+        {**OURS, "rejected": "5."},
+    ],
+)
+def test_pairs_become_a_conversation_with_a_worse_answer(line: dict[str, Any], tmp_path: Path) -> None:
+    (found,) = read(tmp_path, line)
+    assert [one.content for one in found.messages] == ["2 + 2?", "4."]
+    assert found.rejected == "5."
+
+
+def test_pairs_about_different_questions_are_refused(tmp_path: Path) -> None:
+    other = [{"role": "user", "content": "3 + 3?"}, {"role": "assistant", "content": "5."}]
+    with pytest.raises(UserError, match="must begin with the same messages"):
+        read(tmp_path, {"chosen": OURS["messages"], "rejected": other})

@@ -1,13 +1,10 @@
 """Sampler: are unusable rows told, all at once, and are lengths grouped?"""
 
-from itertools import chain
-
-import numpy as np
 import pytest
 from training_kit import settings_of, some_rows
 
 from palimpsest.core.errors import UserError
-from palimpsest.training.sampler import MixedBatches, Row, check_rows, group_by_length
+from palimpsest.training.sampler import MixedBatches, Row, check_rows
 
 
 def test_all_bad_rows_are_told_at_once_with_source_and_length() -> None:
@@ -48,14 +45,3 @@ def test_batches_hold_the_rows_of_the_plan() -> None:
     assert [len(batches[step]) for step in range(4)] == [8] * 4
     assert all(sum(row.source == "rehearsal" for row in batches[step]) == 2 for step in range(4))
     assert {row.name for step in range(4) for row in batches[step]} == {row.name for row in rows}
-
-
-def test_grouping_by_length_wastes_little_and_loses_nothing() -> None:
-    lengths = np.random.default_rng(0).integers(5, 60, 1000).tolist()
-    batches = group_by_length(lengths, 32, seed=0)
-    assert sorted(chain(*batches)) == list(range(1000))
-    padded = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
-    assert padded < 1.05 * sum(lengths)
-    means = [np.mean([lengths[index] for index in batch]) for batch in batches]
-    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.5  # not short ones first
-    assert batches == group_by_length(lengths, 32, seed=0) != group_by_length(lengths, 32, seed=1)
