@@ -47,3 +47,17 @@ def test_noise_floor(tmp_path: Path) -> None:
 def test_the_rainy_story_can_be_planned(tmp_path: Path) -> None:
     said = run("-m", "palimpsest", "run", EXAMPLES / "rainy_story.yaml", "--model", STORIES, "--dry-run", folder=tmp_path)
     assert "stories260K" in said
+
+
+@pytest.mark.slow
+def test_training_table(tmp_path: Path) -> None:
+    table = run(EXAMPLES / "training_table.py", "--seeds", "2", "--dose", "8", "--ways", "apollo", folder=tmp_path)
+    assert "| apollo, frozen, " in table
+    assert "| apollo, full, " in table
+
+
+@pytest.mark.slow
+def test_pretraining_comparison(tmp_path: Path) -> None:
+    table = run(EXAMPLES / "pretraining_comparison.py", "--steps", "3", "--seeds", "1", folder=tmp_path)
+    assert table.count("| APOLLO, rank d/4 |") == 3
+    assert "| SGD with momentum | 0.1 |" in table
