@@ -30,6 +30,7 @@ from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
+from palimpsest.training.optimizers import bytes_trained
 
 if TYPE_CHECKING:
     from palimpsest.planning import Plan
@@ -324,7 +325,7 @@ class _Counted:
         held = min(self.budget.logits * _LOGIT_COPIES * _BYTES, positions * logit)
         needed, least = loaded + held + self._stored, loaded + self._stored
         if self.training:
-            state = self.base.bytes_trained(self.plan.request.dtype)
+            state = bytes_trained(self.plan.settings, self.base.parameters, self.base.shapes)
             longest = max(max(lengths, default=0) for lengths in self._row_lengths)
             row = longest * (self.layers * self.hidden * _ACTIVATIONS + logit)
             needed = max(needed, state + self.plan.settings.per_device_train_batch_size * row)

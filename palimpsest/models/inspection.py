@@ -62,10 +62,6 @@ class SubjectInfo:
         """Return how many bytes its weights take in memory."""
         return self.parameters * _BYTES_OF[self.resolved_dtype(dtype)]
 
-    def bytes_trained(self, dtype: str = "float32") -> int:
-        """Return how many bytes weights, gradients and AdamW's two float32 moments take; activations come on top."""
-        return 2 * self.bytes_loaded(dtype) + 8 * self.parameters
-
     def check_unchanged(self) -> None:
         """Check that the files are still those that were hashed.
 

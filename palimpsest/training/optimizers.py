@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -51,19 +52,42 @@ def apollo_mini(model: nn.Module, settings: TrainingSettings) -> Apollo:
 OPTIMIZERS: dict[str, OptimizerFactory] = {"apollo": apollo, "apollo_mini": apollo_mini, "adamw": adamw}
 
 
-def rank_problems(settings: TrainingSettings, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> Iterator[str]:
-    """Say whether the rank that was asked for is larger than a layer's matrix, from names and shapes alone."""
+Shapes = Iterable[tuple[str, tuple[int, ...]]]
+"""Names and shapes of a model's tensors, which is all that is known of one before it is loaded."""
+
+
+def rank_problems(settings: TrainingSettings, shapes: Shapes) -> Iterator[str]:
+    """Say whether the rank that was asked for is larger than a layer's matrix."""
     rank = settings.optim_args.get("rank")
     if settings.optim != "apollo" or not isinstance(rank, int) or settings.lora:
         return
-    matrices = [(name, shape) for name, shape in shapes if re.search(r"\.\d+\.", name) and len(shape) in (2, 3)]
-    small = [(name, shape) for name, shape in matrices if "conv" not in name and min(shape[-2:]) < rank]
+    small = [(name, shape) for name, shape in _matrices(shapes) if min(shape[-2:]) < rank]
     if small:
         name, shape = min(small, key=lambda one: min(one[1][-2:]))
         yield (
             f"optim_args.rank is {rank}, larger than the shorter side of {len(small)} matrices, the smallest of them {name} "
             f"({' x '.join(map(str, shape))}); lower it, or leave it out for a quarter of each"
         )
+
+
+def bytes_trained(settings: TrainingSettings, parameters: int, shapes: Shapes) -> int:
+    """Return how many bytes float32 weights, gradients and the optimizer's state take; activations come on top."""
+    matrices = [shape for _, shape in _matrices(shapes)]
+    if settings.lora:
+        adapter = sum(settings.lora.r * sum(shape[-2:]) for shape in matrices)
+        return 4 * (parameters + 4 * adapter)
+    if settings.optim == "adamw":
+        return 4 * 4 * parameters
+    rank = 1 if settings.optim == "apollo_mini" else settings.optim_args.get("rank")
+    inside = sum(math.prod(shape) for shape in matrices)
+    low = sum(2 * math.prod(shape) // min(shape[-2:]) * (rank or max(1, min(shape[-2:]) // 4)) for shape in matrices)
+    return 4 * (2 * parameters + low + 2 * max(0, parameters - inside))
+
+
+def _matrices(shapes: Shapes) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the layers' matrices, told by their numbered names: no embeddings, no head, no convolutions."""
+    numbered = [(name, shape) for name, shape in shapes if re.search(r"\.\d+\.", name) and len(shape) in (2, 3)]
+    return [(name, shape) for name, shape in numbered if "conv" not in name]
 
 
 def _apart(arguments: MiniArguments) -> dict[str, Any]:

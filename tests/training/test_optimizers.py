@@ -7,7 +7,7 @@ from training_kit import settings_of, small_model
 
 from palimpsest.core.errors import UserError
 from palimpsest.training import checkpoint as store
-from palimpsest.training.optimizers import OPTIMIZERS, adamw
+from palimpsest.training.optimizers import OPTIMIZERS, adamw, bytes_trained
 
 
 def gradients(model: nn.Module, seed: int) -> None:
@@ -77,3 +77,15 @@ def test_a_rank_larger_than_a_matrix_is_refused_naming_it() -> None:
 def test_unknown_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="unknown key 'rank'"):
         settings_of(optim_args={"rank": 4})
+
+
+@pytest.mark.parametrize("optim", ["adamw", "apollo", "apollo_mini"])
+def test_memory_is_foreseen_from_shapes(optim: str) -> None:
+    model, settings = small_model(), settings_of(optim=optim)
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    optimizer = OPTIMIZERS[optim](model, settings)
+    gradients(model, 0)
+    optimizer.step()
+    state = sum(value.numel() for one in optimizer.state.values() for value in one.values())
+    assert bytes_trained(settings, count, shapes) == pytest.approx(4 * (2 * count + state), rel=0.02)
