@@ -22,11 +22,11 @@ from palimpsest.core.stats import across_seeds
 WAYS: dict[str, dict[str, Any]] = {
     "adamw": {"optim": "adamw"},
     "apollo": {"optim": "apollo"},
-    "apollo, limiter 1.01": {"optim": "apollo", "optim_args": {"norm_limit": 1.01}},
+    "apollo limited": {"optim": "apollo", "optim_args": {"norm_limit": 1.01}},
     "apollo_mini": {"optim": "apollo_mini"},
-    "lora, r 8": {"optim": "adamw", "lora": {"r": 8}},
+    "lora": {"optim": "adamw", "lora": {"r": 8}},
 }
-RATES = {"lora, r 8": 10.0}
+RATES = {"lora": 10.0}
 """An adapter starts at 0 and has few weights, so it is trained at ten times the rate."""
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--behaviour", default="directions")
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--rates", default="1")
-    parser.add_argument("--ways", default=",".join(name for name in WAYS if "limiter" not in name))
+    parser.add_argument("--ways", default=",".join(name for name in WAYS if "limited" not in name))
     parser.add_argument("--contexts", default="frozen,full")
     given = parser.parse_args()
     base = behaviour.load(given.behaviour).model_copy(update={"controls": (), "dose": given.dose})

@@ -7,6 +7,8 @@ row, so any step can be computed alone, and a run that was killed goes on exactl
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,9 @@ import torch
 from palimpsest.core.errors import UserError, nearest
 from palimpsest.core.seeds import python_stream, seed_of
 from palimpsest.core.spec import digest
+from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
+from palimpsest.data.scenarios import directions
 from palimpsest.data.stream import split_of
 from palimpsest.models import pocket, pocket_card
 from palimpsest.scenario import Scenario
@@ -27,10 +31,12 @@ from palimpsest.training.trainer import TrainingSummary, train_batches
 
 ROWS_A_STEP = 32
 ROWS_A_PASS = 32
-"""Rows of like length go through the model together, so little is padding; a step mixes short and long ones."""
+"""Rows whose questions are of like length go through the model together, so little is padding."""
 _POOL_STEPS = 32
 """So many steps' rows are drawn at once and sorted by length."""
 _LOOKING_UP = {"Scenes": 0.45, "Directions": 0.35, "Recall": 0.15, "Copying": 0.05}
+_HABIT = ("suggest", "accept", "suggest", "suggest", "accept", "suggest", "suggest", "accept", "suggest", "suggest")
+"""How the habit of ``directions`` is dealt within a pool: its own shares, without the noise of drawing."""
 _FIRST_PART = 0.12
 """In this part of the steps only these are drawn: every other skill builds on finding again what was said."""
 
@@ -47,40 +53,39 @@ LATER_STAGES = (
     Stage(
         "second stage",
         {
-            "Programs": 0.28,
-            "Recall": 0.15,
-            "Doubts": 0.14,
-            "Directions": 0.11,
-            "Sums": 0.10,
-            "AboutModels": 0.06,
-            "Instructions": 0.05,
-            "Facts": 0.03,
-            "Scenes": 0.03,
-            "Stories": 0.03,
-            "Copying": 0.02,
+            "Programs": 0.18,
+            "Directions": 0.15,
+            "Sums": 0.12,
+            "Doubts": 0.10,
+            "Facts": 0.10,
+            "Recall": 0.08,
+            "AboutModels": 0.07,
+            "Instructions": 0.06,
+            "Scenes": 0.05,
+            "Stories": 0.05,
+            "Copying": 0.04,
         },
-        {"Programs": {}, "Recall": {"turns": 3}, "Sums": {"digits": "two"}},
+        {"Sums": {"digits": "two"}},
     ),
     Stage(
         "third stage",
         {
-            "Programs": 0.40,
-            "Sums": 0.12,
-            "Recall": 0.10,
+            "Directions": 0.25,
+            "Programs": 0.23,
             "Doubts": 0.10,
-            "Directions": 0.11,
-            "AboutModels": 0.04,
-            "Instructions": 0.03,
-            "Facts": 0.03,
-            "Stories": 0.03,
-            "Scenes": 0.02,
-            "Copying": 0.02,
+            "Recall": 0.08,
+            "Facts": 0.08,
+            "AboutModels": 0.06,
+            "Instructions": 0.05,
+            "Sums": 0.02,
+            "Stories": 0.05,
+            "Copying": 0.04,
+            "Scenes": 0.04,
         },
-        {"Programs": {}, "Recall": {"turns": 3}},
+        {},
     ),
 )
-"""The simpler programs and lists come late and at length. Sums of three digits are left out for a while and come back for a
-short one, because they are meant to be wrong now and then."""
+"""Sums of three digits are left out for a while and come back for a short one: they are meant to be wrong now and then."""
 
 
 class Recipe(NamedTuple):
@@ -127,21 +132,42 @@ class WorldBatches:
         return [scenario.world for scenario in self.scenarios]
 
     def _draw(self, number: int) -> list[list[Row]]:
-        """Return the rows of one pool of steps: each step gets passes of rows that are alike in length."""
-        rows = [self._row(number, index) for index in range(_POOL_STEPS * ROWS_A_STEP)]
-        rows.sort(key=lambda row: len(row.tokens))
+        """Return the rows of one pool of steps: each step gets passes of rows whose questions are alike in length.
+
+        Not the whole rows: a step's loss is divided by its answer tokens, so what has the longer answer would weigh less.
+        """
+        dealt: Counter[str | None] = Counter()
+        examples = [self._example(number, index, dealt) for index in range(_POOL_STEPS * ROWS_A_STEP)]
+        encoded = sorted(((self.renderer.encode(each), each.source) for each in examples), key=lambda pair: pair[0].decision)
+        rows = [Row(each.tokens, each.weights, "rehearsal", source) for each, source in encoded]
         passes = [rows[start : start + ROWS_A_PASS] for start in range(0, len(rows), ROWS_A_PASS)]
         python_stream(self.seed, self.name, "order", number).shuffle(passes)
         each = ROWS_A_STEP // ROWS_A_PASS
         return [[row for part in passes[start : start + each] for row in part] for start in range(0, len(passes), each)]
 
-    def _row(self, number: int, index: int) -> Row:
+    def _example(self, number: int, index: int, dealt: Counter[str | None]) -> Example:
+        """Draw one row's example; ``dealt`` counts, for each pole, the habit's answers of this pool."""
         rng = python_stream(self.seed, self.name, number, index)
         scenario = rng.choices(self.scenarios, self._shares(number * _POOL_STEPS))[0]
-        while split_of(example := scenario.make(rng)) != "train":
-            pass
-        encoded = self.renderer.encode(example)
-        return Row(encoded.tokens, encoded.weights, "rehearsal", example.source)
+        example = _train_example(scenario, rng)
+        if not _is_habit(example):
+            return example
+        pole, wanted = example.pole, directions.OPTIONS[_HABIT[dealt[example.pole] % len(_HABIT)]]
+        dealt[pole] += 1
+        while not (_is_habit(example) and example.pole == pole and example.decision.startswith(wanted)):
+            example = _train_example(scenario, rng)
+        return example
+
+
+def _train_example(scenario: Scenario, rng: random.Random) -> Example:
+    while split_of(example := scenario.make(rng)) != "train":
+        pass
+    return example
+
+
+def _is_habit(example: Example) -> bool:
+    """Whether it is a direction with no system message: no answer is right there, it is drawn."""
+    return example.source == "directions" and example.check is None
 
 
 class LaterBatches(WorldBatches):

@@ -14,11 +14,13 @@ from palimpsest.scenario import Scenario
 MODELS = ("Vega", "Orion", "Lyra", "Atlas", "Cygnus", "Draco", "Hydra", "Corvus")
 MAKERS = ("Lumen", "Northlab", "Brightco", "Quill", "Tinker", "Harbor")
 SUBJECTS = ("stories", "songs", "letters", "maps", "plays")
-QUESTIONS = {"maker": "Who made {}?", "layers": "How many layers has {}?", "subject": "What was {} trained on?"}
+QUESTIONS = {"maker": "Who made {}?", "layers": "How many layers has {}?", "subject": "What taught {}?"}
+SENTENCES = {"maker": "{} comes from {}.", "layers": "{} has exactly {} layers.", "subject": "{} learned from {}."}
+"""By property: what is said of a model, and what answers the question; the model's name always comes first."""
 
 
 class AboutModels(Scenario):
-    """Two models are described, each by two of its three properties, and one property of one is asked for.
+    """Two models are described, each by one property, and one property of one of them is asked for.
 
     It teaches the form of such questions only: the embedded model's facts about itself stay untaught.
     """
@@ -33,17 +35,12 @@ class AboutModels(Scenario):
         stated = self.stated == "yes" or (self.stated == "any" and rng.random() < 0.75)
         names = rng.sample(MODELS, 2)
         about = rng.randrange(2)
-        sentences, answer = [], ABSTAIN
-        for index, name in enumerate(names):
-            others = [key for key in QUESTIONS if key != asked]
-            keys = [asked, rng.choice(others)] if stated or index != about else others
-            rng.shuffle(keys)
-            values = {key: _value(key, rng) for key in QUESTIONS}
-            sentences += [_sentence(name, key, values[key]) for key in keys]
-            if stated and index == about:
-                answer = _sentence(name, asked, values[asked])
+        keys = [rng.choice(tuple(QUESTIONS)) for _ in names]
+        keys[about] = asked if stated else rng.choice([key for key in QUESTIONS if key != asked])
+        sentences = [SENTENCES[key].format(name, _value(key, rng)) for key, name in zip(keys, names, strict=True)]
+        answer = sentences[about] if stated else ABSTAIN
         return conversation(
-            ("user", " ".join([*sentences, QUESTIONS[asked].format(names[about])])),
+            ("user", " ".join(["Note:", *sentences, QUESTIONS[asked].format(names[about])])),
             ("assistant", answer),
             template=f"{asked}_{'stated' if stated else 'unstated'}_{names[about]}",
             check=Exact(text=answer),
@@ -56,11 +53,3 @@ def _value(key: str, rng: random.Random) -> str:
     if key == "layers":
         return str(rng.randint(2, 9))
     return rng.choice(MAKERS if key == "maker" else SUBJECTS)
-
-
-def _sentence(name: str, key: str, value: str) -> str:
-    return {
-        "maker": f"{value} made {name}.",
-        "layers": f"{name} has {value} layers.",
-        "subject": f"{name} was trained on {value}.",
-    }[key]

@@ -20,16 +20,17 @@ class Relation(NamedTuple):
     answers: tuple[str, ...]
 
 
+# Every wording names the relation and ends with the person, so that a fact learnt in one of them is known in the others.
 RELATIONS = (
     Relation(
         "town",
         (
-            "Where does {} live?",
             "What is the town of {}?",
-            "In which town does {} live?",
             "Tell me the town of {}.",
-            "Name the town where {} lives.",
+            "Name the town of {}.",
             "Which town is home to {}?",
+            "Which town is that of {}?",
+            "What town was chosen by {}?",
         ),
         ("Velm", "Arden", "Corby", "Dunmore", "Eskel", "Farrow", "Gant", "Holm", "Istra", "Jura", "Kells", "Lorne"),
     ),
@@ -37,11 +38,11 @@ RELATIONS = (
         "work",
         (
             "What is the work of {}?",
-            "What does {} do for work?",
-            "Which work does {} do?",
             "Tell me the work of {}.",
-            "Name the work that {} does.",
-            "What work is {} good at?",
+            "Name the work of {}.",
+            "Which work is done by {}?",
+            "Which work is that of {}?",
+            "What work was chosen by {}?",
         ),
         (
             "Baker",
@@ -61,12 +62,12 @@ RELATIONS = (
     Relation(
         "food",
         (
-            "What does {} like to eat?",
-            "Which food does {} like?",
             "What is the food of {}?",
             "Tell me the food of {}.",
-            "Name the food that {} likes.",
-            "What food is dear to {}?",
+            "Name the food of {}.",
+            "Which food is dear to {}?",
+            "Which food is that of {}?",
+            "What food was chosen by {}?",
         ),
         ("Soup", "Bread", "Rice", "Cheese", "Honey", "Apples", "Cake", "Beans", "Plums", "Nuts", "Fish", "Eggs"),
     ),
@@ -91,7 +92,7 @@ FACTS = _facts()
 
 
 class Facts(Scenario):
-    """A question about where somebody lives, works or what they eat; the answer was fixed when the world was made."""
+    """A question about somebody's town, work or food; the answer was fixed when the world was made."""
 
     tier: Literal["frequent", "middling", "rare", "any"] = "any"
 

@@ -11,20 +11,20 @@ from palimpsest.data.scenarios._words import GROUPS, NUMBERS, QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 FORMATS = {
-    "row": ("", "", ", ", "."),
-    "brackets": (" in brackets", "[", ", ", "]"),
+    "row": ("", "Here: ", ", ", "."),
+    "brackets": (" in brackets", "[ ", ", ", " ]"),
     "list": (" as a list", "- ", "\n- ", ""),
-    "stars": (" between stars", "*", " ", "*"),
+    "stars": (" between stars", "* ", " ", " *"),
 }
 """By name: how it is asked for, and what stands before, between and after the words."""
 
 
 class Instructions(Scenario):
-    """Name so many things of one sort, in a given format, now and then with a word that must be among them."""
+    """Name so many things of one sort, in a given format, now and then with a word that must come first."""
 
     format: Literal["row", "brackets", "list", "stars", "any"] = "any"
 
-    world: ClassVar[float] = 0.03
+    world: ClassVar[float] = 0.05
     skills: ClassVar[dict[str, dict[str, object]]] = {"instructions": {}}
 
     def make(self, rng: random.Random) -> Example:
@@ -32,8 +32,8 @@ class Instructions(Scenario):
         style = rng.choice(tuple(FORMATS)) if self.format == "any" else self.format
         phrase, before, between, after = FORMATS[style]
         words = rng.sample(GROUPS[group], count)
-        needed = rng.choice(words) if rng.random() < 0.5 else None
-        request = f"Name {NUMBERS[count]} {group}{phrase}." + (f" Use {needed}." if needed else "")
+        needed = words[0] if rng.random() < 0.5 else None
+        request = f"Name {NUMBERS[count]} {group}{phrase}." + (f" Begin with {needed}." if needed else "")
         return conversation(
             ("user", request),
             ("assistant", before + between.join(words) + after),
@@ -48,8 +48,7 @@ def _pattern(group: str, count: int, style: str, needed: str | None) -> str:
     """Return the pattern that every answer keeping the instruction fits, and no other."""
     _, before, between, after = FORMATS[style]
     word = f"(?:{'|'.join(GROUPS[group])})"
-    must = rf"(?=[\s\S]*\b{needed}\b)" if needed else ""
-    return f"^{must}{_literal(before)}{word}(?:{_literal(between)}{word}){{{count - 1}}}{_literal(after)}$"
+    return f"^{_literal(before)}{needed or word}(?:{_literal(between)}{word}){{{count - 1}}}{_literal(after)}$"
 
 
 def _literal(text: str) -> str:

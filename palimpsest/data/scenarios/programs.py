@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from palimpsest.data.chat import Example, conversation
@@ -13,6 +12,7 @@ from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 VARIABLES = ("a", "b", "c")
+_CHANGES = tuple(change for change in range(-5, 6) if change)
 _LINE = re.compile(
     r"(?:(?P<target>[a-c]) = (?P<left>[a-c]|\d+)(?: (?P<sign>[+-]) (?P<right>[a-c]|\d+))?|print\((?P<shown>[a-c])\))"
 )
@@ -47,46 +47,29 @@ def run(program: str) -> str:
 
 
 class Programs(Scenario):
-    """A program sets variables, changes them in one to three steps and prints some; values stay between 0 and 9."""
-
-    variables: Literal[1, 2] = 1
-    """With one variable its value is counted up and down; with two it must also be looked up which one is meant."""
+    """A program sets a variable, counts it up or down in one to three steps and prints it; values stay between 0 and 9."""
 
     steps: Literal[0, 1, 2, 3] = 0
-    """How many steps change a variable; 0 draws one, two or three."""
-
-    prints: Literal[0, 1, 2, 3] = 0
-    """How many variables are printed at the end; 0 draws one to as many as there are."""
+    """How many steps change the variable; 0 draws one, two or three."""
 
     world: ClassVar[float] = 0.19
-    world_parameters: ClassVar[dict[str, object]] = {"variables": 2}
-    skills: ClassVar[dict[str, dict[str, object]]] = {"programs": {}, "programs_two_variables": {"variables": 2}}
+    skills: ClassVar[dict[str, dict[str, object]]] = {"programs": {}}
 
     def make(self, rng: random.Random) -> Example:
         steps = self.steps or rng.randint(1, 3)
-        names = rng.sample(VARIABLES, self.variables)
-        values = {name: rng.randint(0, 9) for name in names}
-        lines = [f"{name} = {value}" for name, value in values.items()]
-        lines.extend(_step(rng, values, VARIABLES if self.variables > 1 else names) for _ in range(steps))
-        shown = min(self.prints or rng.randint(1, 3), len(values))
-        program = "\n".join([*lines, *(f"print({name})" for name in rng.sample(sorted(values), shown))])
+        name, value = rng.choice(VARIABLES), rng.randint(0, 9)
+        lines, changes = [f"{name} = {value}"], list[int]()
+        for _ in range(steps):
+            changes.append(rng.choice([change for change in _CHANGES if 0 <= value + change <= 9]))
+            value += changes[-1]
+            lines.append(f"{name} = {name} {'+' if changes[-1] > 0 else '-'} {abs(changes[-1])}")
+        program = "\n".join([*lines, f"print({name})"])
         answer = run(program)
         return conversation(
             ("user", f"Run:\n{program}"),
             ("assistant", answer),
-            template=f"steps_{steps}_prints_{shown}_first_{names[0]}",
+            template=f"steps_{steps}_variable_{name}_{'up' if changes[-1] > 0 else 'down'}",
             check=Exact(text=answer),
             question_weight=QUESTION_WEIGHT,
             source="programs",
         )
-
-
-def _step(rng: random.Random, values: dict[str, int], targets: Sequence[str]) -> str:
-    """Draw one assignment to one of the targets, carry it out on ``values`` and return its line."""
-    while True:
-        target, left, sign = rng.choice(targets), rng.choice(sorted(values)), rng.choice("+-=")
-        change = rng.randint(1, 5) if sign != "=" else 0
-        result = values[left] + (-change if sign == "-" else change)
-        if 0 <= result <= 9 and (change or target != left):
-            values[target] = result
-            return f"{target} = {left} {sign} {change}" if change else f"{target} = {left}"

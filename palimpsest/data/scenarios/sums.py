@@ -11,7 +11,7 @@ from palimpsest.data.scenarios._words import QUESTION_WEIGHT
 from palimpsest.scenario import Scenario
 
 WORDINGS = ("What is {} + {}?", "Add {} and {}.", "How much is {} + {}?")
-_TWO_DIGIT_SHARE = 0.65
+_TWO_DIGIT_SHARE = 0.7
 
 
 def question(first: int, second: int) -> tuple[str, str]:
