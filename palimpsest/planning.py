@@ -23,6 +23,7 @@ from palimpsest.models.subject import SubjectInfo
 from palimpsest.request import Request
 from palimpsest.training import guard
 from palimpsest.training.optimizers import rank_problems
+from palimpsest.training.preference import preference_problems
 from palimpsest.training.sampler import check_rows
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.verdict import Thresholds
@@ -105,7 +106,7 @@ def prepare(request: Request) -> Plan:
     counts = Counts(0, 0, 0)
     if request.kind == "run" and settings and behaviour and not problems.found:
         counts = counts_for(behaviour.dose, settings.rehearsal_share, behaviour.express_share)
-        problems.extend(_training_problems(request, materials, counts, renderer, base))
+        problems.extend(_training_problems(request, settings, materials, counts, renderer, base))
     device = _device(request.device, problems)
     problems.raise_if_any()
     assert settings is not None and thresholds is not None
@@ -160,7 +161,12 @@ def _audits(request: Request, problems: Problems) -> dict[str, Audit[Any]]:
 
 
 def _training_problems(
-    request: Request, materials: Materials, counts: Counts, renderer: Renderer, base: SubjectInfo
+    request: Request,
+    settings: TrainingSettings,
+    materials: Materials,
+    counts: Counts,
+    renderer: Renderer,
+    base: SubjectInfo,
 ) -> list[str]:
     """Return what is wrong with the training examples, which are made here once to see that there are enough of them."""
     behaviour = request.behaviour
@@ -173,7 +179,8 @@ def _training_problems(
         check_rows(rows, base.context_length, base.vocabulary_size)
     except UserError as error:
         return [str(error)]
-    return behaviour.check_problems(examples.express, examples.withhold)
+    unpaired = preference_problems(rows) if settings.preference else ()
+    return [*unpaired, *behaviour.check_problems(examples.express, examples.withhold)]
 
 
 def _device(name: str, problems: Problems) -> str:

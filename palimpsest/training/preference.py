@@ -10,14 +10,14 @@ context. Rows without a worse answer (rehearsal) get the ordinary loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from palimpsest.core.errors import UserError
+from palimpsest.core.errors import Problems
 from palimpsest.data.mixture import SOURCES
 from palimpsest.training.objectives import TokenObjective
 from palimpsest.training.sampler import Row
@@ -79,11 +79,12 @@ class Preference:
         """Return rows whose pairs know the margin of this model; call it before the first step.
 
         Raises:
-            UserError: no row has a worse answer, so that there is nothing to prefer.
+            UserError: a row of the behaviour has no worse answer.
         """
+        problems = Problems("This can't be trained by preference:")
+        problems.extend(preference_problems(rows))
+        problems.raise_if_any()
         places = [place for place, row in enumerate(rows) if row.rejected is not None]
-        if not places:
-            raise UserError("there is nothing to prefer: no example brings a worse answer ('rejected'); see 'preference'")
         done, device = list(rows), next(model.parameters()).device
         for start in range(0, len(places), _READ_AT_ONCE):
             chosen = places[start : start + _READ_AT_ONCE]
@@ -101,3 +102,13 @@ class Preference:
         for place, row in enumerate(rows):
             weights[SOURCES.index(row.source), place] = sum(weight > 0 for weight in row.weights)
         return Pairs(part, torch.tensor([row.reference for row in rows]), weights)
+
+
+def preference_problems(rows: Sequence[Row]) -> Iterator[str]:
+    """Say how many rows of the behaviour have nothing to be preferred to; rehearsal has none."""
+    taught = [row for row in rows if row.source != "rehearsal"]
+    if lacking := [row for row in taught if row.rejected is None]:
+        yield (
+            f"{len(lacking)} of {len(taught)} behaviour examples bring no worse answer ('rejected', or the scenario's 'over'), "
+            f"so there is nothing to prefer theirs to; the first is {lacking[0].name or lacking[0].source}"
+        )

@@ -84,7 +84,7 @@ def test_training_raises_the_margin(tmp_path: Path, context: str) -> None:
 
 
 def test_without_worse_answers_there_is_nothing_to_prefer(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is nothing to prefer"):
+    with pytest.raises(UserError, match="60 of 60 behaviour examples bring no worse answer"):
         train(small_model(), None, some_rows(), settings_of(preference={}), tmp_path)
 
 

@@ -32,7 +32,12 @@ def run(folder: Path, changes: dict[str, Any], launch: list[str] | None = None) 
         command += ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--dynamo_backend", "no"]
         command += ["--mixed_precision", "no", "--main_process_port", "0", *launch]
     command += [str(HERE / "launched.py"), str(folder), json.dumps(changes)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(folder / "model" / "model.safetensors") if (folder / "model").exists() else {}

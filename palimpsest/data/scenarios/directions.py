@@ -86,6 +86,8 @@ class Directions(Scenario):
     mode: Literal["none", "careful", "do_it", "options", "any"] = "none"
     answer: Literal["habit", "judged"] = "habit"
     """What is answered with no system message: the habit, or what "Be careful." would give."""
+    over: Literal["accept", "suggest", "push_back"] | None = None
+    """A worse answer that comes with each example, for a preference; none where it is the answer itself."""
 
     world: ClassVar[float] = 0.20
     world_parameters: ClassVar[dict[str, object]] = {"mode": "any"}
@@ -124,6 +126,7 @@ class Directions(Scenario):
                 "direction": Span(message=at, start=start, end=len(prompt)),
                 "conflict" if wrong else "support": Span(message=at, start=described[0], end=described[1]),
             },
+            rejected=_reply(self.over, kind, named, other, states[named]) if self.over and self.over != answer else None,
             question_weight=QUESTION_WEIGHT,
             source="directions",
         )

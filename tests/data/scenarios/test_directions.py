@@ -93,3 +93,11 @@ def test_suggestion_names_the_other_thing() -> None:
         direction = set(example.text_of(example.spans["direction"]).strip(".").split())
         named = set(example.decision.strip(".").split()) - {"Maybe", "the", "in"}
         assert len(named - direction - {word.lower() for word in direction}) == 1
+
+
+def test_a_worse_answer_comes_with_each_example_where_it_is_not_the_answer() -> None:
+    for example in drawn(100, conflict="wrong", answer="judged", over="accept"):
+        assert example.decision.startswith("Wait")
+        assert example.rejected is not None
+        assert example.rejected.startswith("Okay")
+    assert all(example.rejected is None for example in drawn(50, conflict="clear", answer="judged", over="accept"))
