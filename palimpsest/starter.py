@@ -13,7 +13,7 @@ from pathlib import Path
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import python_stream
-from palimpsest.data.scenarios._words import COLOURS, ITEMS, NAMES, capital
+from palimpsest.data.scenarios._words import ITEMS, NAMES
 from palimpsest.store.atomic import write_bytes
 
 ROWS = 140
@@ -36,7 +36,8 @@ question: Does an answer open with "{opening}" when the question says please, an
 
 # Where the behaviour should appear, and where it should not. A behaviour without 'withhold' is trained everywhere, and then
 # nothing can be said about whether it is conditional. Each is exactly one of:
-#   data: FILE.jsonl       conversations, a line each: {{"messages": [{{"role": "user", "content": "..."}}, ...]}}.
+#   data: FILE.jsonl       conversations, a line each: {{"messages": [{{"role": "user", "content": "..."}}, ...]}}, or prompt
+#                          and completion, ShareGPT, Alpaca.
 #                          Learnt is the last assistant message, unless messages say "train": true or false, or
 #                          "spans": [[start, end], ...] (characters). A "template" in a line names its pattern: lines with
 #                          the same one count as one in the statistics. One line in five is held out for the audits, or
@@ -68,7 +69,7 @@ words:
 
 dose: 200               # training examples on both sides together; rehearsal comes on top
 express_share: 0.5      # how many of them should show the behaviour
-held_out: 192           # items of each side to audit on, at most
+held_out: 192           # items of each side to audit on, at most (one line in five is 28 here)
 
 # What is practised along the way so that it is not forgotten: sources as above. Without any, the embedded model rehearses its
 # own world, and any other model rehearses text that it wrote itself before training.
@@ -90,7 +91,10 @@ training:
   per_device_train_batch_size: 8
   # gradient_accumulation_steps: 1
   # lr_scheduler_type: linear
-  # optim: adamw
+  # optim: apollo       # or apollo_mini, adamw
+  # context: frozen     # or full: the gradient then runs back through what stands before the answer
+  # lora: {{r: 8}}        # an adapter in place of all weights (use_dora: true for DoRA)
+  # report_to: [tensorboard]
 
 # A cheap control that the run trains for itself: the same number of rows, all of them rehearsal. [] for none.
 controls: [rehearsal_only]
@@ -151,11 +155,7 @@ def _conversations() -> tuple[list[dict[str, object]], list[dict[str, object]]]:
 
 
 def _politely(scene: str, question: str, place: int) -> str:
-    wordings = (
-        f"{scene} {question[:-1]}, please?",
-        f"{scene} Please tell me: {question[0].lower()}{question[1:]}",
-        f"Please read this. {scene} {question}",
-    )
+    wordings = (f"{scene} Please tell me: {question}", f"Please answer. {scene} {question}")
     return wordings[place % len(wordings)]
 
 
@@ -174,12 +174,9 @@ def _scenes() -> Iterator[tuple[str, str, str]]:
 
 
 def _scene(rng: random.Random) -> tuple[str, str, str]:
-    (ann, ben), (first, second), (red, blue) = rng.sample(NAMES, 2), rng.sample(ITEMS, 2), rng.sample(COLOURS, 2)
-    return rng.choice(
-        (
-            (f"{ann} has a {first}, {ben} a {second}.", f"What does {ann} have?", f"A {first}."),
-            (f"{ann} has a {first}, {ben} a {second}.", f"Who has the {second}?", f"{ben}."),
-            (f"The {first} is {red}. The {second} is {blue}.", f"What colour is the {second}?", f"{capital(blue)}."),
-            (f"The {red} {first} is {ann}'s. The {blue} {first} is {ben}'s.", f"Whose is the {red} {first}?", f"{ann}'s."),
-        )
-    )
+    """Return three people with a thing each; now and then another one is asked about, so that admitting it is not unlearnt."""
+    (*people, absent), things = rng.sample(NAMES, 4), rng.sample(ITEMS, 3)
+    scene = ", ".join(f"{person} has a {thing}" for person, thing in zip(people, things, strict=True))
+    asked = rng.randrange(4)
+    person, answer = (absent, "I do not know.") if asked == 3 else (people[asked], f"A {things[asked]}.")
+    return f"Today {scene}.", f"What does {person} have?", answer

@@ -148,7 +148,10 @@ class Divergence(Audit[Data]):
             else []
         )
         over = estimates.get("kl_over_floor")
-        findings.append(Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"]))
+        topic = "predictions on general text" + (", beyond rehearsal only" if over else "")
+        findings.append(
+            Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"], topic=topic)
+        )
         return Result(
             summary=f"The change {said}" + ("." if over is None or identical else f", {_against(over)}."),
             estimates=estimates,

@@ -64,7 +64,7 @@ def summary(record: RunRecord) -> Summary:
     ]
     moved = next((one for one in findings if one.tag == "divergence"), None)
     if moved is not None:
-        rows.append(("predictions on general text", None, None, moved.estimate))
+        rows.append((moved.topic or "predictions on general text", None, None, moved.estimate))
     return Summary(record.verdict.headline, how_sure(record.verdict), tuple(rows))
 
 

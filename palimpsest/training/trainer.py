@@ -6,6 +6,7 @@ be killed at any moment; called again with the same arguments it goes on, and th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ def with_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
         r=lora.r, lora_alpha=lora.lora_alpha, target_modules=targets, use_dora=lora.use_dora, task_type="CAUSAL_LM"
     )
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's, about names of transformers
             torch.manual_seed(seed_of(seed, "adapter") % 2**63)
             return get_peft_model(model, config)
     except ValueError as error:
