@@ -2,8 +2,8 @@
 
     python examples/pretraining_comparison.py [--size tiny] [--steps 600] [--seeds 2] [--folder pretraining]
 
-Every run sees the same rows in the same order. AdamW is given four learning rates, the others three around theirs; the table
-shows each one's loss over the last tenth of the steps, as mean and range over seeds (other first weights and other rows).
+Every run sees the same rows in the same order. AdamW and APOLLO are given four learning rates; the table shows each one's loss
+over the last tenth of the steps, as mean and range over seeds (other first weights and other rows).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def apollo(share: int, **given: Any) -> Factory:
 
 
 WAYS: dict[str, tuple[Factory, tuple[float, ...]]] = {
-    "AdamW": (adamw, (5e-4, 1e-3, 2e-3, 4e-3)),
-    "SGD with momentum": (sgd, (0.03, 0.1, 0.3)),
-    "APOLLO, rank d/4": (apollo(4), (1e-3, 2e-3, 4e-3)),
-    "APOLLO, rank d/4, limiter 1.01": (apollo(4, norm_limit=1.01), (1e-3, 2e-3, 4e-3)),
-    "APOLLO, rank d/8": (apollo(8), (1e-3, 2e-3, 4e-3)),
-    "APOLLO-Mini": (apollo(0), (1e-3, 2e-3, 4e-3)),
-    "APOLLO-Mini, limiter 1.01": (apollo(0, norm_limit=1.01), (1e-3, 2e-3, 4e-3)),
+    "AdamW": (adamw, (2e-3, 4e-3, 8e-3, 1.6e-2)),
+    "SGD with momentum": (sgd, (0.1, 0.3, 1.0)),
+    "APOLLO, rank d/4": (apollo(4), (4e-3, 8e-3, 1.6e-2, 3.2e-2)),
+    "APOLLO, rank d/4, limiter 1.01": (apollo(4, norm_limit=1.01), (4e-3, 8e-3, 1.6e-2, 3.2e-2)),
+    "APOLLO, rank d/8": (apollo(8), (4e-3, 8e-3, 1.6e-2, 3.2e-2)),
+    "APOLLO-Mini": (apollo(0), (4e-3, 8e-3, 1.6e-2, 3.2e-2)),
+    "APOLLO-Mini, limiter 1.01": (apollo(0, norm_limit=1.01), (4e-3, 8e-3, 1.6e-2, 3.2e-2)),
 }
 
 
