@@ -104,9 +104,11 @@ def prepare(request: Request) -> Plan:
     context = min(info.context_length for info in models.values())
     case = build_case(request, materials, renderer, context, problems)
     counts = Counts(0, 0, 0)
-    if request.kind == "run" and settings and behaviour and not problems.found:
+    if request.kind == "run" and settings and behaviour:
         counts = counts_for(behaviour.dose, settings.rehearsal_share, behaviour.express_share)
-        problems.extend(_training_problems(request, settings, materials, counts, renderer, base))
+        problems.extend(_share_problems(behaviour.dose, settings.rehearsal_share, counts))
+        if not problems.found:
+            problems.extend(_training_problems(request, settings, materials, counts, renderer, base))
     device = _device(request.device, problems)
     problems.raise_if_any()
     assert settings is not None and thresholds is not None
@@ -158,6 +160,16 @@ def _audits(request: Request, problems: Problems) -> dict[str, Audit[Any]]:
         if name in request.audits or (not request.audits and (one.cost != "train" or request.deep)):
             found[name] = one
     return found
+
+
+def _share_problems(dose: int, share: float, counts: Counts) -> list[str]:
+    """Return what is wrong with a rehearsal share that comes to no row."""
+    if not share or not dose or counts.rehearsal:
+        return []
+    return [
+        f"training.rehearsal_share: {share:g} of a dose of {dose} rounds to no row at all; "
+        f"give at least {1 / (2 * dose + 1):.2g}, more examples, or 0 for no rehearsal"
+    ]
 
 
 def _training_problems(

@@ -85,7 +85,7 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     ]
     reasons.append(spill_reason)
     reasons += _forgetting_reasons(findings, forgotten)
-    decisive = enough_sure and (spill_sure or not enough)
+    decisive = enough_sure and (spill_sure or not enough) and not _in_doubt(findings)
     return Verdict(
         labels=tuple(labels),
         headline=_headline(labels, _named(findings, forgotten)),
@@ -177,7 +177,7 @@ def _spill(findings: Sequence[Finding], line: float) -> tuple[bool | None, bool,
         over,
         sure,
         (
-            f"{withheld.statement} ({moved}): {_interval(spill.estimate, 100, '%')} of the wanted movement, {word} the "
+            f"{withheld.statement} ({moved}): {_share(spill.estimate)} of the wanted movement, {word} the "
             f"{100 * line:.0f}% that still counts as conditional"
         ),
     )
@@ -187,6 +187,12 @@ def _beyond(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings of forgetting whose whole interval is beyond their margin."""
     told = [finding for finding in findings if finding.tag == "forgetting" and finding.estimate.margin is not None]
     return [finding for finding in told if finding.estimate.above(finding.estimate.margin or 0.0)]
+
+
+def _in_doubt(findings: Sequence[Finding]) -> bool:
+    """Whether something seems to have fallen beyond its margin, but its interval does not say so."""
+    told = [one.estimate for one in findings if one.tag == "forgetting" and one not in _beyond(findings)]
+    return any(one.value is not None and one.margin is not None and one.value > one.margin for one in told)
 
 
 def _lost(finding: Finding) -> float:
@@ -291,6 +297,13 @@ def _unknown(outcome: Finding | None) -> Verdict:
         reasons=(why,),
         next_steps=("Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit.",),
     )
+
+
+def _share(estimate: Estimate) -> str:
+    text = f"{number(100 * (estimate.value or 0.0), 0)}%"
+    if estimate.interval is not None:
+        text += " [{}, {}]".format(*(number(100 * bound, 0) for bound in estimate.interval))
+    return text
 
 
 def _interval(estimate: Estimate, scale: float, unit: str) -> str:

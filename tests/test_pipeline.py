@@ -298,3 +298,15 @@ def test_the_record_says_which_command_makes_it_again(behaviour: Path, model: Pa
     assert list(told[:4]) == ["palimpsest", "diff", str(model), str(model)]
     assert "--audits" in told
     assert "--seeds" not in told
+
+
+def test_a_share_that_rounds_to_nothing_and_a_rank_that_is_too_large_are_told_at_once(
+    behaviour: Path, model: Path, tmp_path: Path
+) -> None:
+    text = behaviour.read_text().replace("training: {", "training: {rehearsal_share: 0.001, optim_args: {rank: 4096}, ")
+    behaviour.write_text(text)
+    with pytest.raises(UserError) as told:
+        palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
+    assert "0.001 of a dose of 24 rounds to no row at all" in str(told.value)
+    assert "optim_args.rank is 4096, larger than the shorter side" in str(told.value)
+    assert not (tmp_path / "run").exists()

@@ -47,6 +47,7 @@ OPEN = found("forgetting", 0.04, -0.02, 0.1, "programs", 0.05)
         ((found("outcome", 0.45, 0.35, 0.55), KEPT, FINE), ("as_intended",), "likely"),
         ((found("outcome", 0.35, 0.25, 0.45), KEPT, FINE), ("too_little",), "likely"),
         ((found("outcome", 0.1, -0.2, 0.45), KEPT, FINE), ("too_little",), "not decided"),
+        ((MUCH, KEPT, found("forgetting", 0.07, 0.03, 0.11, "sums", 0.05)), ("as_intended",), "likely"),
     ],
 )
 def test_labels(findings: tuple[Finding, ...], labels: tuple[str, ...], sure: str) -> None:

@@ -15,6 +15,7 @@ from palimpsest.data.mixture import SOURCES, Counts
 from palimpsest.store.atomic import whole_folder, write_bytes
 from palimpsest.training import ranks
 from palimpsest.training.checkpoint import read_json, whole_tensors
+from palimpsest.training.sampler import Batches
 from palimpsest.training.settings import TrainingSettings
 
 _MARKER = "training.json"
@@ -94,6 +95,18 @@ def _with_tied(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     shared = {id(tensor): name for name, tensor in model.named_parameters()}
     found = model.state_dict(keep_vars=True)
     return {name: tensors.get(name, tensors.get(shared.get(id(tensor), ""))) for name, tensor in found.items()}
+
+
+def write_examples(folder: Path, batches: Batches, steps: int) -> None:
+    """Write which rows each step saw, a line each: its number, the row's source and where it comes from."""
+    path = folder / "examples.jsonl"
+    if ranks.own() == 0 and not path.exists():
+        lines = [
+            json.dumps({"step": step + 1, "source": row.source, "from": row.name}, ensure_ascii=False) + "\n"
+            for step in range(steps)
+            for row in batches[step]
+        ]
+        write_bytes(path, "".join(lines).encode())
 
 
 def write_adapter(model: Any, folder: Path, base: str) -> None:

@@ -48,8 +48,9 @@ def train(
         tokenizer: saved beside the tuned model (``None``: none is saved).
         rows: express, withhold and rehearsal rows; within a source their order is kept.
         settings: with which numbers.
-        folder: gets ``model/`` (Hugging Face folder), ``steps.jsonl``, ``training.json`` (written last: the run is done)
-            and, until then, ``checkpoints/``.
+        folder: gets ``model/`` (Hugging Face folder), ``steps.jsonl``, ``modules.jsonl`` (how far each module moved),
+            ``training.json`` (written last: the run is done), ``examples.jsonl`` (what each step saw, and where it comes
+            from) and, until then, ``checkpoints/``.
         progress: who is told of steps and of smaller batches.
         base: the base model's name, for the model card.
         objective: what is made smaller; by default the masked next-token loss.
@@ -65,9 +66,11 @@ def train(
             objective.prepare(model.eval())
             rows = objective.with_reference(model, rows)
     batches, identity = MixedBatches(rows, settings, ranks.count()), guard.digest_of_rows(rows)
-    return train_batches(
+    summary = train_batches(
         model, tokenizer, batches, settings, folder, progress, identity=identity, base=base, objective=objective
     )
+    output.write_examples(folder, batches, summary.steps)
+    return summary
 
 
 def train_batches(

@@ -102,7 +102,7 @@ def test_same_seed_same_bytes_and_an_ordinary_folder(tmp_path: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(tmp_path / f"base-{name}")
         train(model, tokenizer, some_rows(), settings_of(), tmp_path / name, base="tiny")
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
-    left = ["model", "modules.jsonl", "steps.jsonl", "training.json"]
+    left = ["examples.jsonl", "model", "modules.jsonl", "steps.jsonl", "training.json"]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == left
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "one" / "model")
     tokens = torch.tensor([[1, 2, 3]])
@@ -479,6 +479,16 @@ def test_the_log_says_what_moved_and_what_was_limited(tmp_path: Path, optim: str
     assert [line["step"] for line in modules] == [1, 5, 9, 10]
     assert {name.partition(".weight")[0] for name in start} == set(modules[0]["modules"])
     assert all(one["update_to_weight"] > 0 for one in modules[0]["modules"].values())
+
+
+def test_every_step_says_what_it_saw(tmp_path: Path) -> None:
+    train(small_model(), None, some_rows(), settings_of(), tmp_path)
+    seen = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
+    assert sorted(one["from"] for one in seen) == sorted(row.name for row in some_rows())
+    steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    for step in steps:
+        mine = [one["source"] for one in seen if one["step"] == step["step"]]
+        assert mine.count("rehearsal") == step["rows_rehearsal"]
 
 
 def test_an_adapter_is_trained_alone_and_merged(tmp_path: Path) -> None:
