@@ -56,6 +56,10 @@ class Case:
         """Return the item sets of one kind (``capability``, ``text``) by their own names."""
         return {name.split(":", 1)[1]: items for name, items in self.items.items() if name.startswith(f"{kind}:")}
 
+    def names(self, *kinds: str) -> list[str]:
+        """Return the full names (``text:stories``) of the item sets of some kinds, in the case's order."""
+        return [name for name in self.items if name.split(":")[0] in kinds]
+
 
 class Finding(Spec):
     """One thing an audit says, with the tag by which the verdict reads it."""

@@ -107,11 +107,13 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
         intended: as in ``judge``.
     """
     joint = judge(_over_seeds(by_seed), thresholds, intended=intended)
+    if len(by_seed) == 1:
+        return joint
     each = [judge(findings, thresholds, intended=intended) for findings in by_seed]
     missing: Counter[Label] = Counter()
     for one in each:
         missing.update(label for label in one.labels if label not in (*joint.labels, "as_intended"))
-    if len(by_seed) == 1 or not missing:
+    if not missing:
         return joint
     forgot = Counter(name for findings in by_seed for name in _forgotten(findings))
     labels: list[Label] = [label for label in joint.labels if label != "as_intended"]
@@ -183,7 +185,7 @@ def _spill(findings: Sequence[Finding], line: float) -> tuple[bool | None, bool,
     )
 
 
-def _beyond(findings: Sequence[Finding]) -> list[Finding]:
+def beyond(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings of forgetting whose whole interval is beyond their margin."""
     told = [finding for finding in findings if finding.tag == "forgetting" and finding.estimate.margin is not None]
     return [finding for finding in told if finding.estimate.above(finding.estimate.margin or 0.0)]
@@ -191,7 +193,7 @@ def _beyond(findings: Sequence[Finding]) -> list[Finding]:
 
 def _in_doubt(findings: Sequence[Finding]) -> bool:
     """Whether something seems to have fallen beyond its margin, but its interval does not say so."""
-    told = [one.estimate for one in findings if one.tag == "forgetting" and one not in _beyond(findings)]
+    told = [one.estimate for one in findings if one.tag == "forgetting" and one not in beyond(findings)]
     return any(one.value is not None and one.margin is not None and one.value > one.margin for one in told)
 
 
@@ -202,12 +204,12 @@ def _lost(finding: Finding) -> float:
 
 def _forgotten(findings: Sequence[Finding]) -> list[str]:
     """Return what fell beyond its margin, the largest loss of right answers first, then what lost in probability only."""
-    return list(dict.fromkeys(finding.subject for finding in sorted(_beyond(findings), key=lambda one: -_lost(one))))
+    return list(dict.fromkeys(finding.subject for finding in sorted(beyond(findings), key=lambda one: -_lost(one))))
 
 
 def _named(findings: Sequence[Finding], forgotten: Sequence[str]) -> str:
     """Return what was forgotten with how many right answers it lost, where that is beyond the margin."""
-    lost = {name: max(_lost(one) for one in _beyond(findings) if one.subject == name) for name in forgotten}
+    lost = {name: max(_lost(one) for one in beyond(findings) if one.subject == name) for name in forgotten}
     said = {name: f"{number(-100 * share, 0, signed=True)} points" if share else "loss only" for name, share in lost.items()}
     return ", ".join(f"{name} ({said[name]})" for name in forgotten)
 

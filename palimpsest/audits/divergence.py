@@ -255,7 +255,7 @@ class Divergence(Audit[Data]):
 
 def _texts(case: Case) -> list[str]:
     """Return the names of the item sets of general text, given by a user or sampled from the base model."""
-    return [name for name in case.items if name.split(":")[0] in ("text", "sampled")]
+    return case.names("text", "sampled")
 
 
 def _units(data: Data) -> np.ndarray:

@@ -95,7 +95,7 @@ class Forgetting(Audit[Data]):
         if not capabilities and not texts:
             raise NotApplicable("there is nothing to forget on: give --text FILE, or rehearsal with checks")
         roles = case.with_controls("rehearsal_only")
-        found = [Need(measure="losses", role=role, items=name) for name in self._names(case) for role in roles]
+        found = [Need(measure="losses", role=role, items=name) for name in case.names("capability", "text") for role in roles]
         for name, items in capabilities.items():
             if _is_free(items):
                 found += [self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")]
@@ -109,9 +109,6 @@ class Forgetting(Audit[Data]):
             for name, items in case.sets("capability").items()
         )
         return Data(capabilities, texts, self._flipped(case, measured), asked)
-
-    def _names(self, case: Case) -> list[str]:
-        return [name for name in case.items if name.split(":")[0] in ("capability", "text")]
 
     def _answers(self, case: Case, role: str, items: str) -> Need:
         return Need(measure="generations", role=role, items=items, parameters={**case.generation, **ANSWERED})

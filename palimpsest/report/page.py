@@ -161,7 +161,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_harmless,
     )
-    environment.filters |= {"visible": visible, "anchor": _anchor, "upper_first": _upper_first, "prose": prose, "name": name}
+    environment.filters |= {"visible": visible, "anchor": _anchor, "upper_first": picture.capital, "prose": prose, "name": name}
     return environment
 
 
@@ -186,10 +186,6 @@ def _loose(part: str) -> Markup:
 def name(text: object) -> Markup:
     """Return untrusted text for a narrow place, in which a line may break after the underscores of a name."""
     return Markup("_<wbr>").join(_BREAK.split(visible(text)))
-
-
-def _upper_first(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _anchor(audit: str) -> str:

@@ -61,7 +61,7 @@ def _behaviour(results: dict[str, Result], findings: list[Finding]) -> Panel | N
     if not rates:
         return None
     figure = {
-        "labels": [_capital(name) for name in rates],
+        "labels": [capital(name) for name in rates],
         "before": [before.model_dump() for before, _ in rates.values()],
         "after": [after.model_dump() for _, after in rates.values()],
         **({} if None in changes else {"changes": changes}),
@@ -119,5 +119,5 @@ def _words(estimate: Estimate) -> str:
     return shown(estimate).sentence if estimate.value is not None else COULD_NOT_SAY
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
     return text[:1].upper() + text[1:]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from palimpsest.audit import Finding, Result
 from palimpsest.core.estimate import Estimate
 from palimpsest.store.record import RunRecord
-from palimpsest.verdict import Verdict
+from palimpsest.verdict import Verdict, beyond
 
 POLES = {"express": "where it should appear", "withhold": "where it should not appear"}
 _TAG_OF_POLE = {"express": "outcome", "withhold": "withheld"}
@@ -57,11 +57,7 @@ def summary(record: RunRecord) -> Summary:
     results = measured(record)
     findings = [finding for result in results.values() for finding in result.findings]
     rows = [row for pole in POLES if (row := _pole(pole, results, findings))]
-    rows += [
-        (f"{one.subject}: {worse_by(one.estimate.unit)}", *levels(one, results), one.estimate)
-        for one in findings
-        if one.tag == "forgetting" and one.estimate.margin is not None and one.estimate.above(one.estimate.margin)
-    ]
+    rows += [(f"{one.subject}: {worse_by(one.estimate.unit)}", *levels(one, results), one.estimate) for one in beyond(findings)]
     moved = next((one for one in findings if one.tag == "divergence"), None)
     if moved is not None:
         rows.append((moved.topic or "predictions on general text", None, None, moved.estimate))

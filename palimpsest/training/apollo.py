@@ -171,8 +171,7 @@ class Apollo(torch.optim.Optimizer):
     def _factor(self, name: str, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor:
         """Return alpha s, of a shape that multiplies the gradient: one factor a channel, or one for each matrix."""
         rank, short = _rank(gradient, group), _short(gradient)
-        if not state.get("step"):
-            state.setdefault("step", torch.zeros((), dtype=torch.float32))
+        state.setdefault("step", torch.zeros((), dtype=torch.float32))
         step = int(state["step"])
         projection = self._projection(name, gradient, rank, step // group["update_proj_gap"], group["seed"])
         along = -1 if gradient.shape[-1] <= gradient.shape[-2] else -2  # the projected side, which is the shorter one
@@ -200,10 +199,7 @@ class Apollo(torch.optim.Optimizer):
         if kept is None or kept[0] != number:
             shape = (*like.shape[:-2], rank, _short(like))
             drawn = projection(shape, seed, name, number).to(device=like.device, dtype=like.dtype)
-            if isinstance(like, DTensor):
-                copies = [Replicate()] * like.device_mesh.ndim
-                drawn = DTensor.from_local(drawn, like.device_mesh, copies, run_check=False)
-            kept = self._projections[name] = (number, drawn)
+            kept = self._projections[name] = (number, _as_copies(drawn, like))
         return kept[1]
 
     def _limit(self, update: torch.Tensor, state: dict[str, Any], gamma: float | None) -> torch.Tensor | None:
@@ -375,7 +371,7 @@ def _gradient(parameter: nn.Parameter) -> torch.Tensor:
 
 
 def _as_copies(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a number that every rank has in the form that multiplies ``like``."""
+    """Return what every rank has in the form that is multiplied with ``like``."""
     if not isinstance(like, DTensor):
         return value
     return DTensor.from_local(value, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)

@@ -140,7 +140,7 @@ class Loop(Trainer):
         last = saved[-1] if saved else None
         if last is not None:
             self._go_on_from(last)
-        self.log_of_steps = StepLog(self.folder / "steps.jsonl", store.step_of(last) if last else 0, ranks.own() == 0)
+        self.log_of_steps = StepLog(self.folder / "steps.jsonl", store.step_of(last) if last else 0)
         ranks.wait()
         self._bare_model.train()
         try:

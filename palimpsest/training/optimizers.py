@@ -23,12 +23,8 @@ OptimizerFactory = Callable[[nn.Module, TrainingSettings], torch.optim.Optimizer
 def adamw(model: nn.Module, settings: TrainingSettings) -> Apollo:
     """AdamW with weight decay on matrices only (vectors are norms and biases)."""
     arguments = AdamwArguments.read(settings.optim_args, "optim_args of optim 'adamw'")
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [(name, one) for name, one in trained if one.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [(name, one) for name, one in trained if one.ndim < 2], "weight_decay": 0.0},
-    ]
-    return _made([group for group in groups if group["params"]], settings, arguments, apollo=False)
+    groups = parameter_groups(model, settings.weight_decay)
+    return _made([{**group, "apollo": False} for group in groups], settings, arguments)
 
 
 def apollo(model: nn.Module, settings: TrainingSettings) -> Apollo:

@@ -76,12 +76,12 @@ def summarise(folder: Path, settings: TrainingSettings, notes: tuple[str, ...], 
 
 def write(model: Any, tokenizer: Any, folder: Path, summary: TrainingSummary, base: str) -> None:
     """Write the model's folder, then the marker that says the run is done, then remove what only a resumed run needs."""
-    tensors = whole_tensors(model)
+    gathered = _with_tied(model, whole_tensors(model)) if ranks.count() > 1 else None  # every rank has to ask
     if ranks.own():
         ranks.wait()
         return
     with whole_folder(folder / "model") as target:
-        model.save_pretrained(target, state_dict=_with_tied(model, tensors) if ranks.count() > 1 else None)
+        model.save_pretrained(target, state_dict=gathered)
         if tokenizer is not None:
             tokenizer.save_pretrained(target)
         (target / "README.md").write_text(card(summary, base), encoding="utf-8")

@@ -19,6 +19,7 @@ import torch
 from palimpsest.core.errors import UserError
 from palimpsest.data.mixture import SOURCES
 from palimpsest.store.atomic import cannot_write, write_bytes
+from palimpsest.training import ranks
 from palimpsest.training.apollo import Movement
 
 
@@ -42,18 +43,17 @@ class Pending:
 class StepLog:
     """The log of one run, continued at a step."""
 
-    def __init__(self, path: Path, step: int, writes: bool = True) -> None:
+    def __init__(self, path: Path, step: int) -> None:
         """Cut the log to the steps that a checkpoint holds, and that of the modules beside it (``modules.jsonl``).
 
         Args:
             path: the log.
             step: how many steps it is to hold.
-            writes: whether this process is the one that writes it; the others only check their numbers.
 
         Raises:
             UserError: the log lacks some of them.
         """
-        self.path, self.modules, self.writes = path, path.with_name("modules.jsonl"), writes
+        self.path, self.modules = path, path.with_name("modules.jsonl")
         self.pending: list[Pending] = []
         lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
         if len(lines) < step or not all(line.endswith(b"\n") for line in lines):
@@ -62,11 +62,16 @@ class StepLog:
                 f"put it back, or remove {path.parent} to train again"
             )
         self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {"examples": 0, "loss": None}
-        if not writes:
+        if not self.writes:
             return
         write_bytes(path, b"".join(lines))
         noted = self.modules.read_bytes().splitlines(keepends=True) if self.modules.exists() else []
         write_bytes(self.modules, b"".join(line for line in noted if line.endswith(b"\n") and json.loads(line)["step"] <= step))
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes it; the others only check their numbers."""
+        return ranks.own() == 0
 
     def moved(self, limits: Sequence[torch.Tensor], movements: Mapping[str, Movement]) -> None:
         """Add to the last step what its optimizer says of it."""
