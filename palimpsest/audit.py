@@ -64,7 +64,7 @@ class Case:
 class Finding(Spec):
     """One thing an audit says, with the tag by which the verdict reads it."""
 
-    tag: Literal["outcome", "withheld", "spill", "forgetting", "divergence", "depth", "identical"]
+    tag: Literal["outcome", "withheld", "spill", "forgetting", "divergence", "style", "inside", "depth", "identical"]
     statement: str
     estimate: Estimate
     subject: str = ""
@@ -93,6 +93,20 @@ class Sample(Spec):
     after_passes: bool | None = None
 
 
+class Place(Spec):
+    """How far one part of the network moved, for the report's picture of the whole network."""
+
+    layer: int | None
+    """Counted from 0; ``None`` for what lies outside the layers (embeddings, head)."""
+    part: str
+    """What kind of part: ``attention``, ``recurrent``, ``mlp``, ``norm``, ``residual``, ``embeddings``, ``head``."""
+    quantity: str
+    """What was measured, with its unit in words; all places of one quantity share one colour scale."""
+    estimate: Estimate
+    floor: Estimate | None = None
+    """The same for the rehearsal-only control, where there is one."""
+
+
 class Result(Spec):
     """Everything the report reads of one audit: frozen, plain, and the same bytes for the same arrays."""
 
@@ -104,6 +118,8 @@ class Result(Spec):
     figure: dict[str, Any] = {}
     """The numbers that ``plot`` draws; lists and strings only."""
     samples: tuple[Sample, ...] = ()
+    network: tuple[Place, ...] = ()
+    """Where in the network it moved, of audits that look inside."""
     cannot_say: tuple[str, ...] = ()
 
 
