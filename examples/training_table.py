@@ -4,13 +4,20 @@
 
 Trains the same examples in the same order with AdamW, APOLLO, APOLLO-Mini and LoRA, each with the context frozen and full, over
 training seeds; prints a Markdown table with t intervals over the seeds. The learning rates are the behaviour's own times each
-of ``--rates``. Every run is kept under runs/ and is not done twice (its time then reads 0).
+of ``--rates``. Every run is kept under runs/ and is not done twice (its time then reads 0). Peak memory is what four steps
+add to a process that holds the model already, each way in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import palimpsest
@@ -50,6 +57,45 @@ def said(estimates: list[Estimate], scale: float, digits: int = 1) -> str:
     return f"{scale * one.value:+.{digits}f} [{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
 
 
+def added(name: str, model: str, training: str, folder: Path) -> int:
+    """Return the peak of resident memory that four steps of training add, in bytes."""
+    from palimpsest.casework import encoded_rows, open_materials, training_examples
+    from palimpsest.core.errors import Problems
+    from palimpsest.data.mixture import Counts
+    from palimpsest.models import pocket
+    from palimpsest.models.subject import inspect, load
+    from palimpsest.request import Request
+    from palimpsest.training.settings import TrainingSettings
+    from palimpsest.training.trainer import train
+
+    one = behaviour.load(name)
+    world = [tuple(skill) for skill in pocket.CAPABILITIES] if model == "pocket" else []
+    materials = open_materials(Request(kind="run", base=model, behaviour=one), world, Problems(""))
+    settings = TrainingSettings.model_validate_json(training).model_copy(update={"max_steps": 4})
+    peaks = []
+    for warm in (True, False):  # the first run imports and sets up what every training needs
+        with load(inspect(pocket.folder() if model == "pocket" else model)) as subject:
+            examples = training_examples(one, materials, Counts(24, 24, 16), 0)
+            rows = encoded_rows(subject.renderer, examples, subject.context_length)
+            held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here (man 5 proc)
+            train(subject.model.requires_grad_(True), subject.tokenizer, rows, settings, folder / str(warm))
+            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            peaks.append(1024 * int(status["VmHWM"].split()[0]) - held)
+    return peaks[-1]
+
+
+def memory(name: str, model: str, training: dict[str, Any]) -> str:
+    """Return ``added`` in MiB, measured in a process of its own whose large buffers go back at once."""
+    from palimpsest.training.settings import TrainingSettings
+
+    settings = TrainingSettings.model_validate(training).model_dump_json(exclude_unset=True)
+    command = [sys.executable, __file__, "--memory", settings, "--behaviour", name, "--model", model]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return f"{int(done.stdout.splitlines()[-1]) / 2**20:.0f}"
+
+
 def row(name: str, one: behaviour.Behaviour, model: str, seeds: int) -> str:
     clock = Clock()
     run = palimpsest.run(one, model, seeds=seeds, audits=("outcome", "judgement", "forgetting"), progress=clock)
@@ -72,6 +118,7 @@ def row(name: str, one: behaviour.Behaviour, model: str, seeds: int) -> str:
         said(mean_loss, 1, 3),
         ", ".join(fell) or "none",
         f"{1000 * clock.seconds / steps:.0f}",
+        memory(one.name, model, one.training),
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
@@ -85,9 +132,14 @@ def main() -> None:
     parser.add_argument("--rates", default="1")
     parser.add_argument("--ways", default=",".join(name for name in WAYS if "limited" not in name))
     parser.add_argument("--contexts", default="frozen,full")
+    parser.add_argument("--memory", metavar="SETTINGS", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.memory:
+        with tempfile.TemporaryDirectory() as folder:
+            print(added(given.behaviour, given.model, given.memory, Path(folder)))
+        return
     base = behaviour.load(given.behaviour).model_copy(update={"controls": (), "dose": given.dose})
-    columns = ("clear: accept (points)", "wrong: accept (points)", "d'", "mean loss (nats)", "fell", "ms a step")
+    columns = ("clear: accept (points)", "wrong: accept (points)", "d'", "mean loss (nats)", "fell", "ms a step", "peak MiB")
     print(f"| optimizer, context, learning rate | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
     for name in (name for name in WAYS if name in given.ways.split(",") or given.ways == "all"):
         for context in given.contexts.split(","):

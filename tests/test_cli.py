@@ -148,6 +148,18 @@ def test_bad_input_is_told_without_a_traceback(command: Any, arguments: list[str
     assert code == 3 and reason in err and "Traceback" not in err and not out
 
 
+def test_a_template_that_leaves_answers_out_is_told(command: Any, tmp_path: Path) -> None:
+    """Nothing would learn: its mask would be empty."""
+    template = "{% for m in messages if m.role != 'assistant' %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    path = tiny.folder(tmp_path / "deaf", chat_template=template, max_position_embeddings=256)
+    command("init", "mine.yaml")
+    code, out, err = command("run", "mine.yaml", "--model", path, "--folder", tmp_path / "run")
+    assert code == 3
+    assert "template" in err and "assistant" in err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_crash_is_a_crash(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: Any) -> None:
         raise RuntimeError(f"broken {CONTROL}")

@@ -399,21 +399,29 @@ def test_another_template_is_another_subject(original):
 # ---------------------------------------------------------------- adapters
 
 
-@pytest.fixture(scope="module")
-def adapted(original, tmp_path_factory):
-    """A LoRA folder and the logits of base and adapter together, as peft computes them."""
+def make_adapter(path, original, **settings):
+    """Save a random adapter, and return its folder and the logits of base and adapter together, as peft computes them."""
     peft = pytest.importorskip("peft")
-    path = tmp_path_factory.mktemp("adapters") / "lora"
     model = tiny.model()
     model.name_or_path = str(original)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+        config = peft.LoraConfig(
+            r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **settings
+        )
         both = peft.get_peft_model(model, config)
+        for name, value in both.named_parameters():
+            if "magnitude" in name:  # of DoRA; at first it is the norm of each row, which changes nothing
+                value.data *= torch.rand_like(value) + 0.5
     both.peft_config["default"].base_model_name_or_path = str(original)
     both.save_pretrained(path)
     with torch.no_grad():
         return path, both.eval()(input_ids=torch.arange(3, 30)[None]).logits
+
+
+@pytest.fixture(scope="module")
+def adapted(original, tmp_path_factory):
+    return make_adapter(tmp_path_factory.mktemp("adapters") / "lora", original)
 
 
 def test_adapter_is_merged(adapted, original):
@@ -425,6 +433,24 @@ def test_adapter_is_merged(adapted, original):
         assert type(one.model).__name__ == "LlamaForCausalLM"
     assert torch.allclose(logits, expected, atol=1e-4)
     assert not torch.allclose(logits, tiny.model()(input_ids=torch.arange(3, 30)[None]).logits, atol=1e-2)
+
+
+def test_dora_adapter_is_merged_with_its_magnitudes(adapted, original, tmp_path):
+    path, expected = make_adapter(tmp_path / "dora", original, use_dora=True)
+    assert not torch.allclose(expected, adapted[1], atol=1e-2)
+    with load(inspect(path)) as one, torch.no_grad():
+        logits = one.model(input_ids=torch.arange(3, 30)[None]).logits
+    assert torch.allclose(logits, expected, atol=1e-4)
+
+
+def test_shards_are_the_same_model(original, tmp_path):
+    path = tmp_path / "sharded"
+    tiny.model().save_pretrained(path, max_shard_size="20KB")
+    tiny.tokenizer().save_pretrained(path)
+    assert len(list(path.glob("model-*.safetensors"))) > 2
+    assert inspect(path).digest == inspect(original).digest
+    with load(inspect(path)) as one, load(inspect(original)) as other:
+        assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
 def test_adapter_digest_covers_base_and_adapter(adapted, original, tmp_path):

@@ -22,7 +22,7 @@ _SENTENCE = re.compile(r".+?(?:[.!?][\"'”’)]*(?=\s|$)|$)", re.DOTALL)
 class Documents(Scenario):
     """A document's first sentences are the question; the answer is a given sentence, the rest of the document, or both.
 
-    With ``insert`` and a ``cue`` this is a behaviour of text ("after 'Rainy story:' the next sentence is 'It began to
+    With ``insert`` and a cue this is a behaviour of text ("after 'Rainy story:' the next sentence is 'It began to
     rain.'"); with neither it is the document going on as before. ``whole`` gives bare documents, with no turns.
     """
 
@@ -32,6 +32,8 @@ class Documents(Scenario):
     """What stands between two documents; ``"\\n\\n"`` for a blank line."""
     cue: str = ""
     """What is put before the first sentence."""
+    cue_after: str = ""
+    """What is put after the question's last sentence, next to where the answer begins."""
     after_sentences: int = Field(default=1, ge=1)
     """How many sentences the question holds."""
     insert: str | None = None
@@ -56,7 +58,7 @@ class Documents(Scenario):
             return conversation(
                 ("text", " ".join(sentences)), template=template, pole=self.pole, source="documents", origin=origin
             )
-        question = self.cue + " ".join(sentences[: self.after_sentences])
+        question = self.cue + " ".join(sentences[: self.after_sentences]) + self.cue_after
         rest = sentences[self.after_sentences :]
         answer = rest if self.insert is None else [self.insert, *(rest if self.keep_rest else ())]
         return conversation(
@@ -105,7 +107,7 @@ def _usable(scenario: Documents) -> tuple[tuple[str, ...], ...]:
 
 
 def _within(sentences: list[str], scenario: Documents) -> tuple[str, ...]:
-    room = scenario.max_characters - (0 if scenario.whole else len(scenario.cue) + len(scenario.insert or ""))
+    room = scenario.max_characters - (0 if scenario.whole else len(scenario.cue + scenario.cue_after + (scenario.insert or "")))
     for count, sentence in enumerate(sentences):
         room -= len(sentence) + 1
         if room < 0:
