@@ -103,6 +103,7 @@ class Live:
         self.folder, self.every = folder, every
         self.told: set[str] = set()
         self._stage, self._since, self._spoke = "", time.monotonic(), time.monotonic()
+        self._first: int | None = None
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -128,7 +129,7 @@ class Live:
 
     def begin(self, stage: str, total: int | None = None) -> None:
         self._stage, self._since = safe(stage), time.monotonic()
-        self._spoke = self._since
+        self._spoke, self._first = self._since, None
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(self._stage, total=total)
@@ -149,9 +150,12 @@ class Live:
         if self._task is not None:
             self._bars.update(self._task, description=said, completed=done, total=total)
         now = time.monotonic()
+        if self._first is None:  # what was done before this process began says nothing about its speed
+            self._first, self._since = done, now
         if now - self._spoke >= self.every:
             self._spoke = now
-            left = f", about {spell((now - self._since) * (total - done) / done)} left" if 0 < done < total else ""
+            fresh = done - self._first
+            left = f", about {spell((now - self._since) * (total - done) / fresh)} left" if fresh and done < total else ""
             self._write(f"{said}: {done:,}/{total:,}{left}")
 
     def _write(self, line: str) -> None:

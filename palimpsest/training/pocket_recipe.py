@@ -187,6 +187,17 @@ class LaterBatches(WorldBatches):
         return [self.stage.shares[type(scenario).__name__] for scenario in self.scenarios]
 
 
+class _OneStage:
+    """Tells how far all stages are, so that the time left is that of the whole."""
+
+    def __init__(self, progress: Progress, done: int, total: int) -> None:
+        self.progress, self.done, self.total = progress, done, total
+        self.tell = progress.tell
+
+    def advance(self, step: int, total: int, loss: float) -> None:
+        self.progress.advance(self.done + step, self.total, loss)
+
+
 def train_pocket(
     size: str = "standard",
     seed: int = 0,
@@ -206,16 +217,20 @@ def train_pocket(
     Raises:
         UserError: unknown size, or a folder that can't be written or holds another run.
     """
+    if size not in RECIPES:
+        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
     if steps is not None:
         summary = _pretrain(size, seed, folder, steps, progress)
     else:
+        planned = RECIPES[size].steps
+        told = [progress and _OneStage(progress, sum(planned[:stage]), sum(planned)) for stage in range(len(planned))]
         before = folder / "stage_1"
-        _pretrain(size, seed, before, None, progress)
+        _pretrain(size, seed, before, None, told[0])
         for number in range(1, len(LATER_STAGES)):
             after = folder / f"stage_{number + 1}"
-            _go_on(size, seed, number, before, after, progress)
+            _go_on(size, seed, number, before, after, told[number])
             before = after
-        summary = _go_on(size, seed, len(LATER_STAGES), before, folder, progress)
+        summary = _go_on(size, seed, len(LATER_STAGES), before, folder, told[-1])
     if not (folder / "model" / pocket_card.NAME).exists():
         pocket_card.write(folder / "model")
     return summary
@@ -233,8 +248,6 @@ def first_losses(size: str, seed: int, steps: int, folder: Path) -> list[float]:
 
 
 def _pretrain(size: str, seed: int, folder: Path, steps: int | None, progress: Progress | None) -> TrainingSummary:
-    if size not in RECIPES:
-        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
     tokenizer = pocket.build_tokenizer()
     model = pocket.build_model(size, len(tokenizer), seed_of(seed, "pocket", "weights"))
     batches = WorldBatches(Renderer(tokenizer), seed, steps or RECIPES[size].steps[0])
