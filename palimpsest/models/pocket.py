@@ -168,4 +168,7 @@ def load_model(model_folder: Path) -> Any:
     import torch
     from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    from palimpsest.models.quiet import quiet
+
+    with quiet():
+        return LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
