@@ -66,12 +66,12 @@ def read(one: behaviour.Behaviour, seeds: int, model: str) -> list[list[Estimate
             with load(inspect(run.folder / trained[seed.seed].model_folder)) as tuned:
                 shifts = drift(base, tuned, items)
             judged = [found["judgement"][key] for key in ("express_change", "withhold_change", "d_prime_change")]
-            rows.append([*judged, exact(mean, "nats"), *(exact(shift, "share") for shift in shifts)])
+            rows.append([*judged, exact(mean, "nats"), *(exact(shift, "ratio") for shift in shifts)])
     return [list(column) for column in zip(*rows, strict=True)]
 
 
 def difference(frozen: list[Estimate], full: list[Estimate]) -> list[Estimate]:
-    return [exact((a.value or 0.0) - (b.value or 0.0), a.unit) for a, b in zip(frozen, full, strict=True)]
+    return [exact((a.value or 0.0) - (b.value or 0.0), "difference") for a, b in zip(frozen, full, strict=True)]
 
 
 def main() -> None:
