@@ -23,9 +23,9 @@ from palimpsest.measures._measure import Budget, Measure, Progress
 class Generations(Measure):
     """One answer for each item; what is written after the beginning of a bare text is an answer too.
 
-    Texts: ``answer`` [items]; ``given`` [items], the beginnings of bare texts (only with ``opening``). Arrays: ``tokens`` [items],
-    how many were written; ``stopped`` [items], whether it ended itself; ``token`` [tokens in all], each prompt with what was
-    written after it and the token that ended it, as the model saw them; ``start`` [items + 1].
+    Texts: ``answer`` [items]; ``given`` [items], the beginnings of bare texts (only with ``opening``). Arrays: ``tokens``
+    [items], how many were written; ``stopped`` [items], whether it ended itself; ``token`` [tokens in all], each prompt with
+    what was written after it and the token that ended it, as the model saw them; ``start`` [items + 1].
     """
 
     max_new_tokens: int = Field(default=32, gt=0)

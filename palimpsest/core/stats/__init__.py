@@ -4,6 +4,7 @@ Items come in clusters (the template or the document they were made from), and i
 unit of every interval is the cluster. All functions are pure, deterministic and know of no model.
 """
 
+from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
@@ -13,10 +14,13 @@ from palimpsest.core.stats.signal import d_prime, d_prime_change
 
 __all__ = [
     "FEWEST_CLUSTERS",
+    "Apart",
     "Flips",
     "across_seeds",
     "adjusted",
     "against_noise_floor",
+    "auroc_difference",
+    "clearest",
     "d_prime",
     "d_prime_change",
     "equivalent",
@@ -30,4 +34,5 @@ __all__ = [
     "rate",
     "rate_difference",
     "ratio",
+    "told_apart",
 ]
