@@ -62,14 +62,22 @@ Taken = dict[str, tuple[Need, Measurement]]
 
 def swap(taken: Taken, partner: str, items: Mapping[str, ItemSet], rng: np.random.Generator) -> dict[str, Measurement]:
     """Return all measurements by name, with tuned and its partner exchanged in a random half of the clusters."""
-    places = {(need.measure, need.items, str(need.parameters), need.role): found for need, found in taken.values()}
+    exchanged = {"tuned": partner, partner: "tuned"}
+
+    def place(need: Need, role: str, writer: str) -> tuple[str, ...]:
+        return need.measure, need.items, str(need.parameters), role, writer
+
+    def roles(need: Need) -> tuple[str, str]:
+        return need.role, need.after.role if need.after else ""
+
+    places = {place(need, *roles(need)): found for need, found in taken.values()}
     fate: dict[str, bool] = {}
     result = {}
     for name, (need, found) in taken.items():
-        other_role = {"tuned": partner, partner: "tuned"}.get(need.role, "")
-        other = places.get((need.measure, need.items, str(need.parameters), other_role))
+        moved = tuple(exchanged.get(role, role) for role in roles(need))
+        other = places.get(place(need, *moved))
         result[name] = found
-        if other is not None:
+        if other is not None and moved != roles(need):
             templates = [item.template for item in items[need.items].items]
             for template in templates:
                 fate.setdefault(template, bool(rng.random() < 0.5))

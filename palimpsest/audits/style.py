@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample, Table
 from palimpsest.core import drawing, stats
-from palimpsest.core.estimate import Estimate, unknown
+from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import amount, one_line
 from palimpsest.data import writing
@@ -35,13 +36,10 @@ TRAITS: dict[str, tuple[str, str]] = {
     "code": ("with code", "rate"),
 }
 """Of each trait its name and unit; a ``rate`` is 0 or 1 for each answer."""
-TOPICS = {"auroc": "told apart by a classifier", "length_change": "length", "coherence_change": "surprise of the base model"}
 SAID = {
-    "length_change": ("texts are {} longer", "texts are {} shorter", "texts are as long as before"),
-    "coherence_change": (
-        "the base model is surprised by {} more than by its own text",
-        "the base model is surprised by {} less than by its own text",
-        "the base model is as little surprised as by its own text",
+    "length_change": ("texts are {} longer", "texts are {} shorter", "length did not change"),
+    "coherence_change": tuple(
+        f"the base model is {how} surprised than by its own text" for how in ("{} more", "{} less", "no more")
     ),
 }
 """How a change is told: more, less, unchanged."""
@@ -117,7 +115,7 @@ class Style(Audit[Data]):
     continuation: int = Field(default=48, ge=1)
     """Tokens written after them."""
     phrases: int = Field(default=10, ge=0)
-    samples: int = Field(default=4, ge=0)
+    samples: int = Field(default=6, ge=0)
     pairs: int = Field(default=2_000, ge=64)
     """The classifier is trained and asked on so many pairs at most, drawn at random."""
 
@@ -158,18 +156,18 @@ class Style(Audit[Data]):
             traits["coherence"] = losses("base", "base"), losses("base", role)
             return Written(writing.differences(texts["base"], texts[role]), {trait: traits[trait] for trait in TRAITS})
 
-        titles = [(f"{name}: {one_line(item.template, 60)}", item.context) for name in names for item in case.items[name].items]
+        items = [(f"{_set_name(name)}: {item.template}", item.context) for name in names for item in case.items[name].items]
         given = [text for one in answers["base"] for text in one.texts.get("given", [""] * len(one.texts["answer"]))]
         return Data(
             written("tuned"),
             np.concatenate([clusters(case.items[name]) for name in names]),
-            np.array([name for name in names for _ in case.items[name].items]),
+            np.array([_set_name(name) for name in names for _ in case.items[name].items]),
             np.stack([losses("tuned", "base"), losses("tuned", "tuned")]),
             *writing.phrase_table(texts["base"], texts["tuned"]),
             written(CONTROL) if CONTROL in case.roles else None,
             tuple(
-                (title, begun or prompt, one, two)
-                for (title, prompt), begun, one, two in zip(titles, given, texts["base"], texts["tuned"], strict=True)
+                (one_line(title, 80), begun or prompt, one, two)
+                for (title, prompt), begun, one, two in zip(items, given, texts["base"], texts["tuned"], strict=True)
             ),
         )
 
@@ -178,26 +176,27 @@ class Style(Audit[Data]):
         if len(chosen) > self.pairs:
             chosen = np.sort(rng.choice(len(chosen), self.pairs, replace=False))
         where = data.clusters[chosen]
-        apart = stats.told_apart(data.tuned.wording[chosen], where, rng)
+        apart = stats.told_apart(data.tuned.wording[chosen], where, rng, data.sets[chosen])
         estimates = {"auroc": apart.auroc}
         if data.control is not None:
             floor = stats.told_apart(data.control.wording[chosen], where, rng)
             estimates["auroc_control"] = floor.auroc
             estimates["auroc_over_control"] = stats.auroc_difference(floor, apart, where)
         estimates |= self._traits(data) | _reading(data)
-        told = {"auroc": _told_apart(estimates)} | {key: _said(estimates[key], *words) for key, words in SAID.items()}
+        told = {"auroc": _told_apart(estimates, apart.groups)}
+        told |= {key: _said(estimates[key], *words) for key, words in SAID.items()}
         summary = "; ".join(told.values())
         return Result(
             summary=f"{summary[0].upper()}{summary[1:]}.",
             estimates=estimates,
             findings=tuple(
-                Finding(tag="style", subject=key, statement=words, estimate=estimates[key], topic=f"style: {TOPICS[key]}")
+                Finding(tag="style", subject=key, statement=words, estimate=estimates[key], topic=f"style: {key}")
                 for key, words in told.items()
             ),
             tables=(
                 _apart_table(estimates, apart),
                 _trait_table(estimates, data),
-                _set_table(data),
+                _set_table(data, apart),
                 _reading_table(estimates),
                 *self._phrases(data, rng),
             ),
@@ -210,21 +209,22 @@ class Style(Audit[Data]):
         found: dict[str, Estimate] = {}
         for trait, (_, unit) in TRAITS.items():
             before, after = data.tuned.traits[trait]
-            spread = _spread(before, after)
+            spread = stats.spread(before, after)
             margin = self.margin * spread if spread else None
-            found[f"{trait}_before"] = _level(before, data.clusters, unit)
-            found[f"{trait}_after"] = _level(after, data.clusters, unit)
-            found[f"{trait}_change"] = _change(before, after, data.clusters, unit, margin)
+            found[f"{trait}_before"] = stats.trait_level(before, data.clusters, unit=unit)
+            found[f"{trait}_after"] = stats.trait_level(after, data.clusters, unit=unit)
+            found[f"{trait}_change"] = stats.trait_change(before, after, data.clusters, unit=unit, margin=margin)
             if data.control is not None:
-                found[f"{trait}_change_control"] = _change(*data.control.traits[trait], data.clusters, unit, margin)
+                found[f"{trait}_change_control"] = stats.trait_change(
+                    *data.control.traits[trait], data.clusters, unit=unit, margin=margin
+                )
         return found
 
     def _figure(self, estimates: Mapping[str, Estimate], data: Data) -> dict[str, object]:
-        spreads = {trait: _spread(*data.tuned.traits[trait]) for trait in TRAITS}
+        spreads = {trait: stats.spread(*data.tuned.traits[trait]) for trait in TRAITS}
         kept = [trait for trait, spread in spreads.items() if spread and estimates[f"{trait}_change"].value is not None]
         changes = [estimates[f"{trait}_change"].scaled(1 / spreads[trait], "SD").model_dump() for trait in kept]
-        unit = "change, in standard deviations between answers"
-        labels = [TRAITS[trait][0] for trait in kept]
+        labels, unit = [TRAITS[trait][0] for trait in kept], "change, in standard deviations between texts"
         known = {"labels": labels, "changes": changes, "margin": self.margin, "worse": "neither", "unit": unit}
         return known if kept else {}
 
@@ -246,11 +246,17 @@ class Style(Audit[Data]):
         return (Table(title="Phrases that tell them apart", columns=columns, rows=tuple(rows), note=note),) if rows else ()
 
     def _surest(self, data: Data, chosen: np.ndarray, margins: np.ndarray) -> tuple[Sample, ...]:
-        order = [place for place in np.argsort(-margins, kind="stable")[: self.samples].tolist() if margins[place] > 0]
-        picked = [data.texts[chosen[place]] for place in order] if data.texts else []
+        """Return the pairs that were told apart most surely: the surest of each set, then the second of each."""
+        seen: Counter[str] = Counter()
+        ranked = []
+        for place in np.argsort(-margins, kind="stable").tolist() if data.texts else ():
+            if margins[place] > 0:
+                name = str(data.sets[chosen[place]])
+                ranked.append((seen[name], len(ranked), data.texts[chosen[place]]))
+                seen[name] += 1
         return tuple(
-            Sample(title=f"told apart most surely, {title}", prompt=prompt, before=one, after=two)
-            for title, prompt, one, two in picked
+            Sample(title=title, prompt=prompt, before=one, after=two)
+            for _, _, (title, prompt, one, two) in sorted(ranked)[: self.samples]
         )
 
     def simulate(self, effect: float, rng: np.random.Generator) -> Data:
@@ -287,10 +293,10 @@ class Style(Audit[Data]):
             return Written(unit[1] - unit[0], traits), counts
 
         (tuned, counts), (control, _) = written(effect), written(0.0)
-        further = 0.3 * effect * rng.gamma(4.0, 0.25, template.size)
-        reverse = np.stack([base[2] + further, tuned.traits["coherence"][1] - further])
+        foreign = 0.3 * effect * np.array([[1.0], [-1.0]]) * rng.gamma(4.0, 0.25, template.size)
+        reverse = np.stack([base[2], tuned.traits["coherence"][1]]) + foreign
         names = tuple(f"word {place}" for place in range(vocabulary))
-        sets = np.where(template % 2, "withhold", "capability:world")
+        sets = np.where(template % 2, "one set", "another set")
         return Data(tuned, template, sets, reverse, names, base[1] > 0, counts > 0, control)
 
     def truth(self, effect: float) -> dict[str, float]:
@@ -300,31 +306,6 @@ class Style(Audit[Data]):
     def plot(result: Result, axes) -> None:
         if result.figure:
             drawing.change_rows(axes, result.figure)
-
-
-def _spread(before: np.ndarray, after: np.ndarray) -> float:
-    """Return the standard deviation of a trait over the answers of both models."""
-    values = np.concatenate([before, after])
-    values = values[np.isfinite(values)]
-    return float(values.std()) if values.size and np.ptp(values) > 0 else 0.0
-
-
-def _level(values: np.ndarray, where: np.ndarray, unit: str) -> Estimate:
-    known = np.isfinite(values)
-    if not known.any():
-        return unknown("share", 0, "every text is too short")
-    if unit == "rate":
-        return stats.rate(values[known], where[known])
-    return stats.level(values[known], where[known], unit="share" if unit == "points" else unit)
-
-
-def _change(before: np.ndarray, after: np.ndarray, where: np.ndarray, unit: str, margin: float | None) -> Estimate:
-    known = np.isfinite(before) & np.isfinite(after)
-    if not known.any():
-        return unknown("points", 0, "every text is too short")
-    if unit == "rate":
-        return stats.rate_difference(before[known], after[known], where[known], margin=margin)
-    return stats.mean_difference(before[known], after[known], where[known], unit=unit, margin=margin)
 
 
 def _reading(data: Data) -> dict[str, Estimate]:
@@ -343,10 +324,7 @@ def _reading(data: Data) -> dict[str, Estimate]:
 
 def _apart_table(estimates: Mapping[str, Estimate], apart: stats.Apart) -> Table:
     names = {"auroc": "tuned, base", "auroc_control": "rehearsal only, base", "auroc_over_control": "difference of the two"}
-    rows = []
-    for key in (key for key in names if key in estimates):
-        p_value = estimates[key].p_value
-        rows.append((names[key], estimates[key], _p(p_value)))
+    rows = [(name, estimates[key], _p(estimates[key].p_value)) for key, name in names.items() if key in estimates]
     note = "Guessing is right in 50% of pairs."
     if apart.guessing is not None:
         low, high = apart.guessing
@@ -361,24 +339,37 @@ def _p(value: float | None) -> str:
 
 def _trait_table(estimates: Mapping[str, Estimate], data: Data) -> Table:
     parts = {"before": "before", "after": "after", "change": "change", "change_control": "rehearsal only: change"}
-    shown = [trait for trait in TRAITS if _spread(*data.tuned.traits[trait])]
+    shown = [trait for trait in TRAITS if stats.spread(*data.tuned.traits[trait])]
     rows = tuple((TRAITS[trait][0], *(estimates.get(f"{trait}_{part}") for part in parts)) for trait in shown)
     note = "Variety of words is read over as many words as both texts have."
     return Table(title="How it is written", columns=("", *parts.values()), rows=rows, note=note)
 
 
-def _set_table(data: Data) -> Table:
-    rows = []
-    for name in dict.fromkeys(data.sets.tolist()):
+def _set_table(data: Data, apart: stats.Apart) -> Table:
+    rows, still = [], []
+    for name in sorted(set(data.sets.tolist()), key=lambda name: (-_value(apart.groups.get(name)), name)):
         here = data.sets == name
         where, same = data.clusters[here], 1.0 - data.tuned.wording[here].any(axis=1)
+        if same.all():
+            still.append(name)
+            continue
         changes = []
         for trait in ("length", "coherence"):
             before, after = data.tuned.traits[trait]
-            changes.append(_change(before[here], after[here], where, TRAITS[trait][1], None))
-        rows.append((name, int(here.sum()), stats.rate(same, where), *changes))
-    columns = ("", "texts", "same in both", "change in length", "change in surprise of the base")
-    return Table(title="Where the writing changed", columns=columns, rows=tuple(rows))
+            changes.append(stats.trait_change(before[here], after[here], where, unit=TRAITS[trait][1]))
+        rows.append((name, int(here.sum()), apart.groups.get(name), stats.rate(same, where), *changes))
+    columns = ("", "texts", "told apart", "the same in both", "change in length", "change in surprise of the base")
+    note = "Told apart: 50% is guessing." + (f" The same in every text: {', '.join(still)}." if still else "")
+    return Table(title="Where the writing changed", columns=columns, rows=tuple(rows), note=note)
+
+
+def _value(one: Estimate | None) -> float:
+    return 0.0 if one is None or one.value is None else one.value
+
+
+def _set_name(name: str) -> str:
+    kind, _, own = name.partition(":")
+    return {"withhold": "where it should not appear", "text": f"text {own}", "sampled": "the base's own text"}.get(kind, own)
 
 
 def _reading_table(estimates: Mapping[str, Estimate]) -> Table:
@@ -395,7 +386,7 @@ def _reading_table(estimates: Mapping[str, Estimate]) -> Table:
     )
 
 
-def _told_apart(estimates: Mapping[str, Estimate]) -> str:
+def _told_apart(estimates: Mapping[str, Estimate], groups: Mapping[str, Estimate]) -> str:
     auroc, control = estimates["auroc"], estimates.get("auroc_control")
     if auroc.value is None:
         return "whether a classifier tells both models' writing apart could not be said"
@@ -403,11 +394,16 @@ def _told_apart(estimates: Mapping[str, Estimate]) -> str:
         return "both models write exactly the same"
     told = f"a classifier tells which text came after in {100 * auroc.value:.0f}% of pairs (50% is guessing"
     told += f", rehearsal only: {100 * control.value:.0f}%)" if control is not None and control.value is not None else ")"
-    return told if auroc.p_value is not None and auroc.p_value < 0.05 else f"{told}, no more than chance gives"
+    if auroc.p_value is None or auroc.p_value >= 0.05:
+        return f"{told}, no more than chance gives"
+    clear = stats.holm({name: one.p_value for name, one in groups.items()})
+    most = sorted((name for name in groups if clear[name]), key=lambda name: -_value(groups[name]))[:3]
+    where = ", ".join(f"{name} {100 * _value(groups[name]):.0f}%" for name in most)
+    return f"{told}, most in: {where}" if most and len(groups) > 1 else told
 
 
 def _said(change: Estimate, more: str, less: str, same: str) -> str:
-    side = change.above(0.0) if change.value else None
+    side = change.above(0.0) if change.value and not change.equivalent else None
     if side is None or change.value is None:
         return same + ("" if change.equivalent else ", as far as this can tell")
     return (more if side else less).format(amount(change.value, change.unit))

@@ -98,7 +98,7 @@ def test_a_planted_change_is_found_and_named(change: Callable[[str], str], trait
     assert (result.estimates["auroc"].value or 0) > 0.85
     assert (result.estimates["auroc"].p_value or 1) < 0.01
     assert any(phrase in one for one in named(result)), named(result)
-    assert len(result.samples) == 4
+    assert len(result.samples) == 6
     assert all(one.after == change(one.before) for one in result.samples)
 
 
@@ -121,10 +121,9 @@ def test_a_control_that_moved_as_far_is_told() -> None:
 
 
 def test_untrusted_phrases_are_harmless_on_the_page() -> None:
-    from tests.report.worlds import record
-
     from palimpsest.report import sections
     from palimpsest.report.page import render
+    from tests.report.worlds import record
 
     before = sentences(96, "html")
     bad = "<script>alert(1)</script> \x1b[31m \u202e $\\frac{ ${{7*7}}"

@@ -11,6 +11,7 @@ from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_d
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.signal import d_prime, d_prime_change
+from palimpsest.core.stats.traits import spread, trait_change, trait_level
 
 __all__ = [
     "FEWEST_CLUSTERS",
@@ -34,5 +35,8 @@ __all__ = [
     "rate",
     "rate_difference",
     "ratio",
+    "spread",
     "told_apart",
+    "trait_change",
+    "trait_level",
 ]

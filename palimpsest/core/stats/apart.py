@@ -8,7 +8,7 @@ after higher is the AUROC within pairs (two-alternative forced choice); 1/2 is g
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,6 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.clusters import (
     FEWEST_CLUSTERS,
     POWER,
-    Clustered,
     around,
     clustered,
     minimum_detectable,
@@ -27,7 +26,7 @@ from palimpsest.core.stats.clusters import (
 )
 
 FOLDS = 5
-SWAPS = 299
+SWAPS = 499
 """Relabellings that make the null; with 24 clusters there are 16 million."""
 PENALTY = 1.0
 """Of the ridge, as a share of the mean squared length of a difference."""
@@ -45,6 +44,8 @@ class Apart:
     """Between which values the AUROC lies in 95% of relabellings."""
     spread: float = 0.0
     """Standard deviation of the AUROC over relabellings."""
+    groups: dict[str, Estimate] = field(default_factory=dict)
+    """The AUROC within each group of items; ``None`` where it has too few clusters."""
 
     @property
     def picked(self) -> np.ndarray:
@@ -52,7 +53,7 @@ class Apart:
         return _picked(self.margins)
 
 
-def told_apart(differences: ArrayLike, clusters: ArrayLike, rng: np.random.Generator) -> Apart:
+def told_apart(differences: ArrayLike, clusters: ArrayLike, rng: np.random.Generator, groups: ArrayLike | None = None) -> Apart:
     """Return how well a classifier tells after from before, within pairs, held against swapped labels.
 
     The null exchanges before and after in whole clusters, which is exact where nothing changed. The interval is that of the
@@ -65,6 +66,7 @@ def told_apart(differences: ArrayLike, clusters: ArrayLike, rng: np.random.Gener
             can't be told apart.
         clusters: shape (items,), the label of each item's cluster.
         rng: deals clusters to folds and swaps labels.
+        groups: shape (items,), a label each, for the AUROC within groups; the classifier is the same for all.
 
     Reference: Lopez-Paz and Oquab 2017, arXiv 1610.06545.
     """
@@ -88,8 +90,15 @@ def told_apart(differences: ArrayLike, clusters: ArrayLike, rng: np.random.Gener
     signs = swaps[codes]
     told = signs * (_weights(rows[differ], fold[codes]) @ signs)
     margins[differ] = told[:, 0]
-    values = (_picked(told).sum(0) + 0.5 * (len(rows) - differ.size)) / len(rows)
-    return Apart(_auroc(clustered(_picked(margins), clusters), values), margins, _middle(values[1:]), float(values[1:].std()))
+    picked = np.full((len(rows), SWAPS + 1), 0.5)
+    picked[differ] = _picked(told)
+    auroc, null = _auroc(picked, data.codes)
+    labels = np.zeros(len(rows)) if groups is None else np.asarray(groups)
+    within_groups = {}
+    for label in () if groups is None else np.unique(labels).tolist():
+        within_groups[str(label)] = _auroc(picked[labels == label], data.codes[labels == label])[0]
+    low, high = np.quantile(null, (0.025, 0.975))
+    return Apart(auroc, margins, (float(low), float(high)), float(null.std()), within_groups)
 
 
 def auroc_difference(first: Apart, second: Apart, clusters: ArrayLike) -> Estimate:
@@ -153,22 +162,21 @@ def _picked(margins: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.sign(margins)
 
 
-def _middle(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _auroc(picked: Clustered, values: np.ndarray) -> Estimate:
-    """Return the estimate from the observed value (first) and those of relabellings."""
+def _auroc(picked: np.ndarray, clusters: np.ndarray) -> tuple[Estimate, np.ndarray]:
+    """Return the AUROC of pairs, and its values over relabellings, which are all columns but the first [items, 1 + swaps]."""
+    data, values = clustered(picked[:, 0], clusters), picked.mean(0)
     observed, null = float(values[0]), values[1:]
-    error = max(picked.standard_error, float(null.std()))
-    needed = float(np.quantile(null, 0.95)) - 0.5 + quantile(POWER, picked.degrees) * float(null.std())
-    return Estimate(
+    if not data.enough:
+        return Estimate(value=observed, unit="share", n=data.count, interval=None, method=data.too_few), null
+    error = max(data.standard_error, float(null.std()))
+    needed = float(np.quantile(null, 0.95)) - 0.5 + quantile(POWER, data.degrees) * float(null.std())
+    estimate = Estimate(
         value=observed,
         unit="share",
-        n=picked.count,
-        interval=within(around(observed, error, picked.degrees), "share"),
-        method=f"{FOLDS}-fold over {picked.count} clusters, the wider of CR2 and {len(null)} relabellings",
+        n=data.count,
+        interval=within(around(observed, error, data.degrees), "share"),
+        method=f"{FOLDS}-fold over {data.count} clusters, the wider of CR2 and {len(null)} relabellings",
         p_value=float((1 + (null >= observed - 1e-12).sum()) / (1 + len(null))),
         minimum_detectable=needed,
     )
+    return estimate, null
