@@ -14,7 +14,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import amount, one_line
+from palimpsest.core.wording import chance, moved, one_line
 from palimpsest.data import writing
 from palimpsest.data.grading import clusters
 
@@ -37,9 +37,11 @@ TRAITS: dict[str, tuple[str, str]] = {
 }
 """Of each trait its name and unit; a ``rate`` is 0 or 1 for each answer."""
 SAID = {
-    "length_change": ("texts are {} longer", "texts are {} shorter", "length did not change"),
-    "coherence_change": tuple(
-        f"the base model is {how} surprised than by its own text" for how in ("{} more", "{} less", "no more")
+    "length_change": ("texts are {} longer", "texts are {} shorter", "length is unchanged"),
+    "coherence_change": (
+        "the base model is {} more surprised than by its own text",
+        "the base model is {} less surprised than by its own text",
+        "the base model is as surprised as by its own text",
     ),
 }
 """How a change is told: more, less, unchanged."""
@@ -98,7 +100,6 @@ class Style(Audit[Data]):
     Limits:
         One text a prompt. The classifier sees words and characters, no meaning, and the best one would do better. The withheld
         pole was trained on, so its writing may be meant to change; the table by set shows where it did. A change is not a harm.
-        Where few templates differ the classifier can't learn, and says so.
     Reference:
         Lopez-Paz and Oquab 2017, arXiv 1610.06545 (classifier two-sample test); Li et al. 2016, arXiv 1510.03055 (distinct-n);
         Covington and McFall 2010 (a window of fixed size); Cohen 1988 (a fifth of the spread is small).
@@ -184,8 +185,9 @@ class Style(Audit[Data]):
             estimates["auroc_over_control"] = stats.auroc_difference(floor, apart, where)
         estimates |= self._traits(data) | _reading(data)
         told = {"auroc": _told_apart(estimates, apart.groups)}
-        told |= {key: _said(estimates[key], *words) for key, words in SAID.items()}
+        told |= {key: moved(estimates[key], *words) for key, words in SAID.items()}
         summary = "; ".join(told.values())
+        tables = _apart_table(estimates, apart), _trait_table(estimates), _set_table(data, apart), _reading_table(estimates)
         return Result(
             summary=f"{summary[0].upper()}{summary[1:]}.",
             estimates=estimates,
@@ -193,40 +195,30 @@ class Style(Audit[Data]):
                 Finding(tag="style", subject=key, statement=words, estimate=estimates[key], topic=f"style: {key}")
                 for key, words in told.items()
             ),
-            tables=(
-                _apart_table(estimates, apart),
-                _trait_table(estimates, data),
-                _set_table(data, apart),
-                _reading_table(estimates),
-                *self._phrases(data, rng),
-            ),
-            figure=self._figure(estimates, data),
+            tables=(*tables, *self._phrases(data, rng)),
+            figure=self._figure(estimates),
             samples=self._surest(data, chosen, apart.margins),
             cannot_say=tuple(_cannot_say(estimates, data)),
         )
 
     def _traits(self, data: Data) -> dict[str, Estimate]:
-        found: dict[str, Estimate] = {}
+        found, where = {}, data.clusters
         for trait, (_, unit) in TRAITS.items():
             before, after = data.tuned.traits[trait]
-            spread = stats.spread(before, after)
-            margin = self.margin * spread if spread else None
-            found[f"{trait}_before"] = stats.trait_level(before, data.clusters, unit=unit)
-            found[f"{trait}_after"] = stats.trait_level(after, data.clusters, unit=unit)
-            found[f"{trait}_change"] = stats.trait_change(before, after, data.clusters, unit=unit, margin=margin)
+            margin = self.margin * stats.spread(before, after) or None
+            found[f"{trait}_before"] = stats.trait_level(before, where, unit=unit)
+            found[f"{trait}_after"] = stats.trait_level(after, where, unit=unit)
+            found[f"{trait}_change"] = stats.trait_change(before, after, where, unit=unit, margin=margin)
             if data.control is not None:
-                found[f"{trait}_change_control"] = stats.trait_change(
-                    *data.control.traits[trait], data.clusters, unit=unit, margin=margin
-                )
+                floor = stats.trait_change(*data.control.traits[trait], where, unit=unit, margin=margin)
+                found[f"{trait}_change_control"] = floor
         return found
 
-    def _figure(self, estimates: Mapping[str, Estimate], data: Data) -> dict[str, object]:
-        spreads = {trait: stats.spread(*data.tuned.traits[trait]) for trait in TRAITS}
-        kept = [trait for trait, spread in spreads.items() if spread and estimates[f"{trait}_change"].value is not None]
-        changes = [estimates[f"{trait}_change"].scaled(1 / spreads[trait], "SD").model_dump() for trait in kept]
-        labels, unit = [TRAITS[trait][0] for trait in kept], "change, in standard deviations between texts"
-        known = {"labels": labels, "changes": changes, "margin": self.margin, "worse": "neither", "unit": unit}
-        return known if kept else {}
+    def _figure(self, estimates: Mapping[str, Estimate]) -> dict[str, object]:
+        changes = {TRAITS[trait][0]: estimates[f"{trait}_change"] for trait in TRAITS}
+        drawn = {label: one.scaled(self.margin / one.margin, "SD").model_dump() for label, one in changes.items() if one.margin}
+        known = {"labels": list(drawn), "changes": list(drawn.values()), "margin": self.margin, "worse": "neither"}
+        return {**known, "unit": "change, in standard deviations between texts"} if drawn else {}
 
     def _phrases(self, data: Data, rng: np.random.Generator) -> tuple[Table, ...]:
         """Return the phrases that one half of the clusters tells apart most clearly, measured on the other half."""
@@ -234,13 +226,15 @@ class Style(Audit[Data]):
         if len(known) < 2 * stats.FEWEST_CLUSTERS or not data.phrases or not self.phrases:
             return ()
         choosing = np.isin(codes, rng.permutation(len(known))[: len(known) // 2])
-        moved = data.after.astype(np.float64) - data.before
-        order = stats.clearest(moved[choosing], codes[choosing])
+        came = data.after.astype(np.float64) - data.before
+        order = stats.clearest(came[choosing], codes[choosing])
         rows, where = [], data.clusters[~choosing]
         for place in writing.not_nested(data.phrases, order)[: self.phrases]:
             before, after = (table[~choosing, place].astype(float) for table in (data.before, data.after))
             change = stats.rate_difference(before, after, where)
-            rows.append((f"“{data.phrases[place]}”", stats.rate(before, where), stats.rate(after, where), change))
+            rows.append(
+                (f"“{writing.joined(data.phrases[place])}”", stats.rate(before, where), stats.rate(after, where), change)
+            )
         note = "Chosen on one half of the templates and measured on the other, so that being chosen does not flatter them."
         columns = ("", "texts that hold it before", "after", "change")
         return (Table(title="Phrases that tell them apart", columns=columns, rows=tuple(rows), note=note),) if rows else ()
@@ -286,9 +280,7 @@ class Style(Audit[Data]):
             )
             traits = {trait: (np.zeros(template.size), np.zeros(template.size)) for trait in TRAITS}
             varied = [(held > 0).sum(1) / held.sum(1) for held in (base[1], counts)]
-            full = [(size < 40).astype(float) for size in (base[0], length)]
-            traits |= {"length": (base[0], length), "coherence": (base[2], loss)}
-            traits |= {"distinct_words": (varied[0], varied[1]), "stopped": (full[0], full[1])}
+            traits |= {"length": (base[0], length), "coherence": (base[2], loss), "distinct_words": (varied[0], varied[1])}
             unit = [held / np.linalg.norm(held, axis=1, keepdims=True) for held in (base[1], counts)]
             return Written(unit[1] - unit[0], traits), counts
 
@@ -324,7 +316,7 @@ def _reading(data: Data) -> dict[str, Estimate]:
 
 def _apart_table(estimates: Mapping[str, Estimate], apart: stats.Apart) -> Table:
     names = {"auroc": "tuned, base", "auroc_control": "rehearsal only, base", "auroc_over_control": "difference of the two"}
-    rows = [(name, estimates[key], _p(estimates[key].p_value)) for key, name in names.items() if key in estimates]
+    rows = [(name, estimates[key], chance(estimates[key].p_value)) for key, name in names.items() if key in estimates]
     note = "Guessing is right in 50% of pairs."
     if apart.guessing is not None:
         low, high = apart.guessing
@@ -333,13 +325,9 @@ def _apart_table(estimates: Mapping[str, Estimate], apart: stats.Apart) -> Table
     return Table(title=title, columns=("", "right", "p"), rows=tuple(rows), note=note)
 
 
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _trait_table(estimates: Mapping[str, Estimate], data: Data) -> Table:
+def _trait_table(estimates: Mapping[str, Estimate]) -> Table:
     parts = {"before": "before", "after": "after", "change": "change", "change_control": "rehearsal only: change"}
-    shown = [trait for trait in TRAITS if stats.spread(*data.tuned.traits[trait])]
+    shown = [trait for trait in TRAITS if estimates[f"{trait}_change"].margin]
     rows = tuple((TRAITS[trait][0], *(estimates.get(f"{trait}_{part}") for part in parts)) for trait in shown)
     note = "Variety of words is read over as many words as both texts have."
     return Table(title="How it is written", columns=("", *parts.values()), rows=rows, note=note)
@@ -402,13 +390,6 @@ def _told_apart(estimates: Mapping[str, Estimate], groups: Mapping[str, Estimate
     return f"{told}, most in: {where}" if most and len(groups) > 1 else told
 
 
-def _said(change: Estimate, more: str, less: str, same: str) -> str:
-    side = change.above(0.0) if change.value and not change.equivalent else None
-    if side is None or change.value is None:
-        return same + ("" if change.equivalent else ", as far as this can tell")
-    return (more if side else less).format(amount(change.value, change.unit))
-
-
 def _cannot_say(estimates: Mapping[str, Estimate], data: Data) -> list[str]:
     said = []
     if not estimates["auroc"].known:
@@ -418,7 +399,7 @@ def _cannot_say(estimates: Mapping[str, Estimate], data: Data) -> list[str]:
         said.append(f"Which phrases tell them apart: {count} templates, {2 * stats.FEWEST_CLUSTERS} are needed.")
     if data.control is None:
         said.append("How much of this is the noise of any training: give --control rehearsal_only=PATH.")
-    unread = [TRAITS[trait][0] for trait, sides in data.tuned.traits.items() if np.isnan(sides[0]).any()]
-    if unread:
-        said.append(f"{', '.join(unread)} of pairs in which a text has fewer than {writing.WINDOW[0]} words.")
+    short = int(np.isnan(data.tuned.traits["distinct_words"][0]).sum())
+    if short:
+        said.append(f"How varied the words are in {short} pairs in which a text has fewer than {writing.WINDOW[0]} words.")
     return said

@@ -112,6 +112,11 @@ def phrases(text: str, longest: int = 3) -> set[str]:
     return {" ".join(run) for length in range(1, longest + 1) for run in _runs(pieces, length)}
 
 
+def joined(phrase: str) -> str:
+    """Return a phrase as it is read: without the space before a closing mark."""
+    return re.sub(r" (?=[,.;:!?)\]])", "", phrase)
+
+
 def phrase_table(
     before: Sequence[str], after: Sequence[str], most: int = 400, fewest: int = 3
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:

@@ -79,7 +79,7 @@ def test_the_same_texts_are_exactly_no_change() -> None:
     ("change", "trait", "phrase"),
     [
         (str.upper, "capitals", "THE"),
-        (lambda text: f"{text} Yes indeed.", "length", "Yes indeed ."),
+        (lambda text: f"{text} Yes indeed.", "length", "Yes indeed."),
         (lambda text: f"- {text}", "lists", "-"),
         (lambda text: text.replace(" ", "\n", 1), "line_breaks", "\u23ce"),
         (lambda text: f"`{text}`", "code", "`"),
