@@ -23,7 +23,6 @@ _SHOWN: dict[str, tuple[float, int, str]] = {
     "d'": (1.0, 2, "d\N{PRIME}"),
     "criterion c": (1.0, 2, "c"),
     "per 1,000 tokens": (1.0, 2, "per 1,000 tokens"),
-    "tokens": (1.0, 2, "tokens"),
     "SD": (1.0, 2, "SD"),
 }
 """Unit to (factor, decimals, what is written). Shares and points are stored as shares of 1."""
