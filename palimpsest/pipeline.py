@@ -7,9 +7,10 @@ undisturbed one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,35 @@ def _measure_all(desk: Desk, session: Session, trained: Sequence[Trained]) -> di
         own = {one.role: one.info for one in trained if one.role != "tuned" or one.seed == seed}
         infos = {**desk.plan.models, **own}
         digests[seed] = {role: desk.digest(info) for role, info in infos.items()}
-        for role, info in infos.items():
-            wanted = [need for need in needs if need.role == role]
-            session.take(partial(desk.open, info), wanted, digests[seed], desk.progress)
+        for role, ready in _in_turn(needs, list(infos)):
+            session.take(partial(desk.open, infos[role]), ready, digests[seed], desk.progress)
     return digests
+
+
+def _in_turn(needs: Sequence[Need], roles: Sequence[str]) -> Iterator[tuple[str, list[Need]]]:
+    """Yield what to take from which model, in an order in which all that a need starts from was taken before it.
+
+    It goes round the models until nothing waits, so that a model is opened again only where it reads what a later one wrote.
+    """
+    chains = [chain for chain in map(_with_beginnings, needs) if all(one.role in roles for one in chain)]
+    waiting = {one.name: one for chain in chains for one in chain}
+    taken: set[str] = set()
+    for role in cycle(roles):
+        ready: list[Need] = []
+        for need in [need for need in waiting.values() if need.role == role]:
+            if need.after is None or need.after.name in taken:
+                ready.append(need)
+                taken.add(need.name)
+                del waiting[need.name]
+        if ready:
+            yield role, ready
+        if not waiting:
+            return
+
+
+def _with_beginnings(need: Need) -> tuple[Need, ...]:
+    """Return what a need starts from, what that starts from, and so on, and last the need itself."""
+    return (*_with_beginnings(need.after), need) if need.after else (need,)
 
 
 def _needs(audit: Audit[Any], case: Case) -> tuple[Need, ...]:

@@ -18,6 +18,7 @@ from permuted import permuted
 
 import palimpsest
 from palimpsest.core.errors import UserError
+from palimpsest.core.measurement import Need
 from palimpsest.measures import _forward
 from palimpsest.store.record import RunRecord
 
@@ -79,7 +80,7 @@ def outcomes(run: palimpsest.Run) -> dict[str, str]:
 
 def test_a_run_trains_audits_and_reports(behaviour: Path, model: Path, tmp_path: Path) -> None:
     run = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
-    assert outcomes(run) == {"outcome": "measured", "judgement": "measured", "forgetting": "measured", "divergence": "measured"}
+    assert outcomes(run) == dict.fromkeys(("outcome", "judgement", "forgetting", "divergence", "style"), "measured")
     roles = {one.role: one for one in run.record.training}
     assert roles["tuned"].dose == 24
     assert roles["tuned"].rehearsal_share == pytest.approx(0.25)
@@ -161,6 +162,7 @@ def test_a_diff_without_behaviour_and_text_says_what_it_can(model: Path, tmp_pat
         "judgement": "not_applicable",
         "forgetting": "not_applicable",
         "divergence": "measured",
+        "style": "measured",
     }
     assert run.verdict.labels == ("described",)
     assert any("wrote itself" in note for note in run.record.notes)
@@ -228,6 +230,25 @@ def test_different_vocabularies_are_refused(model: Path, tmp_path: Path) -> None
     tiny.tokenizer(extra=("<x>", "<y>")).save_pretrained(other)
     with pytest.raises(UserError, match="same tokens"):
         palimpsest.diff(model, other, folder=tmp_path / "run", device="cpu")
+
+
+def test_what_a_need_starts_from_is_taken_before_it_and_few_models_are_opened_twice() -> None:
+    from palimpsest.pipeline import _in_turn
+
+    def need(measure: str, role: str, after: Need | None = None) -> Need:
+        return Need(measure=measure, role=role, items="i", after=after)
+
+    said, answered = need("said", "base"), need("said", "tuned")
+    needs = [need("read", "base", answered), need("read", "base", said), need("read", "tuned", said), need("plain", "tuned")]
+    needs += [need("read", "tuned", need("read", "tuned", answered))]
+    needs += [need("lost", "nobody"), need("lost", "base", need("x", "nobody"))]
+    turns = list(_in_turn(needs, ["base", "tuned"]))
+    assert [role for role, _ in turns] == ["base", "tuned", "base"]
+    taken = [one for _, ready in turns for one in ready]
+    assert len({one.name for one in taken}) == len(taken) == 8
+    for place, one in enumerate(taken):
+        assert one.after is None or one.after.name in [earlier.name for earlier in taken[:place]]
+    assert list(_in_turn([], ["base"])) == []
 
 
 KILLED = """

@@ -77,7 +77,7 @@ def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     Args:
         axes: to draw on.
         figure: ``labels`` [rows]; ``changes`` [rows], dumped estimates; ``margin`` in their unit, or ``None``; ``unit``, the
-            axis label; ``worse``, the side that is worse: "right" (the default) or "left".
+            axis label; ``worse``, the side that is worse: "right" (the default), "left" or "neither".
     """
     labels, changes, margin = figure["labels"], _read(figure["changes"]), figure.get("margin")
     low, high = _range(changes, *((-1.25 * margin, 1.25 * margin) if margin else (0.0,)))
@@ -93,7 +93,7 @@ def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     _rows(axes, len(labels), ROW, (low, high), above=22.0 if margin else 0.0, below=_BELOW + _NOTE * len(notes))
     _tracks(axes, len(labels), margin)
     if margin:
-        _key(axes, [mark for mark in (_UNCHANGED, _OPEN, _WORSE, _BETTER) if mark in marks])
+        _key(axes, [mark for mark in (_UNCHANGED, _OPEN, _WORSE, _BETTER, _LESS, _MORE) if mark in marks])
     for row, (label, change, (_, marker, colour, filled)) in enumerate(zip(labels, changes, marks, strict=True)):
         _left(axes, row, label, room=26)
         _right(axes, row, _sentence(change, unit=False))
@@ -339,6 +339,10 @@ _UNCHANGED: Mark = ("unchanged", "o", AFTER, True)
 _OPEN: Mark = ("not decided", "o", MUTED, False)
 _WORSE: Mark = ("worse", "D", WORSE, True)
 _BETTER: Mark = ("better", "s", BETTER, True)
+_MORE: Mark = ("more", "D", THIRD, True)
+_LESS: Mark = ("less", "s", FOURTH, True)
+_BEYOND = {"right": (_BETTER, _WORSE), "left": (_WORSE, _BETTER), "neither": (_LESS, _MORE)}
+"""By the side that is worse: the marks of what lies beyond the margin on the left and on the right."""
 
 
 def _mark(one: Estimate, margin: float | None, worse: str) -> Mark:
@@ -348,9 +352,9 @@ def _mark(one: Estimate, margin: float | None, worse: str) -> Mark:
     if one.equivalent:
         return _UNCHANGED
     if one.above(margin) is True:
-        return _WORSE if worse == "right" else _BETTER
+        return _BEYOND[worse][1]
     if one.above(-margin) is False:
-        return _BETTER if worse == "right" else _WORSE
+        return _BEYOND[worse][0]
     return _OPEN
 
 

@@ -6,7 +6,7 @@ A number without an interval is not a result. What can't be known is ``None``, n
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -49,6 +49,13 @@ class Estimate(BaseModel):
     def known(self) -> bool:
         """Whether there is both a value and, unless it is exact, an interval."""
         return self.value is not None and (self.interval is not None or self.method == "exact")
+
+    def scaled(self, factor: float, unit: str) -> Estimate:
+        """Return the same in another unit, one of which is ``1 / factor`` (over 0) of this one's."""
+        known = {name: getattr(self, name) for name in ("value", "minimum_detectable", "margin")}
+        update: dict[str, Any] = {name: None if size is None else factor * size for name, size in known.items()}
+        interval = None if self.interval is None else (factor * self.interval[0], factor * self.interval[1])
+        return self.model_copy(update={**update, "interval": interval, "unit": unit})
 
     def above(self, threshold: float) -> bool | None:
         """Whether the whole interval is above (True) or below (False) a threshold; ``None`` when it straddles it."""

@@ -23,6 +23,7 @@ _SHOWN: dict[str, tuple[float, int, str]] = {
     "d'": (1.0, 2, "d\N{PRIME}"),
     "criterion c": (1.0, 2, "c"),
     "per 1,000 tokens": (1.0, 2, "per 1,000 tokens"),
+    "SD": (1.0, 2, "SD"),
 }
 """Unit to (factor, decimals, what is written). Shares and points are stored as shares of 1."""
 
@@ -104,6 +105,31 @@ def amount(value: float | None, unit: str) -> str:
     if "." in text and abs(float(text) - factor * abs(value)) < 1e-9:
         text = text.rstrip("0").rstrip(".")
     return f"{text}{_joined(written)}"
+
+
+def moved(change: Estimate, more: str, less: str, same: str) -> str:
+    """Return what a change comes to in a sentence: how much more or less, where it is told from none
+    and not shown to be inside its margin.
+
+    Args:
+        change: with its interval and, where it has one, its margin.
+        more: how a rise is told; ``{}`` stands for its size.
+        less: how a fall is told.
+        same: how no change is told.
+    """
+    if not change.known:
+        return f"whether {same} could not be said"
+    side = change.above(0.0) if change.value and not change.equivalent else None
+    if side is not None:
+        return (more if side else less).format(amount(change.value, change.unit))
+    return same + (
+        "" if change.interval == (0.0, 0.0) else " within its margin" if change.equivalent else ", as far as this can tell"
+    )
+
+
+def chance(p_value: float | None) -> str:
+    """Return a p-value as it is written; empty where there is none."""
+    return "" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def number(value: float, decimals: int, *, signed: bool = False) -> str:

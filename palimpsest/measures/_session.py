@@ -6,7 +6,7 @@ it is there, under a key that holds all that it depends on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -125,10 +125,19 @@ class Session:
 
 
 def _grouped(needs: Sequence[Need]) -> list[list[Need]]:
-    """Return needs that can share a pass together: forward measures that read whole rows of the same items."""
-    groups: dict[tuple[str, str], list[Need]] = {}
+    """Return needs that can share a pass together: forward measures that read whole rows of the same items.
+
+    What starts from a need of these themselves comes in a later group than that one.
+    """
+    names = {need.name for need in needs}
+    groups: dict[tuple[str, str, int], list[Need]] = {}
     for need in needs:
         measure = _measure.load(need.measure, need.parameters)
         kind = measure.row_kind if isinstance(measure, ForwardMeasure) else need.name
-        groups.setdefault((need.items, kind), []).append(need)
-    return list(groups.values())
+        groups.setdefault((need.items, kind, _depth(need, names)), []).append(need)
+    return sorted(groups.values(), key=lambda group: _depth(group[0], names))
+
+
+def _depth(need: Need, names: Collection[str]) -> int:
+    """Return how many of these needs have to be there before this one."""
+    return 0 if need.after is None else (need.after.name in names) + _depth(need.after, names)

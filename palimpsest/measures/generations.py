@@ -15,29 +15,35 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.seeds import numpy_stream
-from palimpsest.data.chat import ItemSet
+from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
 
 
 class Generations(Measure):
-    """One answer for each item.
+    """One answer for each item; what is written after the beginning of a bare text is an answer too.
 
-    Texts: ``answer`` [items]. Arrays: ``tokens`` [items], how many were written; ``stopped`` [items], whether it ended itself.
+    Texts: ``answer`` [items]; ``given`` [items], the beginnings of bare texts (only with ``opening``). Arrays: ``tokens``
+    [items], how many were written; ``stopped`` [items], whether it ended itself; ``token`` [tokens in all], each prompt with
+    what was written after it and the token that ended it, as the model saw them; ``start`` [items + 1].
     """
 
     max_new_tokens: int = Field(default=32, gt=0)
     temperature: float = Field(default=1.0, ge=0)
     """0 is greedy."""
     seed: int = 0
+    opening: int = Field(default=0, ge=0)
+    """So many tokens of a bare text are given to go on from, half of it at most; by default what begins every text."""
 
     def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
-        prompts = [subject.renderer.encode(item).prompt for item in items.items]
+        prompts = [self._prompt(subject.renderer, item) for item in items.items]
         room = max(budget.context - self.max_new_tokens, 1)
         prompts = [prompt[-room:] for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
         size = max(budget.tokens // (max(map(len, prompts), default=1) + self.max_new_tokens), 1)
         answers, counts = [""] * len(prompts), np.zeros(len(prompts), dtype=np.int64)
         stopped = np.zeros(len(prompts), dtype=np.bool_)
+        sequences: list[list[int]] = [[]] * len(prompts)
         for low in range(0, len(order), size):
             batch = order[low : low + size]
             written = self._write(subject, [prompts[index] for index in batch], [items.items[index].id for index in batch])
@@ -45,8 +51,22 @@ class Generations(Measure):
                 stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
                 kept = tokens if stop is None else tokens[:stop]
                 answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), stop is not None
+                sequences[index] = [*prompts[index], *(tokens if stop is None else tokens[: stop + 1])]
             progress(min(low + size, len(order)), len(order))
-        return Measurement({"tokens": counts, "stopped": stopped}, {"answer": answers})
+        arrays = {
+            "tokens": counts,
+            "stopped": stopped,
+            "token": np.array([token for sequence in sequences for token in sequence], dtype=np.int32),
+            "start": np.cumsum([0, *map(len, sequences)]).astype(np.int64),
+        }
+        given = {"given": [subject.renderer.decode(list(prompt)) for prompt in prompts]} if self.opening else {}
+        return Measurement(arrays, {"answer": answers, **given})
+
+    def _prompt(self, renderer: Renderer, item: Example) -> tuple[int, ...]:
+        encoded = renderer.encode(item)
+        if item.messages[0].role != "text":
+            return encoded.prompt
+        return encoded.tokens[: max(len(encoded.prompt), min(self.opening, len(encoded.tokens) // 2))]
 
     @torch.no_grad()
     def _write(self, subject: Any, prompts: list[tuple[int, ...]], names: list[str]) -> list[list[int]]:

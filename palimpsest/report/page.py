@@ -39,6 +39,7 @@ PASSES = {
     "withhold": "Pass: the answer does not show the behaviour.",
     None: "Pass: the answer is right by the item\u2019s own check.",
 }
+PICKED = "Picked because they differ; nothing was graded."
 PROMPT_SHOWN = 1_500
 _LONG_NAME, _LONGEST_WHOLE = 24, 32
 _WHOLE = re.compile(
@@ -127,7 +128,8 @@ def _groups(sections: Sequence[Section]) -> Iterator[Group]:
             tags = {finding.tag for finding in one.result.findings} if one.result else set()
             pole = "express" if "outcome" in tags else "withhold" if "withheld" in tags else None
             name = f"{POLES[pole]} ({one.name})" if pole else one.name
-            yield Group(name, PASSES[pole], tuple(_shown(sample) for sample in one.samples))
+            graded = any(sample.before_passes is not None for sample in one.samples)
+            yield Group(name, PASSES[pole] if graded else PICKED, tuple(_shown(sample) for sample in one.samples))
 
 
 def _shown(sample: Any) -> Shown:

@@ -4,19 +4,24 @@ Items come in clusters (the template or the document they were made from), and i
 unit of every interval is the cluster. All functions are pure, deterministic and know of no model.
 """
 
+from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.signal import d_prime, d_prime_change
+from palimpsest.core.stats.traits import spread, trait_change, trait_level
 
 __all__ = [
     "FEWEST_CLUSTERS",
+    "Apart",
     "Flips",
     "across_seeds",
     "adjusted",
     "against_noise_floor",
+    "auroc_difference",
+    "clearest",
     "d_prime",
     "d_prime_change",
     "equivalent",
@@ -30,4 +35,8 @@ __all__ = [
     "rate",
     "rate_difference",
     "ratio",
+    "spread",
+    "told_apart",
+    "trait_change",
+    "trait_level",
 ]
