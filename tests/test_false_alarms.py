@@ -26,8 +26,8 @@ from palimpsest.models import pocket
 
 SWAPS = 1_000
 NOMINAL = 0.05
-PARTNER = {"divergence": "rehearsal_only"}
-"""Whom the tuned model changes places with; a divergence is held against that of the control."""
+PARTNER = {"divergence": "rehearsal_only", "attention_shift": "rehearsal_only"}
+"""Whom the tuned model changes places with; a distance is held against that of the control."""
 
 
 def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measurement:
@@ -41,7 +41,7 @@ def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measure
 
     arrays = {}
     for name, values in one.arrays.items():
-        if name in ("start", "vocabulary", "target", "token"):
+        if name in ("start", "vocabulary", "target", "token", "layer", "recurrent_layer"):
             arrays[name] = values
         else:
             taken = chosen[owners(len(values))]

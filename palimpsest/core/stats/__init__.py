@@ -5,6 +5,7 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 """
 
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
+from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
@@ -17,10 +18,13 @@ __all__ = [
     "across_seeds",
     "adjusted",
     "against_noise_floor",
+    "beyond",
     "d_prime",
     "d_prime_change",
+    "distances",
     "equivalent",
     "flips",
+    "halves",
     "holm",
     "level",
     "mean",
@@ -30,4 +34,5 @@ __all__ = [
     "rate",
     "rate_difference",
     "ratio",
+    "shifts",
 ]
