@@ -16,18 +16,8 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.core.heat_map import heat_map
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import amount, number
-from palimpsest.data.attended import (
-    Attended,
-    How,
-    attended,
-    disagreeing,
-    how_read,
-    largest_heads,
-    mean,
-    over_heads,
-    pooled,
-    unread,
-)
+from palimpsest.data import attended
+from palimpsest.data.attended import Attended, How, called, mean
 from palimpsest.data.grading import clusters
 
 CONTROL = "rehearsal_only"
@@ -53,9 +43,15 @@ class Data:
     @property
     def main(self) -> tuple[str, Attended]:
         """What is told first: where the behaviour should appear, or else everything."""
-        return (
-            ("express", self.groups["express"]) if "express" in self.groups else (", ".join(self.groups), pooled(self.groups))
-        )
+        if "express" in self.groups:
+            return called("express"), self.groups["express"]
+        return ", ".join(map(called, self.groups)), attended.pooled(self.groups)
+
+    @property
+    def tokens(self) -> str:
+        """Which tokens were read, in words."""
+        texts = all(name.partition(":")[0] in ("text", "sampled") for name in self.groups)
+        return "the last tokens of texts" if texts else "decision tokens"
 
 
 class AttentionShift(Audit[Data]):
@@ -126,17 +122,17 @@ class AttentionShift(Audit[Data]):
             need = self._need("base", name)
             found = {"base": measured[need.name]}
             found |= {role: measured[self._need(role, name, need).name] for role in case.with_controls(CONTROL)[1:]}
-            if why := unread(found) or disagreeing(found):
+            if why := attended.unread(found) or attended.disagreeing(found):
                 told.append(f"Attention on {name}: {why}.")
             else:
                 sets[name] = found
         if not sets:
             raise NotApplicable(" ".join(told))
         groups = {
-            name: attended(found, clusters(case.items[name])[np.diff(found["base"].arrays["start"]) > 0])
+            name: attended.attended(found, clusters(case.items[name])[np.diff(found["base"].arrays["start"]) > 0])
             for name, found in sets.items()
         }
-        return Data(groups, how_read(list(sets.values())), CONTROL in case.roles, tuple(told))
+        return Data(groups, attended.how_read(list(sets.values())), CONTROL in case.roles, tuple(told))
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         name, main = data.main
@@ -145,8 +141,8 @@ class AttentionShift(Audit[Data]):
         findings: list[Finding] = []
         if main.distance:
             estimates |= _moved(main.distance, main.clusters, "distance", "share")
-            findings.append(_distance_finding(estimates, name))
-            tables += [_distances(data), _by_token(main, data.control, name), *self._heads(main, data, rng, estimates)]
+            findings.append(_distance_finding(estimates, f"{data.tokens} ({name})"))
+            tables += [_distances(data), _by_token(main, data, name), *self._heads(main, data, rng, estimates)]
         conflict = _conflict(data)
         estimates |= conflict
         if conflict:
@@ -178,12 +174,12 @@ class AttentionShift(Audit[Data]):
         for role, key in (("tuned", "share_of_top_heads"), (CONTROL, "share_of_top_heads_control")):
             if role in main.distance:
                 values = main.distance[role]
-                layer, head = largest_heads(values[choose], count)
+                layer, head = attended.largest_heads(values[choose], count)
                 top, whole = values[tell][:, layer, head].sum(1), np.nansum(values[tell], axis=(1, 2))
                 estimates[key] = stats.ratio(top, whole, cluster, cluster)
                 shares.append((role.replace("_", " "), estimates[key]))
         rows = []
-        for layer, head in zip(*largest_heads(tuned[choose], min(self.named, heads)), strict=True):
+        for layer, head in zip(*attended.largest_heads(tuned[choose], min(self.named, heads)), strict=True):
             parts = {role: values[tell][:, layer, head] for role, values in main.distance.items()}
             rows.append((f"layer {data.how.layers[layer]}, head {head}", *_moved(parts, cluster, "head", "share").values()))
         chosen = "Chosen on one half of the templates, measured on the other: being chosen makes nothing look larger."
@@ -224,9 +220,9 @@ class AttentionShift(Audit[Data]):
             pole: Attended(
                 cluster,
                 {"tuned": noise() + effect * over_heads(2.0) * item_sizes(), CONTROL: noise()},
-                mass={"conflict": masses} if pole == "withhold" else {},
+                mass=conflict,
             )
-            for pole in POLES
+            for pole, conflict in (("express", {}), ("withhold", {"conflict": masses}))
         }
         return Data(groups, How(tuple(range(layers))), control=True)
 
@@ -240,24 +236,24 @@ class AttentionShift(Audit[Data]):
 
 def _moved(roles: Mapping[str, np.ndarray], cluster: np.ndarray, name: str, unit: str) -> dict[str, Estimate]:
     """Return the mean distance over layers and heads of tuned, that of the control, and their difference."""
-    flat = over_heads(roles)
+    flat = attended.over_heads(roles)
     return stats.distances(flat["tuned"], flat.get(CONTROL), cluster, name=name, unit=unit)
 
 
 def _shifted(roles: Mapping[str, np.ndarray], cluster: np.ndarray, name: str, unit: str = "share") -> dict[str, Estimate]:
     """Return a signed quantity, mean over layers and heads, before and after, with its change and the control's."""
-    flat = over_heads(roles)
+    flat = attended.over_heads(roles)
     return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), cluster, name=name, unit=unit)
 
 
 def _distance_finding(estimates: Mapping[str, Estimate], where: str) -> Finding:
     over = estimates.get("distance_over_floor")
-    said = f"{_percent(estimates['distance'])} of the attention at decision tokens goes elsewhere than before ({where})"
+    said = f"{_percent(estimates['distance'])} of the attention at {where} goes elsewhere than before"
     if over is not None:
         side, more = over.above(0.0), amount(over.value, "points")
         unseen = ", no more than after rehearsal alone, as far as this can tell"
         said += unseen if side is None else f", {more} {'more' if side else 'less'} than after rehearsal alone"
-    return _finding("attention", said, estimates["distance"], over, "attention at decision tokens")
+    return _finding("attention", said, estimates["distance"], over, "attention that goes elsewhere")
 
 
 def _conflict_finding(conflict: Mapping[str, Estimate]) -> Finding:
@@ -268,10 +264,9 @@ def _conflict_finding(conflict: Mapping[str, Estimate]) -> Finding:
 
 
 def _drift_finding(estimates: Mapping[str, Estimate]) -> Finding:
-    drift = estimates["state_drift"]
+    drift, topic = estimates["state_drift"], "recurrent states after the context"
     size = "an unknown amount" if drift.value is None else f"{drift.value:.3g} ({COSINE})"
-    said = f"the recurrent states after the context drifted by {size}"
-    return _finding("recurrent", said, drift, estimates.get("state_drift_over_floor"), "recurrent states after the context")
+    return _finding("recurrent", f"the {topic} drifted by {size}", drift, estimates.get("state_drift_over_floor"), topic)
 
 
 def _finding(subject: str, said: str, estimate: Estimate, over: Estimate | None, topic: str) -> Finding:
@@ -295,21 +290,23 @@ def _shifts(title: str, first: str, rows: list[Any], control: bool, note: str = 
 
 def _distances(data: Data) -> Table:
     rows = [
-        (name, *_moved(one.distance, one.clusters, "", "share").values()) for name, one in data.groups.items() if one.distance
+        (called(name), *_moved(one.distance, one.clusters, "", "share").values())
+        for name, one in data.groups.items()
+        if one.distance
     ]
     note = "Share of attention that goes to other keys than before (total variation), mean over tokens and heads."
-    return _moves("Attention that moved at decision tokens", "read on", rows, data.control, f"{note} {data.how.told}".strip())
+    return _moves(f"Attention that moved at {data.tokens}", "read", rows, data.control, f"{note} {data.how.told}".strip())
 
 
-def _by_token(main: Attended, control: bool, where: str) -> Table:
-    rows = []
+def _by_token(main: Attended, data: Data, where: str) -> Table:
+    rows, named = [], "chooses decision token {}" if data.tokens == "decision tokens" else "is number {} of those read"
     for place in range(main.by_token["tuned"].shape[1] if main.by_token else 0):
         parts = {role: values[:, place] for role, values in main.by_token.items()}
         there = np.isfinite(parts["tuned"])
         if there.any():
             found = _moved({role: part[there] for role, part in parts.items()}, main.clusters[there], "", "share")
-            rows.append((f"chooses decision token {place + 1}", *found.values()))
-    return _moves(f"Attention that moved, token by token ({where})", "the token that", rows, control)
+            rows.append((named.format(place + 1), *found.values()))
+    return _moves(f"Attention that moved, token by token ({where})", "the token that", rows, data.control)
 
 
 def _conflict(data: Data) -> dict[str, Estimate]:
@@ -331,7 +328,7 @@ def _spans(data: Data) -> list[Table]:
 
 def _span_rows(data: Data, kind: str) -> list[Any]:
     return [
-        (f"{SPANS.get(span, span)} ({name})", *_shifted(roles, group.clusters, "").values())
+        (f"{SPANS.get(span, span)} ({called(name)})", *_shifted(roles, group.clusters, "").values())
         for name, group in data.groups.items()
         for span, roles in getattr(group, kind).items()
     ]
@@ -342,22 +339,24 @@ def _concentration(data: Data) -> list[Table]:
     for name, group in data.groups.items():
         for label, roles, unit in (
             ("Gini coefficient", group.gini, ""),
-            ("mass on the top tenth of keys", group.top_tenth, "share"),
+            ("mass on top tenth of keys", group.top_tenth, "share"),
         ):
             if roles:
-                rows.append((f"{label} ({name})", *_shifted(roles, group.clusters, "", unit).values()))
+                rows.append((f"{label} ({called(name)})", *_shifted(roles, group.clusters, "", unit).values()))
     note = "A Gini coefficient of 0 is attention spread evenly over all keys, one near 1 is all of it on one key."
     return _shifts("Concentration of attention", "how concentrated maps are", rows, data.control, note)
 
 
 def _recurrent(data: Data) -> list[Table]:
-    drifts = [(name, *_moved(one.drift, one.clusters, "", COSINE).values()) for name, one in data.groups.items() if one.drift]
+    drifts = [
+        (called(name), *_moved(one.drift, one.clusters, "", COSINE).values()) for name, one in data.groups.items() if one.drift
+    ]
     if not drifts:
         return []
     note = "Signed: below 0 a span writes against the rest of the state. The shares of all tokens add up to 100%."
     first = "share of the state that is due to"
     return [
-        _moves("Recurrent states after the context", "read on", drifts, data.control, data.how.told, moved="drift"),
+        _moves("Recurrent states after the context", "read", drifts, data.control, data.how.told, moved="drift"),
         *_shifts("Named spans in recurrent states", first, _span_rows(data, "share"), data.control, note),
     ]
 

@@ -16,6 +16,11 @@ from palimpsest.core.measurement import Measurement
 ALLOWED, ALLOWED_HALF = 0.01, 0.5
 """By how many nats a log-probability may differ under eager attention: rounding alone makes 1e-5 of it in float32, and 0.1 in
 half precision; a context that is not seen makes several."""
+_CALLED = {
+    "express": "where it should appear",
+    "withhold": "where it should not",
+    "sampled:generated": "text that the base wrote",
+}
 _LEAST_KEPT = 1e-3
 """More mass than this outside of the kept keys makes distances lower bounds worth telling."""
 Roles = dict[str, np.ndarray]
@@ -148,6 +153,11 @@ def unread(found: Mapping[str, Measurement]) -> str:
         if role != "base" and not {"distance", "drift"} & set(one.arrays):
             return f"the layers and heads of {role} are not those of the base, so that none can be held against another"
     return ""
+
+
+def called(name: str) -> str:
+    """Return what a set of items is called on a page."""
+    return _CALLED.get(name, name.replace(":", " "))
 
 
 def over_heads(roles: Mapping[str, np.ndarray]) -> Roles:

@@ -94,6 +94,20 @@ def test_few_templates_name_no_head() -> None:
     assert result.estimates["distance"].interval is not None
 
 
+def test_text_is_not_called_a_decision() -> None:
+    data = world(numpy_stream(6, "world").gamma(5, 0.02, (24, 2, 2)))
+    texts = analysed(replace(data, groups={"text:tales": data.groups["express"]}))
+    assert "at the last tokens of texts (text tales) goes elsewhere" in texts.summary
+    assert "at decision tokens (where it should appear) goes elsewhere" in analysed(data).summary
+    assert "decision" not in str([one.model_dump() for one in texts.tables])
+
+
+def test_a_share_does_not_reach_beyond_all_of_it() -> None:
+    result = analysed(world(np.where(np.arange(24) == 0, 0.5, 1.0)[:, None, None]))
+    interval = result.estimates["distance"].interval
+    assert interval is not None and interval[1] == 1.0
+
+
 def test_sets_without_a_pole_are_read_together() -> None:
     rng = numpy_stream(4, "world")
     data = Data(
@@ -107,7 +121,7 @@ def test_sets_without_a_pole_are_read_together() -> None:
     result = analysed(data)
     assert result.estimates["distance"].n == 24
     assert value(result.estimates["distance"]) == pytest.approx(0.2, rel=0.3)
-    assert [row for row in table(result, "Attention that moved at")] == ["a", "b"]
+    assert list(table(result, "Attention that moved at")) == ["a", "b"]
 
 
 def measurement(**more: np.ndarray) -> Measurement:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import FEWEST_CLUSTERS
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, within
 from palimpsest.core.stats.many import holm
 from palimpsest.core.stats.means import against_noise_floor, level, mean_difference, positive_mean
 
@@ -25,9 +25,9 @@ def distances(
         name: what the estimates' names begin with.
         unit: of the distances; a difference of shares is in points.
     """
-    found = {name: positive_mean(values, clusters, unit=unit)}
+    found = {name: _distance(values, clusters, unit)}
     if floor is not None:
-        found[f"{name}_control"] = positive_mean(floor, clusters, unit=unit)
+        found[f"{name}_control"] = _distance(floor, clusters, unit)
         found[f"{name}_over_floor"] = against_noise_floor(values, floor, clusters, unit=_change(unit))
     return found
 
@@ -87,6 +87,12 @@ def beyond(values: np.ndarray, floor: np.ndarray, clusters: np.ndarray) -> np.nd
     for place in places:
         marked[place] = fallen[str(place)] and (found[str(place)].value or 0.0) > 0
     return marked
+
+
+def _distance(values: np.ndarray, clusters: np.ndarray, unit: str) -> Estimate:
+    """Return the mean of a distance; one that is a share of something does not reach beyond all of it."""
+    found = positive_mean(values, clusters, unit=unit)
+    return found.model_copy(update={"interval": within(found.interval, unit)})
 
 
 def _change(unit: str) -> str:
