@@ -22,11 +22,7 @@ from palimpsest.data.grading import clusters
 
 CONTROL = "rehearsal_only"
 POLES = ("express", "withhold")
-SPANS = {
-    "conflict": "what conflicts with the direction",
-    "direction": "the direction",
-    "support": "what supports the direction",
-}
+SPANS = {"conflict": "what conflicts with the direction", "direction": "the direction", "support": "what supports it"}
 COSINE = "1 \N{MINUS SIGN} cosine"
 
 
@@ -78,8 +74,9 @@ class AttentionShift(Audit[Data]):
         itself is exactly 0 everywhere; without a control nothing else is known of how far noise goes.
     Limits:
         Attention is not influence: a head may look elsewhere to no effect, and move what it reads without looking elsewhere.
-        Heads are matched by number, so a copy whose heads are permuted counts as moved, though its mean over heads is the same.
-        The reference decision is read, not what each model would write. The interval covers items, not training seeds.
+        Heads are matched by number: a copy with permuted heads counts as moved, though its mass on spans is the same. The
+        reference decision is read, not what each model would write. A recurrent state of over 256 numbers a head is held as a
+        random sketch, which scatters a head's drift by about 9%. The interval covers items, not training seeds.
     Reference:
         Jain and Wallace 2019, arXiv 1902.10186 (attention and explanation); Yang et al. 2024, arXiv 2412.06464 (gated delta
         rule); Bell and McCaffrey 2002 (clustered variance).
@@ -96,7 +93,6 @@ class AttentionShift(Audit[Data]):
     sets: int = Field(default=3, ge=1)
     """How many sets are read where there is no behaviour."""
     named: int = Field(default=6, ge=1)
-    """How many heads are named."""
 
     def needs(self, case: Case) -> tuple[Need, ...]:
         names = self._names(case)

@@ -270,7 +270,7 @@ def test_directions_name_what_conflicts_with_them(tmp_path: Path) -> None:
     assert result is not None, run.record.seeds[0].outcomes[0].why
     spans = table(result, "Attention on named spans")
     assert {name.split(" (")[0] for name in spans} == {
-        "what conflicts with the direction", "what supports the direction", "the direction"
+        "what conflicts with the direction", "what supports it", "the direction"
     }  # fmt: skip
     assert result.estimates["conflict_shift"].n >= 20
     assert "conflict_over_floor" not in result.estimates
