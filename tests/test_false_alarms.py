@@ -28,8 +28,8 @@ SWAPS = 1_000
 FEWER = {"style": 200}
 """Audits that read every text anew in each world."""
 NOMINAL = 0.05
-PARTNER = {"divergence": "rehearsal_only"}
-"""Whom the tuned model changes places with; a divergence is held against that of the control."""
+PARTNER = {"divergence": "rehearsal_only", "attention_shift": "rehearsal_only"}
+"""Whom the tuned model changes places with; a distance is held against that of the control."""
 
 
 def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measurement:
@@ -43,7 +43,7 @@ def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measure
 
     arrays = {}
     for name, values in one.arrays.items():
-        if name in ("start", "vocabulary", "target", "token"):
+        if name in ("start", "vocabulary", "target", "token", "layer", "recurrent_layer"):
             arrays[name] = values
         else:
             taken = chosen[owners(len(values))]

@@ -6,6 +6,7 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 
 from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
+from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
@@ -21,11 +22,14 @@ __all__ = [
     "adjusted",
     "against_noise_floor",
     "auroc_difference",
+    "beyond",
     "clearest",
     "d_prime",
     "d_prime_change",
+    "distances",
     "equivalent",
     "flips",
+    "halves",
     "holm",
     "level",
     "mean",
@@ -35,6 +39,7 @@ __all__ = [
     "rate",
     "rate_difference",
     "ratio",
+    "shifts",
     "spread",
     "told_apart",
     "trait_change",
