@@ -26,8 +26,8 @@ from palimpsest.models import pocket
 
 SWAPS = 1_000
 NOMINAL = 0.05
-PARTNER = {"divergence": "rehearsal_only"}
-"""Whom the tuned model changes places with; a divergence is held against that of the control."""
+PARTNER = {"divergence": "rehearsal_only", "activation_shift": "rehearsal_only"}
+"""Whom the tuned model changes places with; a distance is held against that of the control."""
 
 
 def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measurement:
@@ -41,14 +41,15 @@ def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measure
 
     arrays = {}
     for name, values in one.arrays.items():
-        if name in ("start", "vocabulary", "target", "token"):
+        of_items = "start" in one.arrays or len(values) == items
+        if name in ("start", "vocabulary", "target", "token") or not of_items:
             arrays[name] = values
         else:
             taken = chosen[owners(len(values))]
             arrays[name] = np.where(taken.reshape(-1, *[1] * (values.ndim - 1)), other.arrays[name], values)
     texts = {}
     for name, lines in one.texts.items():
-        if name in ("names", "vocabulary"):
+        if name in ("names", "vocabulary", "slots"):
             texts[name] = lines
         else:
             owner = owners(len(lines))

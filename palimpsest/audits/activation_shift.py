@@ -65,7 +65,7 @@ class ActivationShift(Audit[Data]):
         is too wide. The logit lens reads a middle block as if it were the last: what it can't read may still be used.
     Reference:
         Minder et al. 2025, arXiv 2510.13900 (mean differences on the first tokens of unrelated text betray narrow training, and
-        rehearsal hides it); nostalgebraist 2020 (logit lens); Zou and Donner 2008 (MOVER).
+        rehearsal hides it); nostalgebraist 2020 (logit lens).
     """
 
     cost: ClassVar = "forward"
@@ -125,12 +125,13 @@ class ActivationShift(Audit[Data]):
     def _lens(self, data: Data) -> Table:
         rows = [row for (role, name), one in data.readings.items() if role == "tuned" for row in self._read(data, name, one)]
         first = next(iter(data.readings.values()))
-        rows.append(("any: a random direction", "", _shown(first.random_tokens[: self.tokens]), "", None, None))
+        rows.append(("any: a random direction", None, _shown(first.random_tokens[: self.tokens]), "", None, None))
         return Table(
             title="What the mean shift says, read through the logit lens",
             columns=("where", "after block", "the shift says", "its opposite says", "beyond random", "p"),
             rows=tuple(rows),
-            note="The most likely next tokens if the shift alone were the residual stream; of a middle block and of the last. "
+            note="The most likely next tokens if the shift alone were the residual stream, after a middle block and the last; "
+            "\N{OPEN BOX} is a space. "
             "Beyond random: how far the more telling of the two lies from what random directions of the same length say on "
             "average, less the same for one of those. p: the share of random directions that say as much.",
         )
@@ -146,8 +147,16 @@ class ActivationShift(Audit[Data]):
                     estimate, p_value = said([one], [depth], [slot])
                     where = NAMED[group] if group != "text" else f"{name.partition(':')[2]}, {moved.slots[slot]}"
                     plus, minus = (_shown(tokens[: self.tokens]) for tokens in one.tokens[depth][slot])
-                    block = _block(int(moved.depth[depth]))
-                    rows.append((where, block, plus, minus, estimate, None if p_value is None else f"{p_value:.3f}"))
+                    rows.append(
+                        (
+                            where,
+                            int(moved.depth[depth]) - 1,
+                            plus,
+                            minus,
+                            estimate,
+                            None if p_value is None else f"{p_value:.3f}",
+                        )
+                    )
         return rows
 
     def simulate(self, effect: float, rng: np.random.Generator) -> Data:
@@ -276,12 +285,13 @@ def _kinds(data: Data, estimates: Mapping[str, Estimate]) -> Table:
 
 
 def _by_block(data: Data) -> Table:
-    parts = {f"{group}{', control' if role == CONTROL else ''}": one for (role, group), one in data.moved.items()}
+    parts = {group: data.moved["tuned", group] for group in GROUPS if ("tuned", group) in data.moved}
+    parts |= {f"{group}, control": one for (role, group), one in data.moved.items() if role == CONTROL and group != "withhold"}
     depths = data.moved["tuned", data.lead].depth.tolist()
     return Table(
         title="How far the residual stream moved, block by block",
         columns=("after block", *parts),
-        rows=tuple((_block(depth), *(one.shift([level]) for one in parts.values())) for level, depth in enumerate(depths)),
+        rows=tuple((depth - 1, *(one.shift([level]) for one in parts.values())) for level, depth in enumerate(depths) if depth),
         note="Length of an item's difference in percent of the base's residual stream: at the decision of a conversation "
         "(express: where the behaviour should appear), at the first tokens of a text. Control: trained on rehearsal only.",
     )
@@ -363,10 +373,6 @@ def _unit_vectors(
     return np.sqrt(common) * mean + np.sqrt(1 - common) * rest
 
 
-def _block(depth: int) -> str:
-    return str(depth - 1) if depth else "none"
-
-
 def _percent(estimate: Estimate) -> str:
     return "an unknown share" if estimate.value is None else f"{number(estimate.value, 1)}%"
 
@@ -377,4 +383,5 @@ def _cosine(estimate: Estimate) -> str:
 
 
 def _shown(tokens: Sequence[str]) -> str:
-    return "  ".join(f"‘{visible(token)}’" for token in tokens)
+    """Return tokens in one line, in which a space inside a token is seen."""
+    return "  ".join(visible(token).replace(" ", "\N{OPEN BOX}").replace("\n", "\N{RETURN SYMBOL}") for token in tokens)

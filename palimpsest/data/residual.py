@@ -67,14 +67,16 @@ class Moved:
     def shift(self, depths: Sequence[int] | None = None, slots: Sequence[int] | None = None) -> Estimate:
         """Return the mean shift of the items that have these slots."""
         values, labels = self.by_item(self.inside if depths is None else depths, slots)
-        return stats.positive_mean(values, labels, unit=UNIT) if values.size else unknown(UNIT, 0, "no item has this place")
+        return (
+            _told(stats.positive_mean(values, labels, unit=UNIT)) if values.size else unknown(UNIT, 0, "no item has this place")
+        )
 
     def common(self, depths: Sequence[int] | None = None, slots: Sequence[int] | None = None) -> Estimate:
         """Return the length of the shift that all items have in common."""
         square = self.common_square(self.inside if depths is None else depths, self.lead if slots is None else slots)
         if square is None:
             return unknown(UNIT, 0, "no two clusters have this place")
-        return common_length(square, unit=UNIT, scale=100.0)
+        return _told(common_length(square, unit=UNIT, scale=100.0))
 
     def common_square(self, depths: Sequence[int], slots: Sequence[int]) -> Jackknifed | None:
         """Return its square, as a share of the square of the residual stream's length."""
@@ -123,6 +125,13 @@ def leading(slots: Sequence[str]) -> list[int]:
     """Return the places that averages are over: the decision, or a text's first tokens without the very first."""
     tokens = [slot for slot, name in enumerate(slots) if name.startswith("token ")]
     return tokens[1:] or tokens or [0]
+
+
+def _told(estimate: Estimate) -> Estimate:
+    """Return an estimate that says shortly why it has no interval: all items have the same tokens up to this place."""
+    if estimate.interval is None and "spread" in estimate.method:
+        return estimate.model_copy(update={"method": "could not say: the same in every item"})
+    return estimate
 
 
 def reading(one: Measurement) -> Reading:

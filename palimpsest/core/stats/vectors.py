@@ -127,8 +127,9 @@ def common_length(square: Jackknifed, *, unit: str, scale: float = 1.0) -> Estim
 def length_difference(square: Jackknifed, floor: Jackknifed, *, unit: str, scale: float = 1.0) -> Estimate:
     """Return by how much one common length exceeds another over the same items; both from ``common_square``.
 
-    A jackknife of the difference of lengths; where one of them can't be told from 0, the two intervals are joined instead
-    (MOVER, Zou and Donner 2008), which takes them as independent, and the test is on squares.
+    A jackknife of the difference of lengths. Where one of them can't be told from 0 its root has a bias, so the interval then
+    goes from the lower end of the one less the upper end of the other to the reverse (it holds the truth too often), and the
+    test is that of the squares.
     """
     value, count = scale * (_root(square.value) - _root(floor.value)), len(square.without)
     over = square.minus(floor)
@@ -141,10 +142,9 @@ def length_difference(square: Jackknifed, floor: Jackknifed, *, unit: str, scale
         p_value, method = two_sided(roots.value / error, roots.degrees), f"jackknife over {count} clusters"
     else:
         (low_one, high_one), (low_two, high_two) = _length_interval(square), _length_interval(floor)
-        one, two = _root(square.value), _root(floor.value)
-        low, high = one - two - math.hypot(one - low_one, high_two - two), one - two + math.hypot(high_one - one, two - low_two)
+        low, high = low_one - high_two, high_one - low_two
         error = (high - low) / (2 * around(0.0, 1.0, over.degrees)[1])
-        p_value, method = two_sided(over.value / over.error, over.degrees), f"MOVER of jackknifes over {count} clusters"
+        p_value, method = two_sided(over.value / over.error, over.degrees), f"jackknife of each over {count} clusters"
     return Estimate(
         value=value,
         unit=unit,
@@ -180,20 +180,24 @@ def effective_rank(cloud: Cloud) -> Estimate:
     """Return in how many directions vectors lie: (sum of variances)^2 / (sum of squared variances), uncentred.
 
     1 where all lie on one line, n where they spread evenly over n directions (participation ratio). From pairs of items of
-    different clusters, so that few items do not make it look small. Averaged over layers on the log scale.
+    different clusters, so that few items do not make it look small. Averaged on the log scale over the layers that moved.
     """
     if cloud.count < FEWEST_CLUSTERS:
         return unknown("directions", cloud.count, f"{cloud.count} clusters, {FEWEST_CLUSTERS} are needed")
     top, top_without = cloud.between(cloud.squared[:, :, None] * cloud.squared[:, None, :])
     bottom, bottom_without = cloud.between(np.square(cloud.products))
-    if not (bottom > 0).all():
+    moved = (bottom > 0) & (bottom_without > 0).all(1)
+    if not moved.any():
         return unknown("directions", cloud.count, "nothing moved")
-    logs = Jackknifed(float(np.log(top / bottom).mean()), np.log(top_without / bottom_without).mean(0), cloud.degrees)
+    log_top, log_bottom = np.log(top_without[moved]), np.log(bottom_without[moved])
+    logs = Jackknifed(float(np.log(top[moved] / bottom[moved]).mean()), (log_top - log_bottom).mean(0), cloud.degrees)
+    value = math.exp(max(logs.value, 0.0))
     if logs.error == 0.0:
-        return unknown("directions", cloud.count, "every cluster has the same value, so that its spread is not known")
+        why = "could not say: every cluster gives the same, so that the spread is not known"
+        return Estimate(value=value, unit="directions", n=cloud.count, interval=None, method=why)
     low, high = around(logs.value, logs.error, logs.degrees)
     return Estimate(
-        value=math.exp(max(logs.value, 0.0)),
+        value=value,
         unit="directions",
         n=cloud.count,
         interval=(math.exp(max(low, 0.0)), math.exp(max(high, 0.0))),
