@@ -14,9 +14,9 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.stats.vectors import length_difference, mean_cosine
-from palimpsest.core.wording import number, visible
+from palimpsest.core.wording import number, shown, visible
 from palimpsest.data.grading import clusters
-from palimpsest.data.residual import UNIT, Moved, Reading, leading, reading, said
+from palimpsest.data.residual import UNIT, Moved, Reading, first_words, leading, named, reading, said
 
 GROUPS = ("express", "withhold", "text")
 NAMED = {"express": "where it should appear", "withhold": "where it should not", "text": "on general text"}
@@ -31,6 +31,12 @@ class Data:
 
     moved: dict[tuple[str, str], Moved]
     readings: dict[tuple[str, str], Reading] = field(default_factory=dict)
+    answers: bool = False
+    """Whether it is known how answers of the behaviour begin."""
+
+    def read(self, role: str, group: str) -> list[Reading]:
+        """Return the readings of the item sets of one group."""
+        return [one for (owner, name), one in self.readings.items() if owner == role and _group(name) == group]
 
     @property
     def lead(self) -> str:
@@ -83,6 +89,7 @@ class ActivationShift(Audit[Data]):
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         moved, readings = {}, {}
+        words = first_words([item for name in case.names("express", "withhold") for item in case.items[name].items])
         for group, names in _sets(case).items():
             for role in case.with_controls(CONTROL)[1:]:
                 found = [measured[_need(role, name).name] for name in names]
@@ -91,8 +98,8 @@ class ActivationShift(Audit[Data]):
                 labels = np.concatenate([_labels(case, name, one) for name, one in zip(names, found, strict=True)])
                 depth, slots = found[0].arrays["depth"], tuple(found[0].texts["slots"])
                 moved[role, group] = Moved(joined[0], joined[1], joined[2], labels, depth, slots)
-                readings |= {(role, name): reading(one) for name, one in zip(names, found, strict=True)}
-        return Data(moved, readings)
+                readings |= {(role, name): reading(one, words) for name, one in zip(names, found, strict=True)}
+        return Data(moved, readings, bool(words))
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates = _estimates(data)
@@ -242,9 +249,10 @@ def _estimates(data: Data) -> dict[str, Estimate]:
         found[f"shift{mark}:{group}"], found[f"common{mark}:{group}"] = one.shift(), one.common()
         if role == "tuned":
             found[f"rank:{group}"] = one.rank()
-        readings = [one for (owner, name), one in data.readings.items() if owner == role and _group(name) == group]
-        if readings:
+        if readings := data.read(role, group):
             found[f"says{mark}:{group}"] = said(readings, one.inside, one.lead)[0]
+            if data.answers and one.at_all:
+                found[f"names{mark}:{group}"], _ = named(readings, one.inside, one.lead)
     if ("tuned", "express") in moved and ("tuned", "withhold") in moved:
         one, two = moved["tuned", "express"], moved["tuned", "withhold"]
         clouds = one.within(one.lead_cloud), two.within(two.lead_cloud)
@@ -265,20 +273,35 @@ def _estimates(data: Data) -> dict[str, Estimate]:
 
 
 def _kinds(data: Data, estimates: Mapping[str, Estimate]) -> Table:
-    rows = []
+    rows, keys = [], ("shift", "common", "rank", "says")
     for group in (group for group in GROUPS if ("tuned", group) in data.moved):
-        rows.append((NAMED[group], *(estimates.get(f"{key}:{group}") for key in ("shift", "common", "rank", "says"))))
-        if (CONTROL, group) in data.moved:
-            control = (estimates.get(f"{key}_control:{group}") for key in ("shift", "common", "rank", "says"))
-            rows.append((f"rehearsal only, {NAMED[group]}", *control))
+        for role, mark, name in (("tuned", "", NAMED[group]), (CONTROL, "_control", f"rehearsal only, {NAMED[group]}")):
+            if (role, group) in data.moved:
+                share = estimates.get(f"names{mark}:{group}")
+                names = f"{100 * share.value:.0f}%" if share and share.value is not None else None
+                rows.append(
+                    (name, *(estimates.get(f"{key}{mark}:{group}") for key in keys), *((names,) if data.answers else ()))
+                )
     note = "Over all blocks. Common: what all items share. Directions: 1 where all items moved along one line."
-    same = estimates.get("same_way")
-    if same is not None:
-        value = "could not be said" if same.value is None or same.interval is None else f"is {_cosine(same)}"
-        note += f" The cosine between the common shifts of the two poles {value}; it is 1 where both moved the same way."
+    if data.answers:
+        chance = named(data.read("tuned", data.lead), data.moved["tuned", data.lead].inside, [0])[1]
+        note += (
+            " Names an answer: share of readings, one for each block and sign, in which one of the ten likeliest tokens begins "
+        )
+        note += f"an answer that the behaviour knows ({100 * chance:.0f}% of random directions do)."
+    if "same_way" in estimates:
+        note += f" Between the common shifts of the two poles: {shown(estimates['same_way'], decimals=2).sentence}; "
+        note += "1 where both moved the same way."
     return Table(
         title="What kind of change it is",
-        columns=("where", "shift", "common shift", "effective rank", "says, beyond random"),
+        columns=(
+            "where",
+            "shift",
+            "common shift",
+            "effective rank",
+            "says, beyond random",
+            *(("names an answer",) if data.answers else ()),
+        ),
         rows=tuple(rows),
         note=note,
     )
@@ -323,11 +346,7 @@ def _figure(data: Data) -> dict[str, object]:
         ends = [each.interval or (each.value, each.value) for each in found]
         line = {"label": label, "x": one.depth.tolist(), "y": [each.value for each in found]}
         series.append({**line, "low": [low for low, _ in ends], "high": [high for _, high in ends]})
-    return {
-        "series": series,
-        "x_label": "blocks passed",
-        "unit": "shift of the residual stream (% of its length)",
-    }
+    return {"series": series, "x_label": "blocks passed", "unit": "shift of the residual stream (% of its length)"}
 
 
 def _places(data: Data) -> list[Place]:
@@ -375,11 +394,6 @@ def _unit_vectors(
 
 def _percent(estimate: Estimate) -> str:
     return "an unknown share" if estimate.value is None else f"{number(estimate.value, 1)}%"
-
-
-def _cosine(estimate: Estimate) -> str:
-    low, high = estimate.interval or (0.0, 0.0)
-    return f"{number(estimate.value or 0.0, 2)} [{number(low, 2)}, {number(high, 2)}]"
 
 
 def _shown(tokens: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ the decision, of a text its first tokens but the very first, which is unlike all
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.stats.clusters import quantile
 from palimpsest.core.stats.vectors import Cloud, Jackknifed, common_length, common_square, effective_rank
+from palimpsest.data.chat import Example
 
 UNIT = "% of length"
 _ROUNDING = 1e-6
@@ -119,6 +121,10 @@ class Reading:
     """The most likely ones by depth, slot and sign (the difference, its negative)."""
     random_tokens: tuple[str, ...]
     """Of one random direction, at the middle depth of the first slot."""
+    names: np.ndarray
+    """Whether one of the most likely tokens begins an answer of the behaviour [depths, slots, 2]."""
+    random_names: np.ndarray
+    """The same of random directions [depths, slots, directions]."""
 
 
 def leading(slots: Sequence[str]) -> list[int]:
@@ -134,8 +140,26 @@ def _told(estimate: Estimate) -> Estimate:
     return estimate
 
 
-def reading(one: Measurement) -> Reading:
-    """Return what was read on one item set."""
+def first_words(items: Sequence[Example]) -> frozenset[str]:
+    """Return the words, in lower case, with which answers of the behaviour may begin."""
+    answers = {text for item in items for text in item.options.values()}
+    answers = answers or {item.text_of(item.decisions[0]) for item in items}
+    words = (re.findall(r"\w+", answer.lower()) for answer in answers)
+    return frozenset(found[0] for found in words if found)
+
+
+def _begins(token: str, words: frozenset[str]) -> bool:
+    said = token.strip().lower()
+    return len(said) >= 2 and any(word.startswith(said) for word in words)
+
+
+def reading(one: Measurement, words: frozenset[str] = frozenset()) -> Reading:
+    """Return what was read on one item set.
+
+    Args:
+        one: of ``activations``.
+        words: with which answers of the behaviour may begin.
+    """
     texts = dict(zip(one.arrays["vocabulary"].tolist(), one.texts["vocabulary"], strict=True))
 
     def named(ids: np.ndarray) -> tuple[str, ...]:
@@ -143,7 +167,25 @@ def reading(one: Measurement) -> Reading:
 
     tokens = tuple(tuple(tuple(named(sign) for sign in slot) for slot in depth) for depth in one.arrays["lens_token"])
     random = named(one.arrays["random_token"][len(tokens) // 2, 0, 0])
-    return Reading(one.arrays["lens_nats"], one.arrays["random_nats"], one.arrays["fold_nats"], tokens, random)
+    begins = [token for token, text in texts.items() if _begins(text, words)]
+    names, others = (np.asarray(np.isin(one.arrays[key], begins).any(-1)) for key in ("lens_token", "random_token"))
+    return Reading(one.arrays["lens_nats"], one.arrays["random_nats"], one.arrays["fold_nats"], tokens, random, names, others)
+
+
+def named(readings: Sequence[Reading], depths: Sequence[int], slots: Sequence[int]) -> tuple[Estimate, float]:
+    """Return which share of readings name how an answer begins, and of which share of random directions this is so.
+
+    A reading is that of the mean difference or of its negative at one depth and slot; they are not independent, so there is no
+    interval.
+    """
+    place = np.ix_(depths, slots)
+    own, random = (np.concatenate([array[place].ravel() for array in arrays]) for arrays in _names(readings))
+    why = "could not say: readings of one change are not independent"
+    return Estimate(value=float(own.mean()), unit="share", n=len(own), interval=None, method=why), float(random.mean())
+
+
+def _names(readings: Sequence[Reading]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [one.names for one in readings], [one.random_names for one in readings]
 
 
 def said(readings: Sequence[Reading], depths: Sequence[int], slots: Sequence[int]) -> tuple[Estimate, float | None]:
