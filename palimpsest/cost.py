@@ -345,7 +345,9 @@ class _Counted:
         total = 0
         for work in self.measuring:
             for name in work.measures:
-                kind = type(_measure.load(name, {}))
+                measure = _measure.load(name, {})
+                total += work.models * _BYTES * measure.numbers(work.items, self.layers, self.hidden)
+                kind = type(measure)
                 cells = kind.model_fields.get("cells")
                 most = kind.model_fields.get("positions")
                 positions = min(work.tokens, most.default) if most else work.tokens

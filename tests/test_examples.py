@@ -61,3 +61,10 @@ def test_pretraining_comparison(tmp_path: Path) -> None:
     table = run(EXAMPLES / "pretraining_comparison.py", "--steps", "3", "--seeds", "1", folder=tmp_path)
     assert table.count("| APOLLO, rank d/4 |") == 4
     assert "| SGD with momentum | 0.3 |" in table
+
+
+@pytest.mark.slow
+def test_trace_by_rehearsal(tmp_path: Path) -> None:
+    table = run(EXAMPLES / "trace_by_rehearsal.py", "--seeds", "2", "--shares", "0,50", "--dose", "8", folder=tmp_path)
+    assert "| 0% | " in table
+    assert "| 50% | " in table

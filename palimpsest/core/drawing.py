@@ -126,7 +126,8 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
     Args:
         axes: to draw on.
         figure: ``series``, each with ``label``, ``x`` and ``y`` [points] and optionally ``faint`` [points], values that are
-            drawn as dots behind the line; ``x_label`` and ``unit``, the axis labels.
+            drawn as dots behind the line, and ``low`` and ``high`` [points], the ends of intervals; ``x_label`` and ``unit``,
+            the axis labels.
     """
     _alone(axes, 230.0, left=30.0, right=66.0, top=26.0)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -135,9 +136,15 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
         colour = SERIES[index % len(SERIES)]
         if one.get("faint"):
             axes.plot(one["x"], one["faint"], "o", color=colour, markersize=2.6, alpha=0.45, markeredgewidth=0)
+        if one.get("low"):
+            axes.fill_between(one["x"], one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
         axes.plot(one["x"], one["y"], color=colour, linewidth=1.8, solid_capstyle="round")
         ends.append((one["y"][-1], one_line(one["label"], 12), colour))
-    axes.set_ylim(*_range([], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ())))))
+    axes.set_ylim(
+        *_range(
+            [], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ()), *one.get("high", ())))
+        )
+    )
     bottom, top = axes.get_ylim()
     apart, lowest = 0.075 * (top - bottom), bottom - 1.0
     for value, label, colour in sorted(ends):

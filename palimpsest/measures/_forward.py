@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,8 +33,37 @@ class Row:
         return len(self.tokens) - self.first
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Which rows lie where in one forward pass: position p of line i is column ``width - lengths[i] + p``."""
+
+    lines: Sequence[Sequence[int]]
+    """The rows of each line; several where they differ only in their last token, which is not run."""
+    lengths: Sequence[int]
+    """Tokens of each line without its padding."""
+    width: int
+
+    def column(self, line: int, position: int) -> int:
+        """Return where a position of a row lies in its padded line."""
+        return self.width - self.lengths[line] + position
+
+
 class Reader(ABC):
-    """Collects what one measure wants from a forward pass, row by row."""
+    """Collects what one measure wants from a forward pass, row by row.
+
+    A reader may also look inside: ``watch`` is open around all passes, ``begin`` and ``end`` around each one that runs rows.
+    What it hooks in must change no number and must rest outside ``begin`` and ``end``: other readers may use the model there.
+    """
+
+    def watch(self, subject: Any) -> AbstractContextManager[None]:
+        """Return what is held open while the rows are run."""
+        return nullcontext()
+
+    def begin(self, batch: Batch) -> None:  # noqa: B027 - most readers do not look inside
+        """Be told what the next forward pass holds."""
+
+    def end(self) -> None:  # noqa: B027
+        """Be told that this forward pass is over; its rows are read next."""
 
     @abstractmethod
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
@@ -124,12 +154,24 @@ def run_rows(subject: Any, rows: list[Row], readers: list[Reader], budget: Budge
     Raises:
         torch.OutOfMemoryError: a batch did not fit; nothing of this pass is kept.
     """
+    with ExitStack() as stack:
+        for reader in readers:
+            stack.enter_context(reader.watch(subject))
+        _run(subject, rows, readers, budget, progress)
+
+
+def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, progress: Progress) -> None:
     accepted = inspect.signature(subject.model.forward).parameters
     done = 0
     for batch in plan(rows, budget, subject.model.config.get_text_config().vocab_size):
         inputs = [rows[sharing[0]].tokens[:-1] for sharing in batch]
         keep = max(rows[index].predicted for sharing in batch for index in sharing)
+        where = Batch(batch, [len(one) for one in inputs], max(map(len, inputs)))
+        for reader in readers:
+            reader.begin(where)
         logits = subject.model(**_padded(inputs, keep, subject, accepted)).logits[:, -keep:].float()
+        for reader in readers:
+            reader.end()
         normaliser = logits.logsumexp(-1)
         for line, sharing in enumerate(batch):
             for index in sharing:

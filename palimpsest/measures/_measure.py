@@ -46,6 +46,10 @@ class Measure(Spec, ABC):
     def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
         """Measure the items on a subject (``palimpsest.models.subject.Subject``), in their order."""
 
+    def numbers(self, items: int, layers: int, width: int) -> int:
+        """Return how many numbers it keeps of a model of this shape besides those of every token, for a forecast."""
+        return 0
+
 
 def load(name: str, parameters: dict[str, Any]) -> Measure:
     """Return the measure of that name with these parameters."""

@@ -1,0 +1,125 @@
+"""Taps: what passes through the layers?
+
+Context managers that see, or replace, the residual stream of any decoder of the transformers library. Depth 0 is what enters
+the first block (token embeddings with whatever is added to them), depth d is what leaves the d-th block. Hooks are taken off
+again however the ``with`` block ends, and seeing does not change a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+See = Callable[[int, torch.Tensor], None]
+"""Called with a depth and the residual stream there, shape [lines, width of the padded batch, hidden size]."""
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a model's text decoder, in order.
+
+    They are the module list whose length is ``num_hidden_layers``; of several such lists (a vision tower, experts inside a
+    block), the one with the most parameters.
+
+    Raises:
+        LookupError: the model has no such list.
+    """
+    config: Any = model.config
+    count = config.get_text_config().num_hidden_layers
+    lists = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) == count]
+    if not lists:
+        raise LookupError(f"{type(model).__name__} has no list of {count} blocks, so its residual stream can't be found")
+    return list(max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters())))
+
+
+@contextmanager
+def watching(model: nn.Module, see: See, depths: Collection[int] | None = None) -> Iterator[None]:
+    """Show the residual stream of every forward pass inside the ``with`` block.
+
+    Args:
+        model: a causal language model.
+        see: called at each depth of each pass; it must copy what it keeps, and must not write into the tensor.
+        depths: at which; by default all, 0 to the number of blocks.
+
+    Raises:
+        LookupError: as ``blocks``.
+    """
+    found = blocks(model)
+    wanted = range(len(found) + 1) if depths is None else depths
+    with ExitStack() as stack:
+        for depth in wanted:
+            if depth == 0:
+                handle = found[0].register_forward_pre_hook(_seen_before(see), with_kwargs=True)
+            else:
+                handle = found[depth - 1].register_forward_hook(_seen_after(see, depth))
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def replacing(model: nn.Module, depth: int, values: torch.Tensor) -> Iterator[None]:
+    """Put given values in the place of what leaves the ``depth``-th block (1 to the number of blocks).
+
+    Args:
+        model: a causal language model.
+        depth: after how many blocks.
+        values: shape [lines, positions, hidden size], that of the passes inside the ``with`` block.
+    """
+
+    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        stream = _stream(output)
+        if stream.shape != values.shape:
+            raise ValueError(f"the residual stream has shape {tuple(stream.shape)}, what replaces it {tuple(values.shape)}")
+        new = values.to(stream)
+        return new if isinstance(output, torch.Tensor) else (new, *output[1:])
+
+    handle = blocks(model)[depth - 1].register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def read_out(model: nn.Module, vectors: torch.Tensor, at_once: int = 64) -> torch.Tensor:
+    """Return what the model would predict if vectors were its last residual stream: the logit lens (nostalgebraist 2020).
+
+    They go through the model's own tail, so the final norm, the head, its bias, scaling and soft caps are those of this
+    architecture, whatever they are.
+
+    Args:
+        model: a causal language model.
+        vectors: shape [vectors, hidden size].
+        at_once: how many are read in one pass; at most the model's context.
+
+    Returns:
+        Logits, float32, shape [vectors, vocabulary].
+    """
+    found, last = [], len(blocks(model))
+    for part in vectors.split(at_once):
+        nothing = torch.zeros(1, len(part), dtype=torch.long, device=part.device)
+        with replacing(model, last, part[None]):
+            passed = model(input_ids=nothing, attention_mask=torch.ones_like(nothing), use_cache=False)
+            found.append(passed.logits[0].float())
+    return torch.cat(found)
+
+
+def _seen_before(see: See) -> Callable[..., None]:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        see(0, inputs[0] if inputs else named["hidden_states"])
+
+    return hook
+
+
+def _seen_after(see: See, depth: int) -> Callable[..., None]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        see(depth, _stream(output))
+
+    return hook
+
+
+def _stream(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output[0]
