@@ -32,6 +32,7 @@ _ROOM = 56
 
 
 _ORDER = ("embeddings", "attention", "recurrent", "mlp", "norm", "residual", "head")
+_PROJECTIONS = ("", "q", "k", "v", "qkv", "o")
 _NAME = 12
 
 Where = tuple[int | None, str]
@@ -55,10 +56,11 @@ def rows_of(places: Iterable[Where]) -> dict[Where, str]:
     }
 
 
-def part_order(part: str) -> tuple[int, str]:
+def part_order(part: str) -> tuple[int, int, str]:
     """Return where a kind of part stands among others; a finer kind ("attention q") stands with its own."""
-    first = part.split(" ")[0]
-    return (_ORDER.index(first) if first in _ORDER else len(_ORDER), part)
+    first, _, finer = part.partition(" ")
+    own = _ORDER.index(first) if first in _ORDER else len(_ORDER)
+    return own, _PROJECTIONS.index(finer) if finer in _PROJECTIONS else len(_PROJECTIONS), part
 
 
 def network(axes: Axes, figure: Mapping[str, Any]) -> None:
@@ -72,27 +74,37 @@ def network(axes: Axes, figure: Mapping[str, Any]) -> None:
             ``weak``, what a weak cell means.
     """
     rows, groups = figure["rows"], figure["groups"]
-    height = min(max(_FULL / len(rows), _THINNEST), _THICKEST)
-    left = 8.0 + 6.2 * max(len(label) for label in rows)
+    tops = _tops(rows)
+    left = 10.0 + 6.7 * max(len(label) for label in rows)
     head = 30.0 + 6.2 * max((len(label) for group in groups for label in group["columns"]), default=0)
     columns = sum(max(len(group["columns"]), 1) for group in groups)
     width = min((WIDTH - left - 2.0 - _GAP * (len(groups) - 1)) / columns, _WIDEST)
     legend = _legend(figure)
-    _sheet(axes, head + height * len(rows) + 16.0 + sum(one.height for one in legend))
-    _row_labels(axes, rows, left, head, height)
+    below = head + tops[-1] + 16.0
+    _sheet(axes, below + sum(one.height for one in legend))
+    _row_labels(axes, rows, left, [head + top for top in tops])
     x, painted = left, _Painted()
     for index, group in enumerate(groups):
         _head(axes, group, index, x, width, head)
         for row, column, value, weak in group["cells"]:
-            top = head + (len(rows) - 1 - row) * height
-            at, wide = (x, width * len(group["columns"])) if column == SPAN else (x + column * width, width)
-            painted.add((at, top, wide, height), value, weak, _colour(group, index), _most(group))
+            place = len(rows) - 1 - row
+            at, wide = (x, width * max(len(group["columns"]), 1)) if column == SPAN else (x + column * width, width)
+            box = (at, head + tops[place], wide, tops[place + 1] - tops[place])
+            painted.add(box, value, weak, _colour(group, index), _most(group))
         x += width * max(len(group["columns"]), 1) + _GAP
     painted.draw(axes)
-    y = head + height * len(rows) + 16.0
     for one in legend:
-        one.draw(axes, y)
-        y += one.height
+        one.draw(axes, below)
+        below += one.height
+
+
+def _tops(rows: Sequence[str]) -> list[float]:
+    """Return where each row begins, from the top down, and where the last one ends; only layers are made thin."""
+    thin = min(max(_FULL / len(rows), _THINNEST), _THICKEST)
+    found = [0.0]
+    for label in reversed(rows):
+        found.append(found[-1] + (thin if label.isdigit() else _THICKEST))
+    return found
 
 
 Box = tuple[float, float, float, float]
@@ -112,7 +124,7 @@ class _Painted:
         if value is None:
             self.unsaid.append(box)
             return
-        level = round(LEVELS * abs(value) / most) if most else 0
+        level = round((0.5 if weak else 1.0) * LEVELS * abs(value) / most) if most else 0  # what is weak stands back
         self.filled.setdefault((BEFORE if weak else colour, level), []).append(box)
         if weak:
             self.struck.append(box)
@@ -122,14 +134,13 @@ class _Painted:
     def draw(self, axes: Axes) -> None:
         for (colour, level), boxes in sorted(self.filled.items()):
             _paint(axes, boxes, colour, level)
-        for x, y, wide, high in self.struck:
-            axes.plot([x + 1, x + wide - 1], [y + high - 1, y + 1], color=INK, linewidth=0.7)
-        for x, y, wide, high in self.below:
-            axes.plot([x + wide / 2 - 3, x + wide / 2 + 3], [y + high / 2] * 2, color=INK, linewidth=1.2)
+        _stroke(axes, [((x + 1, y + high - 1), (x + wide - 1, y + 1)) for x, y, wide, high in self.struck], 0.7)
+        middles = [(x + wide / 2, y + high / 2) for x, y, wide, high in self.below]
+        _stroke(axes, [((x - 3, y), (x + 3, y)) for x, y in middles], 1.2)
         if self.unsaid:
             _paint(axes, self.unsaid, FAINT, 0)
-        for x, y, wide, high in self.unsaid:
-            _write(axes, x + wide / 2, y + high / 2, "?", color=MUTED, ha="center", fontsize=min(SMALL, max(high, 6.0)))
+            dots = [(x + wide / 2 - 1.5, y + high / 2 - 1.5, 3.0, 3.0) for x, y, wide, high in self.unsaid]
+            _paint(axes, dots, MUTED, LEVELS, edge=False)
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,7 @@ def _legend(figure: Mapping[str, Any]) -> list[_Entry]:
     if any(weak for *_, weak in cells):
         found.append(_Entry(_lines(figure["weak"]), sign="weak"))
     if any(value is None for _, _, value, _ in cells):
-        found.append(_Entry(("could not say",), sign="unsaid"))
+        found.append(_Entry(("a dot: could not say",), sign="unsaid"))
     if any(value is not None and value < 0 for _, _, value, _ in cells):
         found.append(_Entry(("below 0; the colour shows the size",), sign="below"))
     return found
@@ -212,13 +223,13 @@ def _head(axes: Axes, group: Mapping[str, Any], index: int, x: float, width: flo
         )
 
 
-def _row_labels(axes: Axes, rows: Sequence[str], left: float, head: float, height: float) -> None:
+def _row_labels(axes: Axes, rows: Sequence[str], left: float, tops: Sequence[float]) -> None:
     """Name every row, or where they are thin every fifth or tenth layer; what lies outside the layers is always named."""
-    every = next(step for step in (1, 2, 5, 10, 20, 50, 10**9) if step * height >= 11.0)
-    for row, label in enumerate(rows):
-        if label.isdigit() and int(label) % every:
-            continue
-        _write(axes, left - 6.0, head + (len(rows) - row - 0.5) * height, label, color=MUTED, ha="right")
+    heights = [low - high for high, low in zip(tops, tops[1:], strict=False)]
+    every = next(step for step in (1, 2, 5, 10, 20, 50, 10**9) if step * min(heights) >= 11.0)
+    for label, top, height in zip(reversed(rows), tops, heights, strict=False):
+        if not (label.isdigit() and int(label) % every):
+            _write(axes, left - 6.0, top + height / 2, label, color=MUTED, ha="right")
 
 
 def _sheet(axes: Axes, height: float) -> None:
@@ -243,6 +254,15 @@ def _paint(axes: Axes, boxes: Sequence[Box], colour: str, level: int, *, edge: b
         axes.add_patch(PathPatch(path, facecolor=colour, edgecolor="none", alpha=level / LEVELS))
     if edge:
         axes.add_patch(PathPatch(path, facecolor="none", edgecolor=FAINT, linewidth=0.6))
+
+
+def _stroke(axes: Axes, lines: Sequence[tuple[tuple[float, float], tuple[float, float]]], width: float) -> None:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    if lines:
+        path = Path([end for line in lines for end in line], [Path.MOVETO, Path.LINETO] * len(lines))
+        axes.add_patch(PathPatch(path, facecolor="none", edgecolor=INK, linewidth=width))
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:

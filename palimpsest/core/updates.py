@@ -12,7 +12,7 @@ import numpy as np
 
 from palimpsest.core.estimate import Estimate, exact, unknown
 
-NORM = "% of the base's norm"
+NORM = "% of the norm"
 _NOTHING = "no weight of it moved"
 Chosen = np.ndarray | slice
 """Some weights: a mask or their places."""

@@ -23,7 +23,7 @@ from palimpsest.models.comparison import different_shapes
 from palimpsest.models.layout import layout
 from palimpsest.models.parameters import parameters
 
-_SLICE = 2**22
+_SLICE = 2**20
 """Entries that are compared at once."""
 _SWEEPS = 12
 _SPARE = 16

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from palimpsest.models import subject
 from palimpsest.models.folder import look
@@ -58,13 +57,10 @@ def parameters(info: SubjectInfo, work: Path) -> Generator[tuple[str, torch.Tens
 def _read(files: dict[str, Path], names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
     from safetensors import safe_open
 
-    with ExitStack() as stack:
-        opened: dict[Path, Any] = {}
-        for name in names:
-            file = files[name]
-            if file not in opened:
-                opened[file] = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-            yield name, opened[file].get_tensor(name)
+    for name in names:
+        with safe_open(files[name], framework="pt", device="cpu") as opened:  # each time, so that no whole file stays mapped
+            value = opened.get_tensor(name)
+        yield name, value
 
 
 def _spool(info: SubjectInfo, work: Path) -> dict[str, Path]:
