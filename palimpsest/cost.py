@@ -294,7 +294,8 @@ class _Counted:
         """Return a reading of weights; most of it are the products of each matrix with itself, in float64."""
         operations = sum(2.0 * math.prod(shape) * min(shape) for _, shape in self.base.shapes if len(shape) > 1)
         models = self.seeds if role == "tuned" else 1
-        return MeasuringWork(role, models, "its weights", (needs[0].measure,), 0, 0, 0, weights=2 * operations)
+        on = f"weights against {needs[0].against}"
+        return MeasuringWork(role, models, on, (needs[0].measure,), 0, 0, 0, weights=2 * operations)
 
     def _measured(self, role: str, items_name: str, needs: list[Need]) -> MeasuringWork:
         items = self.plan.case.items[items_name].items

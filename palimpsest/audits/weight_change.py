@@ -298,7 +298,7 @@ def _figure(data: Data) -> dict[str, object]:
     """Return the heat map of layers by kinds: the tuned model's update, and on the same scale the control's."""
     where = _cells_of(data.tuned, data.tuned.kind)
     rows, columns = cells.rows_of(where), sorted({kind for layer, kind in where if layer is not None}, key=cells.part_order)
-    models = {"tuned against base": data.tuned, "rehearsal only against base": data.control}
+    models = {"tuned": data.tuned, "rehearsal only": data.control}
     found = {name: [(at, updates.relative(one, own).value) for at, own in where.items()] for name, one in models.items() if one}
     most = max((value for several in found.values() for _, value in several if value is not None), default=0.0)
     return {

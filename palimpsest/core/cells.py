@@ -24,7 +24,7 @@ SPAN = -1
 _FULL = 400.0
 """Height of all rows together where there are many."""
 _THINNEST, _THICKEST = 4.5, 18.0
-_GAP, _WIDEST = 10.0, 36.0
+_GAP, _WIDEST = 10.0, 48.0
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LINE, _SIGN = 14.0, 10.0
 _ROOM = 56
@@ -224,7 +224,9 @@ def _head(axes: Axes, group: Mapping[str, Any], index: int, x: float, width: flo
 
 
 def _row_labels(axes: Axes, rows: Sequence[str], left: float, tops: Sequence[float]) -> None:
-    """Name every row, or where they are thin every fifth or tenth layer; what lies outside the layers is always named."""
+    """Name each row, or where they are thin every fifth or tenth layer; what lies outside the layers is always named."""
+    if any(label.isdigit() for label in rows):
+        _write(axes, left - 6.0, tops[0] - 8.0, "layer", color=MUTED, ha="right", style="italic")
     heights = [low - high for high, low in zip(tops, tops[1:], strict=False)]
     every = next(step for step in (1, 2, 5, 10, 20, 50, 10**9) if step * min(heights) >= 11.0)
     for label, top, height in zip(reversed(rows), tops, heights, strict=False):
