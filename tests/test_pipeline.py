@@ -139,6 +139,7 @@ def test_a_model_against_itself_changes_by_exactly_nothing(
         assert estimate.value == 0.0
         assert estimate.interval == (0.0, 0.0)
     assert run.estimates("divergence")["kl"].value == 0.0
+    assert run.estimates("weight_change")["relative_change"].value == 0.0
 
 
 def test_permuted_heads_are_the_same_function(behaviour: Path, model: Path, tmp_path: Path) -> None:
@@ -152,6 +153,7 @@ def test_permuted_heads_are_the_same_function(behaviour: Path, model: Path, tmp_
     assert abs(run.estimates("outcome")["probability_change"].value or 0) < 1e-5
     assert abs(run.estimates("forgetting")["loss_change:text"].value or 0) < 1e-5
     assert (run.estimates("divergence")["kl"].value or 0) < 1e-8
+    assert (run.estimates("weight_change")["relative_change"].value or 0) > 10
 
 
 def test_a_diff_without_behaviour_and_text_says_what_it_can(model: Path, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def _by_kind(data: Data) -> Table:
             )
             for name, own in groups.items()
         ),
-        note="Stable rank: in how many directions the update is strong. Cosine below 0: it shrinks weights; above 0: it grows.",
+        note="Stable rank: in how many directions the update is strong. A cosine above 0 enlarges weights, below 0 shrinks.",
     )  # fmt: skip
 
 

@@ -124,7 +124,8 @@ class _Painted:
         if value is None:
             self.unsaid.append(box)
             return
-        level = round((0.5 if weak else 1.0) * LEVELS * abs(value) / most) if most else 0  # what is weak stands back
+        strength = abs(value) / most * (0.5 if weak else 1.0) if most else 0.0  # what is weak stands back
+        level = max(round(LEVELS * strength), 1) if strength else 0  # only exactly nothing has no colour
         self.filled.setdefault((BEFORE if weak else colour, level), []).append(box)
         if weak:
             self.struck.append(box)

@@ -78,8 +78,8 @@ class _Update:
 
     def slices(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (update, weights before) of some rows, in float64 on the device."""
-        rows = max(_SLICE // max(self.before[0].numel(), 1), 1) if self.before.ndim else 1
         before, after = torch.atleast_1d(self.before), torch.atleast_1d(self.after)
+        rows = max(_SLICE * len(before) // max(before.numel(), 1), 1)
         for low in range(0, len(before), rows):
             old = before[low : low + rows].to(self.device, torch.float64)
             yield after[low : low + rows].to(self.device, torch.float64) - old, old
