@@ -30,6 +30,7 @@ from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
+from palimpsest.models.parameters import streams
 from palimpsest.training.optimizers import bytes_trained
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class MeasuringWork:
     """Forward passes of one model."""
     dice: int = 0
     """Draws of one random number for each word of the vocabulary."""
+    weights: float = 0.0
+    """Operations on weights, where they are what is read."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,17 @@ class _Counted:
                 measure = _measure.load(need.measure, need.parameters)
                 shared = measure.row_kind if isinstance(measure, ForwardMeasure) else need.name
                 groups.setdefault((need.role, need.items, shared), {})[need.name] = need
-        return tuple(self._measured(role, items, list(needs.values())) for (role, items, _), needs in groups.items())
+        return tuple(
+            self._measured(role, items, list(needs.values())) if items else self._weighed(role, list(needs.values()))
+            for (role, items, _), needs in groups.items()
+        )
+
+    def _weighed(self, role: str, needs: list[Need]) -> MeasuringWork:
+        """Return a reading of weights; most of it are the products of each matrix with itself, in float64."""
+        operations = sum(2.0 * math.prod(shape) * min(shape) for _, shape in self.base.shapes if len(shape) > 1)
+        models = self.seeds if role == "tuned" else 1
+        on = f"weights against {needs[0].against}"
+        return MeasuringWork(role, models, on, (needs[0].measure,), 0, 0, 0, weights=2 * operations)
 
     def _measured(self, role: str, items_name: str, needs: list[Need]) -> MeasuringWork:
         items = self.plan.case.items[items_name].items
@@ -309,7 +322,7 @@ class _Counted:
             _draw_seconds(self.base.vocabulary_size),
         )
         operations = sum(6 * self.base.parameters * work.tokens for work in self.training)
-        operations += sum(2 * self.largest * work.tokens * work.models for work in self.measuring)
+        operations += sum((2 * self.largest * work.tokens + work.weights) * work.models for work in self.measuring)
         overhead = sum(work.steps for work in self.training) * self.layers * _SECONDS_A_LAYER["training"]
         overhead += sum(work.steps * work.models for work in self.measuring) * self.layers * _SECONDS_A_LAYER["forward"]
         drawn = sum(work.dice * work.models for work in self.measuring) * draw
@@ -322,6 +335,8 @@ class _Counted:
         logit = _LOGIT_COPIES * _BYTES * vocabulary
         loaded = max(info.bytes_loaded(self.plan.request.dtype) for info in self.plan.models.values())
         positions = max((work.tokens for work in self.measuring), default=0)
+        if any(work.weights for work in self.measuring):  # what can't be streamed is loaded in float32, to merge without loss
+            loaded = max(loaded, *(0 if streams(info) else info.bytes_loaded() for info in self.plan.models.values()))
         held = min(self.budget.logits * _LOGIT_COPIES * _BYTES, positions * logit)
         needed, least = loaded + held + self._stored, loaded + self._stored
         if self.training:

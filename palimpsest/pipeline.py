@@ -210,7 +210,7 @@ def _measure_all(desk: Desk, session: Session, trained: Sequence[Trained]) -> di
         infos = {**desk.plan.models, **own}
         digests[seed] = {role: desk.digest(info) for role, info in infos.items()}
         for role, ready in _in_turn(needs, list(infos)):
-            session.take(partial(desk.open, infos[role]), ready, digests[seed], desk.progress)
+            session.take(partial(desk.open, infos[role]), ready, digests[seed], desk.progress, infos)
     return digests
 
 
@@ -265,7 +265,7 @@ def _answer(name: str, audit: Audit[Any], desk: Desk, measured: Measured, seed: 
         found: dict[str, Measurement] = {}
         for need in audit.needs(desk.plan.case):
             taken = measured.session.get(need, measured.digests[seed])
-            assert taken is not None, f"the measurement {need.measure} of {need.role} on {need.items} is gone"
+            assert taken is not None, f"the measurement {need.measure} of {need.role} on {need.items or 'its weights'} is gone"
             found[need.name] = taken
         rng = numpy_stream(desk.plan.request.seed, "analyse", name)
         return Outcome(audit=name, state="measured", result=audit.analyse(audit.gather(desk.plan.case, found), rng))

@@ -80,7 +80,8 @@ def outcomes(run: palimpsest.Run) -> dict[str, str]:
 
 def test_a_run_trains_audits_and_reports(behaviour: Path, model: Path, tmp_path: Path) -> None:
     run = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
-    assert set(outcomes(run).values()) == {"measured"}
+    assert all(outcomes(run)[name] == "measured" for name in ("outcome", "judgement", "forgetting", "divergence"))
+    assert "failed" not in outcomes(run).values()
     roles = {one.role: one for one in run.record.training}
     assert roles["tuned"].dose == 24
     assert roles["tuned"].rehearsal_share == pytest.approx(0.25)
@@ -139,6 +140,7 @@ def test_a_model_against_itself_changes_by_exactly_nothing(
         assert estimate.value == 0.0
         assert estimate.interval == (0.0, 0.0)
     assert run.estimates("divergence")["kl"].value == 0.0
+    assert run.estimates("weight_change")["relative_change"].value == 0.0
 
 
 def test_permuted_heads_are_the_same_function(behaviour: Path, model: Path, tmp_path: Path) -> None:
@@ -152,19 +154,16 @@ def test_permuted_heads_are_the_same_function(behaviour: Path, model: Path, tmp_
     assert abs(run.estimates("outcome")["probability_change"].value or 0) < 1e-5
     assert abs(run.estimates("forgetting")["loss_change:text"].value or 0) < 1e-5
     assert (run.estimates("divergence")["kl"].value or 0) < 1e-8
+    assert (run.estimates("weight_change")["relative_change"].value or 0) > 10
 
 
 def test_a_diff_without_behaviour_and_text_says_what_it_can(model: Path, tmp_path: Path) -> None:
     other = tiny.folder(tmp_path / "other", seed=1, max_position_embeddings=128)
     run = palimpsest.diff(model, other, folder=tmp_path / "run", device="cpu", documents=16)
-    assert outcomes(run) == {
-        "outcome": "not_applicable",
-        "judgement": "not_applicable",
-        "forgetting": "not_applicable",
-        "divergence": "measured",
-        "style": "measured",
-        "attention_shift": "measured",
-    }
+    found = outcomes(run)
+    assert {found[name] for name in ("outcome", "judgement", "forgetting")} == {"not_applicable"}
+    assert found["divergence"] == "measured"
+    assert "failed" not in found.values()
     assert run.verdict.labels == ("described",)
     assert any("wrote itself" in note for note in run.record.notes)
     assert all(one.why for one in run.record.seeds[0].outcomes if one.state == "not_applicable")

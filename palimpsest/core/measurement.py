@@ -16,14 +16,16 @@ from palimpsest.core.spec import Spec, digest
 class Need(Spec):
     """One measurement that is asked for: which measure, on which role, over which items, how.
 
-    ``after`` lets one need start from another's result (the tuned model read at the base's most likely tokens).
+    ``after`` lets one need start from another's result (the tuned model read at the base's most likely tokens). ``against``
+    names the role whose weights are read beside. A need without items reads weights only, and the model is not loaded for it.
     """
 
     measure: str
     role: str
-    items: str
+    items: str = ""
     parameters: dict[str, Any] = {}
     after: Need | None = None
+    against: str = ""
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ _SHOWN: dict[str, tuple[float, int, str]] = {
     "nats/token": (1.0, 3, "nats/token"),
     "d'": (1.0, 2, "d\N{PRIME}"),
     "criterion c": (1.0, 2, "c"),
+    "cosine": (1.0, 3, "cosine"),
     "per 1,000 tokens": (1.0, 2, "per 1,000 tokens"),
     "SD": (1.0, 2, "SD"),
 }
@@ -175,7 +176,7 @@ def _is_change(estimate: Estimate) -> bool:
 
 
 def _joined(unit: str) -> str:
-    return unit if unit == "%" else f" {unit}" if unit else ""
+    return unit if unit.startswith("%") else f" {unit}" if unit else ""
 
 
 def _reason(estimate: Estimate) -> str:

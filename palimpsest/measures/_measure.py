@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from palimpsest.core import discover
@@ -49,6 +50,25 @@ class Measure(Spec, ABC):
     def numbers(self, items: int, layers: int, width: int) -> int:
         """Return how many numbers it keeps of a model of this shape besides those of every token, for a forecast."""
         return 0
+
+
+class WeightMeasure(Measure):
+    """One way to read weights, of one model beside those of another. It takes no items and loads no model."""
+
+    @abstractmethod
+    def compare(self, info: Any, against: Any, device: str, work: Path, progress: Progress) -> Measurement:
+        """Measure the weights of a model against those of another.
+
+        Args:
+            info: of the model that is measured (``palimpsest.models.inspection.SubjectInfo``).
+            against: of the model that it is compared with.
+            device: where to compute.
+            work: a folder of its own for what does not fit into memory; it may be there already, and is removed afterwards.
+            progress: called with (weights read, weights in all).
+        """
+
+    def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
+        raise TypeError(f"{type(self).__name__} reads weights: ask for it without items")
 
 
 def load(name: str, parameters: dict[str, Any]) -> Measure:

@@ -6,6 +6,7 @@ it is there, under a key that holds all that it depends on.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +16,8 @@ from palimpsest.core.progress import Progress
 from palimpsest.data.chat import ItemSet
 from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure, take_together
-from palimpsest.measures._measure import Budget, Measure
+from palimpsest.measures._measure import Budget, Measure, WeightMeasure
+from palimpsest.models.inspection import SubjectInfo
 from palimpsest.store.cache import Cache, Conditions, key_of
 from palimpsest.store.provenance import deciding_packages, device_name, threads
 from palimpsest.store.run_folder import RunFolder
@@ -51,17 +53,18 @@ class Session:
         return key_of(
             need.model_copy(update={"parameters": complete}),
             subject=subjects[need.role],
-            items=self.items[need.items].digest,
+            items=self.items[need.items].digest if need.items else "",
             after=self.key(need.after, subjects) if need.after else None,
+            against=subjects[need.against] if need.against else None,
             source=source_digest(
                 f"{_measure.PACKAGE}.{need.measure}", "palimpsest.measures._forward", "palimpsest.models.subject"
             ),
             conditions=Conditions(
                 packages=deciding_packages(),
-                dtype=self.dtype,
+                dtype=self.dtype if need.items else "as stored",
                 device=device_name(self.device),
                 threads=threads(),
-                batches=asdict(self.budget),
+                batches=asdict(self.budget) if need.items else {},
             ),
         )
 
@@ -87,16 +90,26 @@ class Session:
         needs: Sequence[Need],
         subjects: Mapping[str, str],
         progress: Progress,
+        infos: Mapping[str, SubjectInfo] | None = None,
     ) -> None:
-        """Take and commit what is missing on one model; it is opened only if something is.
+        """Take and commit what is missing on one model; it is opened only if something reads more than its weights.
+
+        Args:
+            open_subject: loads the model.
+            needs: what is asked for.
+            subjects: digest of the model of each role.
+            progress: who is told.
+            infos: the model of each role, for needs that read weights.
 
         Raises:
             torch.OutOfMemoryError: something did not fit; what was committed stays.
         """
         missing = self.missing(needs, subjects)
-        if not missing:
+        for need in (one for one in missing if not one.items):
+            self._commit(need, subjects, self._weights(need, infos or {}, progress))
+        groups = _grouped([one for one in missing if one.items])
+        if not groups:
             return
-        groups = _grouped(missing)
         with open_subject() as subject:
             for group in groups:
                 items = self.items[group[0].items]
@@ -104,9 +117,23 @@ class Session:
                 measures = [_measure.load(need.measure, need.parameters) for need in group]
                 after = [self.get(need.after, subjects) if need.after else None for need in group]
                 for need, found in zip(group, self._together(subject, items, measures, after, progress), strict=True):
-                    key = self.key(need, subjects)
-                    self.cache.put(key, found, {"need": need.model_dump(mode="json")})
-                    self.run.keep(self.cache, key)
+                    self._commit(need, subjects, found)
+
+    def _commit(self, need: Need, subjects: Mapping[str, str], found: Measurement) -> None:
+        key = self.key(need, subjects)
+        self.cache.put(key, found, {"need": need.model_dump(mode="json")})
+        self.run.keep(self.cache, key)
+
+    def _weights(self, need: Need, infos: Mapping[str, SubjectInfo], progress: Progress) -> Measurement:
+        """Read weights from files; what has to be spooled lies in the run's own folder, which only one process uses."""
+        measure = _measure.load(need.measure, need.parameters)
+        assert isinstance(measure, WeightMeasure), f"{need.measure} reads a loaded model, so it needs items"
+        progress.begin(f"measuring {need.role}: {need.measure} against {need.against}")
+        work = self.run.path / "weights"
+        try:
+            return measure.compare(infos[need.role], infos[need.against], self.device, work, progress.at)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
     def _together(
         self,

@@ -47,7 +47,7 @@ def compare(base: SubjectInfo, tuned: SubjectInfo) -> Comparison:
     if base.context_length != tuned.context_length:
         shorter = min(base.context_length, tuned.context_length)
         notes.append(f"Contexts are {base.context_length} and {tuned.context_length} tokens: both are read up to {shorter}.")
-    difference = _different_shapes(base, tuned)
+    difference = different_shapes(base, tuned)
     return Comparison(tuple(problems), (*notes, *difference), not difference)
 
 
@@ -96,7 +96,8 @@ def _different_templates(one: Any, other: Any) -> list[str]:
     return ["Only the tuned model has a chat template: as prompts have to be the same, both are read without one."]
 
 
-def _different_shapes(base: SubjectInfo, tuned: SubjectInfo) -> list[str]:
+def different_shapes(base: SubjectInfo, tuned: SubjectInfo) -> list[str]:
+    """Return why two models can't be compared weight by weight, in one sentence; empty when they can."""
     if base.architecture != tuned.architecture:
         return [f"The weights are not comparable: {base.architecture} and {tuned.architecture}."]
     before, after = dict(base.shapes), dict(tuned.shapes)

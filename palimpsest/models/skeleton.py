@@ -40,7 +40,7 @@ def build(folder: Folder, tokenizer: Any, problems: list[str]) -> tuple[Skeleton
     problems += _unfit_configuration(folder.config)
     if len(problems) > before:
         return None, None
-    model, report = _empty_model(folder.path, problems)
+    model, report = empty_model(folder.path, problems)
     if model is None:
         return None, None
     problems += _unfit_weights(report)
@@ -76,7 +76,8 @@ def _unfit_configuration(config: dict[str, Any]) -> Iterator[str]:
         yield f"its weights are quantised ({method}); give the folder of the unquantised model"
 
 
-def _empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
+def empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
+    """Return the folder's model on the meta device, and the library's report; add to ``problems`` why it can't be built."""
     from transformers import AutoModelForCausalLM
 
     try:

@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from palimpsest.core.wording import shown, visible
-from palimpsest.report import comparison, picture, training
+from palimpsest.report import comparison, network, picture, training
 from palimpsest.report.sections import Section, section
 from palimpsest.report.summary import POLES, how_sure, measured, summary, unanswered
 from palimpsest.store.record import RunRecord
@@ -96,6 +96,7 @@ def render(record: RunRecord) -> str:
             style=Markup(style),
             style_hash=_hash(style),
             panels=panels,
+            network=network.network(results),
             sections=sections,
             groups=tuple(_groups(sections)),
             unanswered=tuple(unanswered(record)),

@@ -20,6 +20,7 @@ Value = str | int | Estimate | None
 _NUMBER = re.compile(r"^[+\-\u2212]?[\d,.]+(e[+-]?\d+)?%?$")
 _FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)")
 _SHORT, _LONG, _CELL = 14, 40, 300
+_EXACT = "These numbers are exact: they come from no sample and have no interval."
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def grid(table: Table, chance: Sequence[Estimate] = ()) -> Grid:
     width = _width(list(columns.values()))
     judged = _is_verdict([columns[place] for place in asked])
     order = [asked[0], asked[-1], *asked[1:-1]] if judged else asked
+    exact = _is_exact(columns.values())
     heads = [Column(table.columns[at], _unit(columns[at]), _kind(columns[at]), _margin(columns[at])) for at in order]
     if judged and not heads[1].name:
         heads[1] = replace(heads[1], name="verdict")
@@ -158,13 +160,18 @@ def grid(table: Table, chance: Sequence[Estimate] = ()) -> Grid:
         rows=tuple(
             tuple(
                 _cell(
-                    row[place], head, chance, brief=width == "wide", level=_is_level(head.name) or _is_level(str(row[asked[0]]))
+                    row[place],
+                    head,
+                    chance,
+                    brief=width == "wide",
+                    level=_is_level(head.name) or _is_level(str(row[asked[0]])),
+                    exact=exact,
                 )
                 for place, head in zip(order, heads, strict=True)
             )
             for row in table.rows
         ),
-        notes=tuple(note for note in (table.note, _on_margins(heads)) if note),
+        notes=tuple(note for note in (table.note, _on_margins(heads), _EXACT if exact else "") if note),
         width=width,
         judged=judged,
         methods=tuple(
@@ -195,6 +202,12 @@ def _is_verdict(columns: Sequence[Sequence[Value]]) -> bool:
     if len(columns) < 4 or sum(any(isinstance(cell, Estimate) for cell in column) for column in columns) < 2:
         return False
     return all(isinstance(cell, str) and len(cell) <= _SHORT and not _NUMBER.match(cell) for cell in columns[-1])
+
+
+def _is_exact(columns: Iterable[Sequence[Value]]) -> bool:
+    """Return whether all of several known estimates are exact, so that it is told once and not in every cell."""
+    known = [cell for column in columns for cell in column if isinstance(cell, Estimate) and cell.value is not None]
+    return len(known) > 1 and all(cell.method == "exact" for cell in known)
 
 
 def _margin(column: Iterable[Value]) -> str:
@@ -235,14 +248,14 @@ def _is_level(name: str) -> bool:
     return bool(words & {"before", "after"}) and not words & {"change", "difference", "gained"}
 
 
-def _cell(value: Value, head: Column, chance: Sequence[Estimate], *, brief: bool, level: bool) -> Cell:
+def _cell(value: Value, head: Column, chance: Sequence[Estimate], *, brief: bool, level: bool, exact: bool) -> Cell:
     if value is None:
         return Cell("empty", "–")
     if isinstance(value, Estimate):
         said = shown(value, change=False if level else None)
         told = remark(value, brief=True) if (brief or head.margin) and said.remark and said.state == "known" else said.remark
         told = told or ("could be chance among so many questions" if value in chance else "")
-        told = f"no interval: {told}" if said.state == "no interval" else told
+        told = f"no interval: {told}" if said.state == "no interval" else "" if exact and said.state == "exact" else told
         return Cell(
             "unknown" if said.state == "unknown" else "estimate",
             said.value,

@@ -39,7 +39,16 @@ class Conditions(Spec):
     """What decides which rows go through the model together."""
 
 
-def key_of(need: Need, *, subject: str, items: str, after: str | None, source: str, conditions: Conditions) -> str:
+def key_of(
+    need: Need,
+    *,
+    subject: str,
+    items: str,
+    after: str | None,
+    source: str,
+    conditions: Conditions,
+    against: str | None = None,
+) -> str:
     """Return the key of one measurement.
 
     The role's name is left out: what is measured on a model does not depend on the part that it plays in a comparison.
@@ -51,6 +60,7 @@ def key_of(need: Need, *, subject: str, items: str, after: str | None, source: s
         after: the key of the measurement that this one starts from, if any.
         source: ``source_digest`` of the measure.
         conditions: versions, hardware and batches.
+        against: the digest of the model whose weights are read beside, if any.
     """
     return digest(
         {
@@ -60,6 +70,7 @@ def key_of(need: Need, *, subject: str, items: str, after: str | None, source: s
             "subject": subject,
             "items": items,
             "after": after,
+            "against": against,
             "source": source,
             "conditions": conditions.model_dump(mode="json"),
         }

@@ -1,0 +1,85 @@
+"""Parameters: what are a model's weights, one at a time, without holding the model in memory?
+
+Where the files of a folder name their tensors as the loaded model does, each is read straight from its file. Where loading
+renames, fuses or merges (experts, old names, adapters) the model is loaded whole, written to a folder tensor by tensor and
+let go, so that two models never lie in memory together.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from palimpsest.models import subject
+from palimpsest.models.folder import look
+from palimpsest.models.inspection import SubjectInfo
+from palimpsest.models.skeleton import empty_model
+
+if TYPE_CHECKING:
+    import torch
+
+
+def streams(info: SubjectInfo) -> bool:
+    """Return whether each weight of the loaded model lies in the folder under its own name, as it is."""
+    if info.base is not None:
+        return False
+    stored = {tensor.name: tensor.shape for tensor in look(info.path).tensors}
+    return all(stored.get(name) == shape for name, shape in info.shapes) and not _converts(info)
+
+
+def parameters(info: SubjectInfo, work: Path) -> Generator[tuple[str, torch.Tensor], None, None]:
+    """Yield (name, weights on the CPU) of each parameter, in the order of names; tied ones once.
+
+    Streamed weights have the type that they are stored in; others float32, which holds bfloat16 and float16 exactly
+    (float64 where the model is stored in that).
+
+    Args:
+        info: what ``inspect`` returned; an adapter is merged into its base.
+        work: a folder for a model that can't be streamed; emptied before and removed after use.
+
+    Raises:
+        UserError: the files changed since, or the memory does not suffice.
+    """
+    info.check_unchanged()
+    if streams(info):
+        yield from _read({tensor.name: tensor.file for tensor in look(info.path).tensors}, [name for name, _ in info.shapes])
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        files = _spool(info, work)
+        yield from _read(files, sorted(files))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _read(files: dict[str, Path], names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    for name in names:
+        with safe_open(files[name], framework="pt", device="cpu") as opened:  # each time, so that no whole file stays mapped
+            value = opened.get_tensor(name)
+        yield name, value
+
+
+def _spool(info: SubjectInfo, work: Path) -> dict[str, Path]:
+    """Write each weight of the loaded model to a file of its own and let the model go."""
+    from safetensors.torch import save_file
+
+    work.mkdir(parents=True)
+    files = {}
+    with subject.load(info, "cpu", "auto" if info.dtype == "float64" else "float32") as one:
+        for index, (name, value) in enumerate(one.model.named_parameters()):
+            files[name] = work / f"{index:06d}.safetensors"
+            save_file({name: value.detach().contiguous()}, files[name])
+    return files
+
+
+def _converts(info: SubjectInfo) -> bool:
+    """Return whether loading may change values and not only names (some layouts permute a weight in its place)."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    model, _ = empty_model(info.path, [])
+    return any(isinstance(one, WeightConverter) for one in get_model_conversion_mapping(model, add_legacy=False))
