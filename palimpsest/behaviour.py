@@ -144,8 +144,11 @@ def load(name: str | Path) -> Behaviour:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data. It refuses a key that is given twice (YAML would quietly take the last one), dates, bytes and sets (which
-    JSON, and so the record, doesn't have), and references (``*name``) that make more out of the file than stands in it."""
+    """Reads plain data.
+
+    It refuses a key that is given twice (YAML would quietly take the last one), dates, bytes and sets (which JSON, and so the
+    record, doesn't have), and references (``*name``) that make more out of the file than stands in it.
+    """
 
     def get_single_data(self) -> Any:
         node = self.get_single_node()
@@ -161,13 +164,16 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=node.start_mark)
         found = super().construct_mapping(node, deep)
         if other := [key for key in found if not isinstance(key, str)]:
-            raise yaml.MarkedYAMLError(problem=f"the key {other[0]!r} is no text; put it in quotes", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {other[0]!r} is no text; put it in quotes", problem_mark=node.start_mark
+            )
         return found
 
     def refuse(self, node: yaml.Node) -> Any:
         kind = node.tag.rpartition(":")[2]
         raise yaml.MarkedYAMLError(
-            problem=f"a {kind} can't be used here; write plain text, in quotes where it looks like one", problem_mark=node.start_mark
+            problem=f"a {kind} can't be used here; write plain text, in quotes where it looks like one",
+            problem_mark=node.start_mark,
         )
 
 

@@ -1,6 +1,6 @@
 """Files: can this one be read, and does it ever end?
 
-What a user names may be missing, a folder, a pipe that waits for ever or a device that never ends. All of that is told in words.
+What a user names may be missing, a folder, a pipe that waits for ever or a device that never ends. All of it is told in words.
 """
 
 from __future__ import annotations

@@ -134,11 +134,11 @@ class JsonSchema(Spec):
 
 def _compile(pattern: str) -> None:
     """Raises:
-        ValueError: it is no regular expression, or one that takes too much room: repetitions are written out when it is compiled.
+    ValueError: it is no regular expression, or one that takes too much room: repetitions are written out when it is compiled.
     """
     if len(pattern) > _LONGEST_PATTERN or _written_out(pattern) > _LONGEST_PATTERN:
         raise ValueError(
-            f"a regular expression must have {_LONGEST_PATTERN:,} characters at most, with repetitions such as {{9}} written out"
+            f"a regular expression must have {_LONGEST_PATTERN:,} characters at most, repetitions ({{9}}) written out"
         )
     try:
         regex.compile(pattern)

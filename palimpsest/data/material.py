@@ -133,7 +133,9 @@ class _Documents:
 
     def __init__(self, path: Path, trained: bool) -> None:
         self.path, self.trained = path, trained
-        if not sum(1 for _ in documents(path)):  # all of it is read once, so that what is wrong in it is told before work starts
+        if not sum(
+            1 for _ in documents(path)
+        ):  # all of it is read once, so that what is wrong in it is told before work starts
             raise UserError(f"{path} can't be used: it holds no text")
         self.stamp = self._stamp()
 
@@ -152,14 +154,14 @@ class _Documents:
     def _drawn(self, stream: int, count: int, split: Split | None) -> list[Example]:
         if self._stamp() != self.stamp:
             raise UserError(f"{self.path} changed while the program ran; start again when nothing writes to it")
-        found = draw(
-            self.path, count, stream, lambda document: split is None or split_of_content(origin_of(document)) == split
-        )
+        found = draw(self.path, count, stream, lambda document: split is None or split_of_content(origin_of(document)) == split)
         return [text_example(document, self.path.name) for document in found]
 
     def _stamp(self) -> tuple[int, int, int]:
         try:
             now = self.path.stat()
         except OSError as error:
-            raise UserError(f"{self.path} was there when the program started and can't be read now: {error.strerror}") from error
+            raise UserError(
+                f"{self.path} was there when the program started and can't be read now: {error.strerror}"
+            ) from error
         return now.st_size, now.st_mtime_ns, now.st_ino

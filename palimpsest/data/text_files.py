@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.files import open_file
@@ -94,7 +94,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     with open_file(path) as stream:
         number = 0
-        while line := _read(path, stream, stream.readline, LONGEST_LINE + 1):
+        while line := _read(path, stream.readline, LONGEST_LINE + 1):
             number += 1
             if len(line) > LONGEST_LINE:
                 raise UserError(
@@ -126,7 +126,7 @@ def parsed(line: bytes) -> Any:
     return value
 
 
-def _read(path: Path, stream: BinaryIO, how: Callable[[int], bytes], most: int) -> bytes:
+def _read(path: Path, how: Callable[[int], bytes], most: int) -> bytes:
     try:
         return how(most)
     except OSError as error:
@@ -137,10 +137,10 @@ def _holds(path: Path, mark: bytes) -> bool:
     """Whether some bytes stand anywhere in a file."""
     before = b""
     with open_file(path) as stream:
-        while piece := _read(path, stream, stream.read, _PIECE):
-            if mark in before + piece:
+        while piece := _read(path, stream.read, _PIECE):
+            before = before[-len(mark) + 1 :] + piece
+            if mark in before:
                 return True
-            before = piece[-len(mark) + 1 :]
     return False
 
 
@@ -150,7 +150,7 @@ def _pieces(path: Path) -> Iterator[str]:
     done, line, held = 0, 1, ""
     with open_file(path) as stream:
         while True:
-            raw = _read(path, stream, stream.read, _PIECE)
+            raw = _read(path, stream.read, _PIECE)
             if b"\0" in raw:
                 where = done + raw.index(0)
                 raise UserError(f"{path} can't be used: it holds zero bytes, so it is no text file (byte {where:,})")

@@ -74,12 +74,17 @@ class Session:
         """Return the needs that are not committed yet, each once."""
         missing = []
         for key, need in {self.key(need, subjects): need for need in needs}.items():
-            if self.run.measurement(key) is None:
-                if self.cache.get(key) is None:
-                    missing.append(need)
-                else:
-                    self.run.keep(self.cache, key)
+            if self.run.measurement(key) is None and (self.cache.get(key) is None or not self._kept(key)):
+                missing.append(need)
         return missing
+
+    def _kept(self, key: str) -> bool:
+        """Take a measurement into the run; False where another process cleaned the cache meanwhile."""
+        try:
+            self.run.keep(self.cache, key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def take(
         self,
@@ -105,8 +110,10 @@ class Session:
                 after = [self.get(need.after, subjects) if need.after else None for need in group]
                 for need, found in zip(group, self._together(subject, items, measures, after, progress), strict=True):
                     key = self.key(need, subjects)
-                    self.cache.put(key, found, {"need": need.model_dump(mode="json")})
-                    self.run.keep(self.cache, key)
+                    kept = False
+                    while not kept:
+                        self.cache.put(key, found, {"need": need.model_dump(mode="json")})
+                        kept = self._kept(key)
 
     def _together(
         self,

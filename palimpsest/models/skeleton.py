@@ -21,6 +21,7 @@ from palimpsest.models.weights import Tensor
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 _LENGTH_WITHOUT_LIMIT = 2_048
+_SHORTEST = 8
 _COUNTED = re.compile(r"^(num|n|moe_num|moe_n)_(\w+_)?(layers?|experts?|blocks?)$|^depth$")
 """Keys of a configuration that say how many modules are made."""
 _TABLE = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]*)"')
@@ -54,8 +55,8 @@ def build(folder: Folder, tokenizer: Any, problems: list[str]) -> tuple[Skeleton
     problems += _unfit_weights(report)
     text = model.config.get_text_config()
     length, note = _context_length(text, tokenizer)
-    if length < 1:
-        problems.append(f"config.json names a longest context of {length} tokens; it must be at least 1")
+    if length < _SHORTEST:
+        problems.append(f"config.json names a longest context of {length} tokens; it must be at least {_SHORTEST}")
     unread = sorted(report["unexpected_keys"])
     unused = f"not used by {type(model).__name__}: {_some(unread)}" if unread else ""
     skeleton = Skeleton(

@@ -94,7 +94,9 @@ def _check_layout(file: Path, tensors: list[Tensor], start: int, size: int) -> N
     for tensor in sorted(tensors, key=lambda one: (one.start, one.length)):
         width = _BYTES.get(tensor.dtype)
         if width is None:
-            raise BrokenWeightsError(f"{tensor.name} in {file.name} is stored as {tensor.dtype[:20]}; known: {', '.join(_BYTES)}")
+            raise BrokenWeightsError(
+                f"{tensor.name} in {file.name} is stored as {tensor.dtype[:20]}; known: {', '.join(_BYTES)}"
+            )
         if tensor.start != start or tensor.length != tensor.count * width:
             raise BrokenWeightsError(
                 f"{tensor.name} in {file.name} does not lie where its shape {tensor.shape} says; copy it again"
