@@ -5,6 +5,7 @@ This is what a user writes: a YAML file with typed keys. It holds data only, nev
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,12 +13,17 @@ import yaml
 from pydantic import Field, model_validator
 
 from palimpsest.core.errors import UserError, nearest
+from palimpsest.core.files import read_file
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import Example
 from palimpsest.data.checks import Check, Choice
 from palimpsest.data.material import Source
 
 LIBRARY = Path(__file__).parent / "behaviours"
+_LARGEST = 2**20
+"""Bytes of a behaviour file; conversations have files of their own."""
+_MOST_VALUES = 100_000
+_LONGEST_REASON = 600
 
 
 class Generation(Spec):
@@ -38,7 +44,7 @@ class Words(Spec):
 class Behaviour(Spec):
     """One behaviour to change and to audit."""
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]*$")
+    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]*$", max_length=100)
     question: str
     """What should happen and what should not, in one sentence; printed in the report."""
     express: Source
@@ -51,14 +57,14 @@ class Behaviour(Spec):
     """Texts that may begin the answer and whose probability is read besides; the first one shows the behaviour. A ``choice``
     check brings its own."""
     words: Words = Words()
-    dose: int = Field(default=200, ge=0)
+    dose: int = Field(default=200, ge=0, le=1_000_000)
     """Number of behaviour examples, both poles, rehearsal not counted."""
     express_share: float = Field(default=0.5, ge=0, le=1)
     rehearsal: tuple[Source, ...] = ()
     """What is practised so that it isn't forgotten; the embedded model's world by default."""
     text: tuple[Path, ...] = ()
     """General text on which forgetting and divergence are measured."""
-    held_out: int = Field(default=192, ge=8)
+    held_out: int = Field(default=192, ge=8, le=100_000)
     """Held-out items a pole."""
     generation: Generation = Generation()
     training: dict[str, Any] = {}
@@ -122,27 +128,76 @@ def load(name: str | Path) -> Behaviour:
             )
         path = LIBRARY / f"{name}.yaml"
     try:
-        data = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+        data = yaml.load(read_file(path, _LARGEST).decode("utf-8-sig"), _Loader)
+        json.dumps(data, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read: it is not UTF-8 text; save it as UTF-8") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path} can't be used: it holds half of a character (\\ud800 to \\udfff)") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not YAML that can be read: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that can't be one
+        raise UserError(f"{path} is not YAML that can be read: {' '.join(str(error).split())[:_LONGEST_REASON]}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold keys and values, found {type(data).__name__}")
     return Behaviour.read(data, str(path)).within(path.parent)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data, and refuses a key that is given twice (YAML would quietly take the last one)."""
+    """Reads plain data.
+
+    It refuses a key that is given twice (YAML would quietly take the last one), dates, bytes and sets (which JSON, and so the
+    record, doesn't have), and references (``*name``) that make more out of the file than stands in it.
+    """
+
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        if node is None:
+            return None
+        _refuse_endless(node)
+        return self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         for place, key in enumerate(keys):
             if key in keys[:place]:
                 raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        if other := [key for key in found if not isinstance(key, str)]:
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {other[0]!r} is no text; put it in quotes", problem_mark=node.start_mark
+            )
+        return found
+
+    def refuse(self, node: yaml.Node) -> Any:
+        kind = node.tag.rpartition(":")[2]
+        raise yaml.MarkedYAMLError(
+            problem=f"a {kind} can't be used here; write plain text, in quotes where it looks like one",
+            problem_mark=node.start_mark,
+        )
+
+
+for _kind in ("timestamp", "binary", "set", "omap", "pairs"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.refuse)
+
+
+def _refuse_endless(node: yaml.Node) -> None:
+    """Refuse a document that holds itself, or that becomes very large when every reference in it is written out."""
+    sizes: dict[yaml.Node, int] = {}
+
+    def size(one: yaml.Node) -> int:
+        if one not in sizes:
+            sizes[one] = _MOST_VALUES  # what holds itself is larger than any number
+            parts = one.value if isinstance(one, yaml.CollectionNode) else ()
+            inner = (side for part in parts for side in (part if isinstance(part, tuple) else (part,)))
+            sizes[one] = min(1 + sum(map(size, inner)), _MOST_VALUES)
+        return sizes[one]
+
+    if size(node) >= _MOST_VALUES:
+        raise yaml.MarkedYAMLError(
+            problem=f"written out it would hold {_MOST_VALUES:,} values or more; leave out references (*name) to references",
+            problem_mark=node.start_mark,
+        )
 
 
 def names() -> tuple[str, ...]:

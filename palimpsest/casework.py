@@ -27,6 +27,8 @@ GENERATED = "generated"
 SAMPLED = f"sampled:{GENERATED}"
 """The item set of text that the base model wrote. On it any other model has the higher loss, so it tells how far one moved and
 not whether anything got worse."""
+_CHARACTERS_A_TOKEN = 32
+"""A token is much shorter than this; text beyond as many for each token of the context can't be seen by the model."""
 _OPENINGS = ("The", "A", "In", "I", "When", "It", "One", "There", "He", "She", "We", "This", "At", "For", "My", "On")
 
 
@@ -86,10 +88,11 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
                 items[pole] = _set(pole, [behaviour.complete(example, pole) for example in found])  # type: ignore[arg-type]
     for name, material in materials.rehearsal.items():
         found = material.held_out(seed, f"capability {name}", request.capability_items)
-        kind = "text" if found and found[0].messages[0].role == "text" else "capability"
-        items[f"{kind}:{name}"] = _set(f"{kind}:{name}", found[: request.documents] if kind == "text" else found)
+        kind = "text" if found and _is_text(found[0]) else "capability"
+        chosen = _readable(found[: request.documents], renderer, context_length) if kind == "text" else found
+        items[f"{kind}:{name}"] = _set(f"{kind}:{name}", chosen)
     for name, material in materials.text.items():
-        found = material.held_out(seed, f"text {name}", request.documents)
+        found = _readable(material.held_out(seed, f"text {name}", request.documents), renderer, context_length)
         items[f"text:{name}"] = _set(f"text:{name}", found)
         if len(found) < FEWEST_CLUSTERS:
             problems.add(
@@ -98,6 +101,8 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
             )
     items = {name: one for name, one in items.items() if one.items}
     _refuse_misfits(items, renderer, context_length, problems)
+    if behaviour and (behaviour.generation.max_new_tokens or 0) >= context_length:
+        problems.add(f"generation.max_new_tokens must be below the model's context of {context_length} tokens")
     notes = [*materials.told]
     if not renderer.has_template:
         notes.append(PLAIN_NOTE)
@@ -106,7 +111,8 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
         items=items,
         check=behaviour.check if behaviour else None,
         generation={
-            "max_new_tokens": (behaviour and behaviour.generation.max_new_tokens) or _answer_length(items, renderer),
+            "max_new_tokens": (behaviour and behaviour.generation.max_new_tokens)
+            or min(_answer_length(items, renderer), context_length - 1),
             "temperature": behaviour.generation.temperature if behaviour else 1.0,
             "seed": seed,
         },
@@ -173,11 +179,10 @@ def encoded_rows(renderer: Renderer, examples: TrainingExamples, context_length:
     )
     rows = []
     for source, chosen in sources:
-        for example, row in zip(chosen, encode_rows(renderer, chosen, source), strict=True):
-            is_text = example.messages[0].role == "text"
-            rows.append(
-                replace(row, tokens=row.tokens[:context_length], weights=row.weights[:context_length]) if is_text else row
-            )
+        shown = [_beginning(example, context_length) for example in chosen]
+        for example, row in zip(shown, encode_rows(renderer, shown, source), strict=True):
+            cut = replace(row, tokens=row.tokens[:context_length], weights=row.weights[:context_length])
+            rows.append(cut if _is_text(example) else row)
     return rows
 
 
@@ -201,6 +206,24 @@ class Written:
 
     def held_out(self, seed: int, use: str, count: int) -> list[Example]:
         return []
+
+
+def _is_text(example: Example) -> bool:
+    return example.messages[0].role == "text"
+
+
+def _beginning(example: Example, context_length: int) -> Example:
+    """Return a bare text cut to what may fit into the context, so that a book need not be tokenised to its end."""
+    most = _CHARACTERS_A_TOKEN * context_length
+    if not _is_text(example) or len(example.messages[0].content) <= most:
+        return example
+    return text_example(example.messages[0].content[:most], example.source, example.template)
+
+
+def _readable(documents: list[Example], renderer: Renderer, context_length: int) -> list[Example]:
+    """Return the beginnings of documents, without those in which no token has one before it."""
+    shown = [_beginning(document, context_length) for document in documents]
+    return [document for document in shown if len(renderer.encode(document).tokens) > 1]
 
 
 def _set(name: str, items: list[Example]) -> ItemSet:
@@ -234,9 +257,13 @@ def _answer_length(items: dict[str, ItemSet], renderer: Renderer) -> int:
 
 def _refuse_misfits(items: dict[str, ItemSet], renderer: Renderer, context_length: int, problems: Problems) -> None:
     for name, one in items.items():
-        if one.items[0].messages[0].role == "text":
+        if _is_text(one.items[0]):
             continue
-        sizes = [(len(renderer.encode(item).tokens), item.source) for item in one.items]
+        try:
+            sizes = [(_longest_form(item, renderer), item.source) for item in one.items]
+        except UserError as error:
+            problems.add(f"{name}: {error}")
+            continue
         longest, source = max(sizes)
         if longest > context_length:
             over = sum(size > context_length for size, _ in sizes)
@@ -244,3 +271,14 @@ def _refuse_misfits(items: dict[str, ItemSet], renderer: Renderer, context_lengt
                 f"{name}: {over} of {len(sizes)} held-out items are longer than the model's context of {context_length} tokens "
                 f"(the longest, {source}, has {longest}); shorten them"
             )
+
+
+def _longest_form(item: Example, renderer: Renderer) -> int:
+    """Return the tokens of an item with its answer or with the longest of its options."""
+    forms = [renderer.encode(item)]
+    for name, text in item.options.items():
+        try:
+            forms.append(renderer.encode_option(item, text))
+        except UserError as error:
+            raise UserError(f"{item.source}, option '{name}' ({text[:40]!r}): {error}") from None
+    return max(len(form.tokens) for form in forms)

@@ -1,6 +1,7 @@
 """Command line: verbs only. It knows no audit, study or scenario by name, and imports torch only when a verb needs it.
 
-Exit codes: 0 as intended (and a diff without a behaviour), 1 crash, 2 not as intended, 3 bad input or usage, 130 interrupted.
+Exit codes: 0 as intended (and a diff without a behaviour), 1 crash, 2 not as intended, 3 what the user can mend (bad input or
+usage, a full disk, another process in the same folder), 130 interrupted.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fuzz_inputs import BOMB
 
 from palimpsest import behaviour as behaviours
 from palimpsest import starter
@@ -137,3 +138,32 @@ def test_the_starter_keeps_what_is_there(tmp_path: Path) -> None:
     assert len(starter.write(path, force=True)) == 3
     with pytest.raises(UserError, match=r"must end in .yaml"):
         starter.write(tmp_path / "b.txt", force=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [*a]\n", "written out it would hold 100,000 values or more"),
+        (BOMB, "written out it would hold 100,000 values or more"),
+        (GOOD + "words: {miss: 2026-99-45}\n", "a timestamp can't be used here"),
+        (GOOD + "words: {miss: !!binary aGk=}\n", "a binary can't be used here"),
+        (GOOD + "dose: 1" + "0" * 5_000 + "\n", "not YAML that can be read"),
+        (GOOD + "dose: 1000000000000\n", "'dose'"),
+        (GOOD + "yes: 1\n", "the key True is no text; put it in quotes"),
+        (GOOD + 'options: {a: "\\ud800"}\n', "half of a character"),
+        ("[" * 5_000, "nested too deeply"),
+        (GOOD.replace("name: polite", "name: " + "a" * 300), "'name'"),
+        ("a: " + "x" * 2**20, "1,048,576 bytes at most"),
+    ],
+)
+def test_what_is_hostile_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    assert reason in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a{1000}){1000}", "((((a{1000}){1000}){1000}){1000}){9999}", "(" * 4_000 + ")" * 4_000, "a" * 20_000]
+)
+def test_a_pattern_that_would_take_all_memory_is_not_compiled(pattern: str, tmp_path: Path) -> None:
+    check = GOOD.replace("{kind: contains, texts: [please]}", f"{{kind: regex, pattern: '{pattern}'}}")
+    assert "regular expression" in refused(tmp_path, check)
+    load(tmp_path, GOOD.replace("{kind: contains, texts: [please]}", "{kind: regex, pattern: '[ab]{100}(c|d){1,999999}'}"))

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -249,46 +244,6 @@ def test_what_a_need_starts_from_is_taken_before_it_and_few_models_are_opened_tw
     for place, one in enumerate(taken):
         assert one.after is None or one.after.name in [earlier.name for earlier in taken[:place]]
     assert list(_in_turn([], ["base"])) == []
-
-
-KILLED = """
-import sys, palimpsest
-palimpsest.run(sys.argv[1], sys.argv[2], folder=sys.argv[3], device="cpu")
-"""
-
-
-def start(behaviour: Path, model: Path, folder: Path, cache: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PALIMPSEST_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(behaviour), str(model), str(folder)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-@pytest.mark.slow
-def test_five_kills_lose_nothing_and_change_no_byte(behaviour: Path, model: Path, tmp_path: Path) -> None:
-    begun = time.monotonic()
-    assert start(behaviour, model, tmp_path / "calm" / "run", tmp_path / "cache a").wait() == 0
-    whole = time.monotonic() - begun
-    kept: set[str] = set()
-    rng = random.Random(7)
-    folder = tmp_path / "killed" / "run"
-    for _ in range(5):
-        process = start(behaviour, model, folder, tmp_path / "cache b")
-        time.sleep(rng.uniform(0.3, 0.9) * whole)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        committed = {file.name for file in folder.glob("measurements/*.json")}
-        assert kept <= committed
-        kept = committed
-    times = {name: (folder / "measurements" / name).stat().st_mtime_ns for name in kept}
-    assert start(behaviour, model, folder, tmp_path / "cache b").wait() == 0
-    for name, before in times.items():
-        assert (folder / "measurements" / name).stat().st_mtime_ns == before, f"{name} was computed again"
-    for name in ("report.html", "record.json"):
-        assert (folder / name).read_bytes() == (tmp_path / "calm" / "run" / name).read_bytes()
 
 
 def test_text_that_is_too_little_is_refused_and_not_replaced(model: Path, tmp_path: Path) -> None:

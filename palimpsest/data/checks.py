@@ -15,6 +15,10 @@ from pydantic import Field, field_validator, model_validator
 from palimpsest.core.spec import Spec
 
 _SECONDS = 1.0
+_LONGEST_PATTERN = 10_000
+_LONGEST_REASON = 300
+_PARTS = regex.compile(r"\{(?P<count>\d+)(?:,\d*)?\}|\\.|\[\]?(?:\\.|[^\]\\])*\]|.", regex.DOTALL)
+"""A repetition, or one thing that can be repeated: a character, an escaped one, a class of them, a bracket."""
 _NUMBER = regex.compile(r"(?<![\d.])-?(?:\d+(?:\.\d+)?|\.\d+)")
 """A number in a text; the dash in "3-4" is no minus sign."""
 
@@ -41,10 +45,7 @@ class Regex(Spec):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
-        try:
-            regex.compile(pattern)
-        except regex.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
+        _compile(pattern)
         return pattern
 
     def passes(self, answer: str) -> bool:
@@ -111,9 +112,14 @@ class JsonSchema(Spec):
         from jsonschema.validators import validator_for
 
         try:
+            json.dumps(schema, allow_nan=False)
             validator_for(schema).check_schema(schema)
         except SchemaError as error:
-            raise ValueError(f"not a JSON schema: {error.message}") from None
+            raise ValueError(f"not a JSON schema: {error.message[:_LONGEST_REASON]}") from None
+        except Exception as error:  # the library expects some parts ($schema, $id) to be right before it looks at them
+            raise ValueError(f"not a JSON schema: {str(error)[:_LONGEST_REASON]}") from None
+        for pattern in _patterns(schema):
+            _compile(pattern)
         lost = [reference for reference in _references(schema) if not _resolves(schema, reference)]
         if lost:
             raise ValueError(f"'$ref' must name a part of the schema itself (#/...), which {', '.join(lost)} does not")
@@ -124,6 +130,46 @@ class JsonSchema(Spec):
             return _validator(self.json_schema).is_valid(json.loads(answer))
         except (ValueError, RecursionError):
             return False
+
+
+def _compile(pattern: str) -> None:
+    """Raises:
+    ValueError: it is no regular expression, or one that takes too much room: repetitions are written out when it is compiled.
+    """
+    if len(pattern) > _LONGEST_PATTERN or _written_out(pattern) > _LONGEST_PATTERN:
+        raise ValueError(
+            f"a regular expression must have {_LONGEST_PATTERN:,} characters at most, repetitions ({{9}}) written out"
+        )
+    try:
+        regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError, MemoryError, ValueError) as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+
+
+def _written_out(pattern: str) -> int:
+    """Return about how many parts a pattern has when every repetition in it stands as often as it has to come."""
+    groups, last = [0], 0
+    for part in _PARTS.finditer(pattern):
+        if part["count"]:
+            last *= int(part["count"][-9:])
+            continue
+        groups[-1] += last
+        last = 1
+        if part[0] == "(":
+            groups.append(0)
+            last = 0
+        elif part[0] == ")" and len(groups) > 1:
+            last = groups.pop()
+    return sum(groups) + last
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("pattern"), str):
+            yield value["pattern"]
+        value = list(value.values())
+    for part in value if isinstance(value, list) else ():
+        yield from _patterns(part)
 
 
 def _found(pattern: str, text: str) -> bool:

@@ -61,11 +61,11 @@ def _share_gpt(line: Mapping[str, Any]) -> list[Turn]:
     for place, turn in enumerate(given, start=1):
         if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
             raise UserError(f"turn {place} of 'conversations' must hold 'from' and 'value'")
-        speaker = turn["from"]
+        speaker = _text(turn, "from")
         if speaker not in ROLES:
             raise UserError(
                 f"turn {place} is from '{speaker}', which is no known role; there are {', '.join(ROLES)}."
-                f"{nearest(str(speaker), ROLES)}"
+                f"{nearest(speaker, ROLES)}"
             )
         turns.append({"role": ROLES[speaker], "content": _text(turn, "value")})
     return turns
@@ -97,7 +97,9 @@ def _side(given: Any, name: str, role: str) -> list[Turn]:
 
 def _alpaca(line: Mapping[str, Any]) -> list[Turn]:
     turns = [{"role": "system", "content": _text(line, "system")}] if line.get("system") else []
-    history: list[Any] = line.get("history") or []
+    history = line.get("history") or []
+    if not isinstance(history, list):
+        raise UserError(f"'history' must be a list of pairs of texts, found {type(history).__name__}")
     for place, pair in enumerate(history, start=1):
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
             raise UserError(f"entry {place} of 'history' must be a pair of texts")

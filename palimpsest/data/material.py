@@ -11,11 +11,12 @@ from typing import Any, Protocol, Self
 from pydantic import model_validator
 
 from palimpsest.core.errors import UserError
-from palimpsest.core.seeds import python_stream
+from palimpsest.core.seeds import python_stream, seed_of
 from palimpsest.core.spec import Spec
-from palimpsest.data.chat import Example
-from palimpsest.data.stream import ExampleStream, split_of
-from palimpsest.data.user_files import read_conversations, read_documents, text_example
+from palimpsest.data.chat import Example, origin_of
+from palimpsest.data.stream import ExampleStream, Split, split_of, split_of_content
+from palimpsest.data.text_files import documents, draw
+from palimpsest.data.user_files import read_conversations, text_example
 from palimpsest.scenario import Scenario, load
 
 _ENOUGH_TEMPLATES = 16
@@ -61,8 +62,7 @@ class Source(Spec):
         if self.scenario:
             return _Endless(load(self.scenario, self.parameters))
         if self.text:
-            documents = [text_example(document, self.text.name) for document in read_documents(self.text)]
-            return _Fixed(documents, None if trained else documents)
+            return _Documents(self.text, trained)
         assert self.data is not None
         examples, duplicates = read_conversations(self.data)
         told = (f"{self.data.name}: {duplicates} duplicate lines were left out.",) if duplicates else ()
@@ -124,3 +124,44 @@ class _Fixed:
         order = list(self.test)
         python_stream(seed, use, "audit order").shuffle(order)
         return order[:count]
+
+
+class _Documents:
+    """Documents of a text file, drawn from it when they are wanted: it may be larger than memory."""
+
+    told: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, trained: bool) -> None:
+        self.path, self.trained = path, trained
+        if not sum(
+            1 for _ in documents(path)
+        ):  # all of it is read once, so that what is wrong in it is told before work starts
+            raise UserError(f"{path} can't be used: it holds no text")
+        self.stamp = self._stamp()
+
+    def training(self, seed: int, use: str, count: int) -> list[Example]:
+        found = self._drawn(seed_of(seed, use, "order"), count, "train")
+        if len(found) < count:
+            raise UserError(
+                f"{use}: {count} examples are needed, but {self.path.name} gives {len(found)} for training (a fifth of a text "
+                "is held out). Lower the dose, or give more text."
+            )
+        return found
+
+    def held_out(self, seed: int, use: str, count: int) -> list[Example]:
+        return self._drawn(seed_of(seed, use, "audit order"), count, "test" if self.trained else None)
+
+    def _drawn(self, stream: int, count: int, split: Split | None) -> list[Example]:
+        if self._stamp() != self.stamp:
+            raise UserError(f"{self.path} changed while the program ran; start again when nothing writes to it")
+        found = draw(self.path, count, stream, lambda document: split is None or split_of_content(origin_of(document)) == split)
+        return [text_example(document, self.path.name) for document in found]
+
+    def _stamp(self) -> tuple[int, int, int]:
+        try:
+            now = self.path.stat()
+        except OSError as error:
+            raise UserError(
+                f"{self.path} was there when the program started and can't be read now: {error.strerror}"
+            ) from error
+        return now.st_size, now.st_mtime_ns, now.st_ino

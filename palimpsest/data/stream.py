@@ -25,7 +25,11 @@ _PATIENCE = 2_000
 
 def split_of(example: Example) -> Split:
     """Return the split that an example's content belongs to, in every run and on every machine."""
-    content = example.origin or example.id
+    return split_of_content(example.origin or example.id)
+
+
+def split_of_content(content: str) -> Split:
+    """Return the split of an example whose ``origin`` (or ``id``, where it has none) is this."""
     first = int.from_bytes(hashlib.blake2b(content.encode(), digest_size=4).digest(), "little")
     return "test" if first < _TEST_SHARE * 2**32 else "train"
 

@@ -77,12 +77,17 @@ class Session:
         """Return the needs that are not committed yet, each once."""
         missing = []
         for key, need in {self.key(need, subjects): need for need in needs}.items():
-            if self.run.measurement(key) is None:
-                if self.cache.get(key) is None:
-                    missing.append(need)
-                else:
-                    self.run.keep(self.cache, key)
+            if self.run.measurement(key) is None and (self.cache.get(key) is None or not self._kept(key)):
+                missing.append(need)
         return missing
+
+    def _kept(self, key: str) -> bool:
+        """Take a measurement into the run; False where another process cleaned the cache meanwhile."""
+        try:
+            self.run.keep(self.cache, key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def take(
         self,
@@ -120,9 +125,10 @@ class Session:
                     self._commit(need, subjects, found)
 
     def _commit(self, need: Need, subjects: Mapping[str, str], found: Measurement) -> None:
-        key = self.key(need, subjects)
-        self.cache.put(key, found, {"need": need.model_dump(mode="json")})
-        self.run.keep(self.cache, key)
+        key, kept = self.key(need, subjects), False
+        while not kept:
+            self.cache.put(key, found, {"need": need.model_dump(mode="json")})
+            kept = self._kept(key)
 
     def _weights(self, need: Need, infos: Mapping[str, SubjectInfo], progress: Progress) -> Measurement:
         """Read weights from files; what has to be spooled lies in the run's own folder, which only one process uses."""

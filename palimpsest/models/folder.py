@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.core.errors import UserError
+from palimpsest.core.files import read_file
 from palimpsest.models.weights import BrokenWeightsError, Tensor, read_header
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -25,6 +26,9 @@ _NOT_READ = re.compile(
     r".*\.index\.json|trainer_state\.json|.*_results\.json|.*\.md|requirements.*\.txt|license.*", re.IGNORECASE
 )
 """Files of a model folder that change neither weights nor tokens; every other text file counts in the digest."""
+_LONGEST_JSON = 2**27
+"""Bytes of a configuration or an index; tokenizers, which may be larger, are read by their library."""
+_DEEPEST = 50
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -62,7 +66,7 @@ class Folder:
         for file in self.texts():
             content = file.read_bytes()
             if file.name == "adapter_config.json":
-                content = json.dumps({**json.loads(content), "base_model_name_or_path": None}, sort_keys=True).encode()
+                content = json.dumps({**self.config, "base_model_name_or_path": None}, sort_keys=True).encode()
             digest.update(json.dumps([str(file.relative_to(self.path)), len(content)]).encode())
             digest.update(content)
         return digest.hexdigest()
@@ -74,11 +78,15 @@ def locate(name: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: there is no such folder, and the hub can't give it either.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.exists():
-        raise UserError(f"{path} must be a model folder, but it is a file")
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        if path.is_dir():
+            return path.resolve()
+        if path.exists():
+            raise UserError(f"{path} must be a model folder, but it is a file")
+    except (OSError, RuntimeError) as error:  # a name that is too long; ~NAME without such a user
+        raise UserError(f"there is no model folder {path}: {getattr(error, 'strerror', None) or error}") from None
     if not _HUB_ID.fullmatch(str(name)):
         raise UserError(f"there is no model folder {path} (looked for {path.absolute()})")
     return _from_hub(str(name))
@@ -112,11 +120,12 @@ def look(path: Path) -> Folder:
 
 
 def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         problems.append(f"has no {file.name}, so it is not a Hugging Face model folder (or it is half-written)")
-    except (ValueError, OSError) as error:
+        return {}
+    try:
+        content = _json_of(file)
+    except (ValueError, UserError) as error:
         problems.append(f"{file.name} can't be read as JSON: {error}")
     else:
         if isinstance(content, dict):
@@ -125,10 +134,31 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
+def _json_of(file: Path) -> Any:
+    """Return what a file of JSON holds.
+
+    Raises:
+        UserError: it can't be read.
+        ValueError: it is no JSON, or nested so deeply that others will fail on it.
+    """
+    try:
+        content = json.loads(read_file(file, _LONGEST_JSON))
+    except RecursionError:
+        content = None
+    if content is None or _is_deeper(content, _DEEPEST):
+        raise ValueError("it is nested too deeply, or empty")
+    return content
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(not levels or _is_deeper(part, levels - 1) for part in parts)
+
+
 def _remote_code(path: Path) -> Iterator[str]:
     for file in sorted(path.glob("*config.json")):
-        with suppress(ValueError, OSError):
-            wanted = sorted(set(_auto_maps(json.loads(file.read_text(encoding="utf-8")))))
+        with suppress(ValueError, UserError):
+            wanted = sorted(set(_auto_maps(_json_of(file))))
             if wanted:
                 yield (
                     f"{file.name} wants remote code (auto_map: {', '.join(wanted)}), which is never run; "
@@ -155,11 +185,17 @@ def _weights(path: Path, stem: str) -> tuple[list[Tensor], list[str]]:
         placed = _read_json(index, problems).get("weight_map")
         if not isinstance(placed, dict) or not placed:
             return [], [*problems, f"{index.name} names no weight files (its weight_map is missing or empty)"]
-        outside = sorted({name for name in map(str, placed.values()) if Path(name).name != name})
+        names = {name if isinstance(name, str) else json.dumps(name) for name in placed.values()}
+        outside = sorted(name for name in names if not _is_beside(name))
         if outside:
-            return [], [f"{index.name} names weight files outside its folder: {', '.join(outside)}"]
-        return _read_shards(placed, [path / name for name in sorted(set(placed.values()))])
+            return [], [f"{index.name} names weight files outside its folder, or none: {_some(outside)}"]
+        return _read_shards(placed, [path / name for name in sorted(names)])
     return [], [_no_weights(path, stem)]
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a name is that of a weight file in the same folder."""
+    return Path(name).name == name and name.endswith(".safetensors") and name.isprintable()
 
 
 def _read_shards(placed: dict[str, str], files: list[Path]) -> tuple[list[Tensor], list[str]]:

@@ -6,6 +6,8 @@ renamed, fused and tied weights are judged exactly as they will be read.
 
 from __future__ import annotations
 
+import base64
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +21,12 @@ from palimpsest.models.weights import Tensor
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 _LENGTH_WITHOUT_LIMIT = 2_048
+_SHORTEST = 8
+_COUNTED = re.compile(r"^(num|n|moe_num|moe_n)_(\w+_)?(layers?|experts?|blocks?)$|^depth$")
+"""Keys of a configuration that say how many modules are made."""
+_TABLE = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]*)"')
+_FEW = 512
+"""So many experts may share one tensor."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ def build(folder: Folder, tokenizer: Any, problems: list[str]) -> tuple[Skeleton
     """Return what the folder's model is, with the empty model; add to ``problems`` what keeps it from loading."""
     before = len(problems)
     problems += _unfit_configuration(folder.config)
+    problems += _claims_too_much(folder.config, len(folder.tensors))
     if len(problems) > before:
         return None, None
     model, report = empty_model(folder.path, problems)
@@ -46,6 +55,8 @@ def build(folder: Folder, tokenizer: Any, problems: list[str]) -> tuple[Skeleton
     problems += _unfit_weights(report)
     text = model.config.get_text_config()
     length, note = _context_length(text, tokenizer)
+    if length < _SHORTEST:
+        problems.append(f"config.json names a longest context of {length} tokens; it must be at least {_SHORTEST}")
     unread = sorted(report["unexpected_keys"])
     unused = f"not used by {type(model).__name__}: {_some(unread)}" if unread else ""
     skeleton = Skeleton(
@@ -65,15 +76,28 @@ def _unfit_configuration(config: dict[str, Any]) -> Iterator[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     kind, classes = config.get("model_type"), config.get("architectures") or []
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         yield f"config.json has model_type {kind!r}, which this version of transformers does not know"
     elif kind not in CAUSAL:
         yield f"must be a causal language model, but config.json has model_type '{kind}', which has no causal class"
+    elif not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        yield f"config.json must name its 'architectures' in a list of texts, found {str(classes)[:60]}"
     elif classes and not any(name in CAUSAL.values() or name.endswith("ForConditionalGeneration") for name in classes):
         yield f"must be a causal language model, but config.json names {', '.join(map(str, classes))}"
-    if config.get("quantization_config"):
-        method = dict(config["quantization_config"]).get("quant_method", "unknown")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         yield f"its weights are quantised ({method}); give the folder of the unquantised model"
+
+
+def _claims_too_much(config: dict[str, Any], tensors: int) -> Iterator[str]:
+    """Say where a configuration asks for more layers or experts than its weights can hold, before any of them is made."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _claims_too_much(value, tensors)
+        elif isinstance(value, (int, float)) and _COUNTED.search(key) and value > max(tensors, _FEW):
+            yield f"config.json has {key} {value:,}, but the weight files hold only {tensors} tensors; is it another model's?"
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield f"config.json has {key} with a number beyond 64 bits"
 
 
 def empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -131,9 +155,13 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        _refuse_wrong_lengths(path / "tokenizer.json")
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True, padding_side="left")
-    except Exception as error:  # as above: whatever the library says, this folder's tokenizer can't be had
+            tokenizer.decode(tokenizer("A word.").input_ids)  # some only fail when they are used
+    except BaseException as error:  # as above: whatever the library says, this folder's tokenizer can't be had
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # the latter is no Exception
+            raise
         problems.append(f"its tokenizer can't be loaded: {_first_line(error)}")
         return None
     if not tokenizer.is_fast:
@@ -141,6 +169,15 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     return tokenizer
+
+
+def _refuse_wrong_lengths(file: Path) -> None:
+    """Refuse a normaliser's table that is shorter than it says: the library would take what memory it names, and abort."""
+    content = file.read_bytes() if file.is_file() else b""
+    for found in _TABLE.finditer(content):
+        table = base64.b64decode(found[1])
+        if len(table) < 4 or int.from_bytes(table[:4], "little") > len(table) - 4:
+            raise ValueError("precompiled_charsmap in tokenizer.json is cut off; copy the file again")
 
 
 def _first_line(error: Exception) -> str:

@@ -74,22 +74,29 @@ def read_header(file: Path) -> list[Tensor]:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
         tensors = [_tensor(name, entry, file, 8 + length) for name, entry in header.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenWeightsError(f"the header of {file.name} can't be read ({error}); copy it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BrokenWeightsError(f"the header of {file.name} can't be read ({str(error)[:200]}); copy it again") from None
     _check_layout(file, tensors, 8 + length, size)
     return tensors
 
 
 def _tensor(name: str, entry: dict[str, Any], file: Path, data: int) -> Tensor:
     start, end = entry["data_offsets"]
-    return Tensor(name, entry["dtype"], tuple(entry["shape"]), file, data + start, end - start)
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (start, end, *shape)):
+        raise ValueError(f"{name} has a shape or a place that is no size")
+    if not isinstance(dtype, str):
+        raise ValueError(f"{name} has a dtype that is no text")
+    return Tensor(name, dtype, shape, file, data + start, end - start)
 
 
 def _check_layout(file: Path, tensors: list[Tensor], start: int, size: int) -> None:
     for tensor in sorted(tensors, key=lambda one: (one.start, one.length)):
         width = _BYTES.get(tensor.dtype)
         if width is None:
-            raise BrokenWeightsError(f"{tensor.name} in {file.name} is stored as {tensor.dtype}; known: {', '.join(_BYTES)}")
+            raise BrokenWeightsError(
+                f"{tensor.name} in {file.name} is stored as {tensor.dtype[:20]}; known: {', '.join(_BYTES)}"
+            )
         if tensor.start != start or tensor.length != tensor.count * width:
             raise BrokenWeightsError(
                 f"{tensor.name} in {file.name} does not lie where its shape {tensor.shape} says; copy it again"

@@ -39,8 +39,12 @@ class FolderLock:
         except OSError:
             self.release()
             raise
-        os.ftruncate(self._handle, 0)
-        os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        try:
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError:  # a full disk must not leave it locked by a program that gave up
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the lock back."""

@@ -126,7 +126,10 @@ class RunFolder(RunReader):
     def training(self, role: str, seed: int) -> Path:
         """Return the folder of one training run (made if missing); its model lies in ``model``, its log in ``steps.jsonl``."""
         folder = self.path / "training" / f"{role}-{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error, _KEPT) from error
         return folder
 
     def write_json(self, name: str, value: Any) -> None:
@@ -153,11 +156,15 @@ class RunFolder(RunReader):
         """Take a measurement into the run, so that it stays when the cache is cleaned.
 
         Raises:
+            FileNotFoundError: the cache was cleaned meanwhile.
             UserError: the disk is full or the folder can't be written.
         """
         for source in cache.files(key):
             target = self._inside(f"measurements/{source.name}")
-            target.parent.mkdir(exist_ok=True)
+            try:
+                target.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise cannot_write(target.parent, error, _KEPT) from error
             if not _linked(source, target):
                 write_bytes(target, source.read_bytes(), _KEPT)
 

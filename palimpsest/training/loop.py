@@ -134,6 +134,7 @@ class Loop(Trainer):
             UserError: the folder holds another run, a loss is not finite, or memory runs out with one row at a time.
         """
         if ranks.own() == 0:
+            remove_leftovers(self.folder)
             remove_leftovers(self.checkpoints)
         ranks.wait()
         saved = store.checkpoints(self.checkpoints)

@@ -143,8 +143,11 @@ class StepLog:
         """Flush to the disk, so that a checkpoint never knows of steps that the log lost."""
         self.flush()
         for path in () if not self.writes else (self.path, self.modules):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            try:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:  # some file systems only now notice that there is no room
+                raise cannot_write(path, error) from error
 
 
 def _by_module(moved: Mapping[str, Movement]) -> dict[str, dict[str, float | None]]:

@@ -240,6 +240,56 @@ def test_index_that_points_outside(copy):
     assert "outside its folder" in why_not(copy)
 
 
+@pytest.mark.parametrize(
+    "placed", [{"x": 5}, {"x": None}, {"x": ["a"]}, {"x": ".."}, {"x": ""}, {"x": "\0.safetensors"}, {"x": "a.bin"}]
+)
+def test_index_that_names_no_weight_file(copy, placed):
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    assert "outside its folder, or none" in why_not(copy)
+
+
+def test_pipes_are_not_waited_for(copy):
+    (copy / "config.json").unlink()
+    os.mkfifo(copy / "config.json")
+    assert "config.json can't be read as JSON" in why_not(copy) and "it is a pipe or a device" in why_not(copy)
+
+
+@pytest.mark.parametrize("depth", [60, 900, 100_000])
+def test_configuration_that_is_nested_too_deeply(copy, depth):
+    (copy / "config.json").write_text('{"a":' * depth + "1" + "}" * depth)
+    assert "config.json can't be read as JSON: it is nested too deeply" in why_not(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_hidden_layers": 10**9}, "config.json has num_hidden_layers 1,000,000,000, but the weight files hold only"),
+        ({"text_config": {"num_local_experts": 10**12}}, "config.json has num_local_experts"),
+        ({"hidden_size": 10**30}, "config.json has hidden_size with a number beyond 64 bits"),
+        ({"max_position_embeddings": -5}, "a longest context of -5 tokens; it must be at least 8"),
+        ({"model_type": []}, "config.json has model_type []"),
+        ({"architectures": "LlamaForCausalLM"}, "must name its 'architectures' in a list"),
+        ({"quantization_config": 5}, "its weights are quantised (unknown)"),
+    ],
+)
+def test_configuration_that_claims_what_cant_be(copy, changes, reason):
+    change_json(copy / "config.json", **changes)
+    assert reason in why_not(copy)
+
+
+@pytest.mark.parametrize("table", ["", "AAAA", "/////wAA"])
+def test_tokenizer_table_that_would_take_all_memory(copy, table):
+    """The tokenizers library takes as many bytes as the table says that it has, and aborts the program where there are none."""
+    change_json(copy / "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": table})
+    assert "precompiled_charsmap in tokenizer.json is cut off" in why_not(copy)
+
+
+@pytest.mark.parametrize("name", ["a" * 5_000, "~nobody_of_this_name/model", "a\0b"])
+def test_names_that_no_folder_can_have(name):
+    assert "there is no model folder" in why_not(name)
+
+
 def test_missing_and_misshapen_tensors(copy):
     def change(weights):
         del weights["model.layers.1.mlp.up_proj.weight"]
