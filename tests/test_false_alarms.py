@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from palimpsest.audit import Audit
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Silent
 from palimpsest.core.seeds import numpy_stream
@@ -30,7 +31,7 @@ FEWER = {"style": 200}
 NOMINAL = 0.05
 
 
-def partner_of(audit: audits.Audit[Any]) -> str:
+def partner_of(audit: Audit[Any]) -> str:
     """Return whom the tuned model changes places with: a distance is held against that of the control."""
     return "rehearsal_only" if all(name.endswith("_over_floor") for name in audit.primary) else "base"
 

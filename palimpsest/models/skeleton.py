@@ -180,7 +180,7 @@ def _refuse_wrong_lengths(file: Path) -> None:
             raise ValueError("precompiled_charsmap in tokenizer.json is cut off; copy the file again")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
