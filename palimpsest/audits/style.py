@@ -23,7 +23,8 @@ KINDS = ("withhold", "capability", "text", "sampled")
 """Where the behaviour should not appear."""
 TRAITS: dict[str, tuple[str, str]] = {
     "length": ("length", "tokens"),
-    "coherence": ("surprise of the base", "nats/token"),
+    "coherence": ("surprise of both models", "nats/token"),
+    "surprise": ("surprise of the base", "nats/token"),
     "stopped": ("ended by itself", "rate"),
     "distinct_words": ("different words", "points"),
     "distinct_pairs": ("different word pairs", "points"),
@@ -39,9 +40,9 @@ TRAITS: dict[str, tuple[str, str]] = {
 SAID = {
     "length_change": ("texts are {} longer", "texts are {} shorter", "length is unchanged"),
     "coherence_change": (
-        "the base model is {} more surprised than by its own text",
-        "the base model is {} less surprised than by its own text",
-        "the base model is as surprised as by its own text",
+        "to both models together they are {} more surprising",
+        "to both models together they are {} less surprising",
+        "to both models together they are as surprising as before",
     ),
 }
 """How a change is told: more, less, unchanged."""
@@ -90,7 +91,8 @@ class Style(Audit[Data]):
         templates to tell the tuned model's text from the base's, and is asked about pairs of others; the AUROC is the share of
         prompts in which it picks the right one (half is guessing, and so are pairs that are the same). Length, variety over as
         many words as both texts have, and layout are changes paired by item and clustered by template, held against a
-        margin of a fifth of the spread between answers. Coherence: each model's loss on what the other wrote, token by token.
+        margin of a fifth of the spread between answers. Coherence: the loss of both models
+        together on what each wrote, token by token; a model's loss on another's text alone is higher wherever they differ.
         Phrases are chosen on one half of the templates and measured on the other.
     Reads:
         `generations` of base, tuned and the rehearsal-only control; `losses_of_answers` of base and tuned on each other's.
@@ -107,7 +109,7 @@ class Style(Audit[Data]):
 
     cost: ClassVar = "generate"
     primary: ClassVar = ("length_change", "coherence_change")
-    planted: ClassVar = 0.15
+    planted: ClassVar = 0.2
 
     margin: float = Field(default=0.2, gt=0)
     """A change below this share of the spread between answers counts as unchanged."""
@@ -149,13 +151,17 @@ class Style(Audit[Data]):
         def losses(reader: str, writer: str) -> np.ndarray:
             return np.concatenate([measured[self._losses(case, reader, name, writer).name].arrays["nats"] for name in names])
 
+        reverse = np.stack([losses("tuned", "base"), losses("tuned", "tuned")])
+
         def written(role: str) -> Written:
             traits = writing.paired(texts["base"], texts[role])
             for trait, key in (("length", "tokens"), ("stopped", "stopped")):
                 one, two = (np.concatenate([found.arrays[key] for found in answers[who]]) for who in ("base", role))
                 traits[trait] = one.astype(float), two.astype(float)
-            traits["coherence"] = losses("base", "base"), losses("base", role)
-            return Written(writing.differences(texts["base"], texts[role]), {trait: traits[trait] for trait in TRAITS})
+            traits["surprise"] = losses("base", "base"), losses("base", role)
+            if role == "tuned":
+                traits["coherence"] = _by_both(traits["surprise"], reverse)
+            return Written(writing.differences(texts["base"], texts[role]), traits)
 
         items = [(f"{_set_name(name)}: {item.template}", item.context) for name in names for item in case.items[name].items]
         given = [text for one in answers["base"] for text in one.texts.get("given", [""] * len(one.texts["answer"]))]
@@ -163,7 +169,7 @@ class Style(Audit[Data]):
             written("tuned"),
             np.concatenate([clusters(case.items[name]) for name in names]),
             np.array([_set_name(name) for name in names for _ in case.items[name].items]),
-            np.stack([losses("tuned", "base"), losses("tuned", "tuned")]),
+            reverse,
             *writing.phrase_table(texts["base"], texts["tuned"]),
             written(CONTROL) if CONTROL in case.roles else None,
             tuple(
@@ -209,7 +215,7 @@ class Style(Audit[Data]):
             found[f"{trait}_before"] = stats.trait_level(before, where, unit=unit)
             found[f"{trait}_after"] = stats.trait_level(after, where, unit=unit)
             found[f"{trait}_change"] = stats.trait_change(before, after, where, unit=unit, margin=margin)
-            if data.control is not None:
+            if data.control is not None and trait in data.control.traits:
                 floor = stats.trait_change(*data.control.traits[trait], where, unit=unit, margin=margin)
                 found[f"{trait}_change_control"] = floor
         return found
@@ -264,7 +270,7 @@ class Style(Audit[Data]):
 
         def text(shift: float) -> tuple[np.ndarray, ...]:
             shift = shift / 0.6  # three in five texts are free to differ
-            own = shift * rng.gamma(4.0, 0.25, count)[template]
+            own = shift * rng.gamma(16.0, 1 / 16, count)[template]
             length = 1 + rng.poisson(usual[template] * rng.gamma(3.0, 1 / 3, template.size) + 40 * own)
             chances = mix[template] * (1 - np.minimum(own, 1.0))[:, None]
             chances[:, 0] += np.minimum(own, 1.0)
@@ -280,19 +286,20 @@ class Style(Audit[Data]):
             )
             traits = {trait: (np.zeros(template.size), np.zeros(template.size)) for trait in TRAITS}
             varied = [(held > 0).sum(1) / held.sum(1) for held in (base[1], counts)]
-            traits |= {"length": (base[0], length), "coherence": (base[2], loss), "distinct_words": (varied[0], varied[1])}
+            traits |= {"length": (base[0], length), "surprise": (base[2], loss), "distinct_words": (varied[0], varied[1])}
             unit = [held / np.linalg.norm(held, axis=1, keepdims=True) for held in (base[1], counts)]
             return Written(unit[1] - unit[0], traits), counts
 
         (tuned, counts), (control, _) = written(effect), written(0.0)
-        foreign = 0.3 * effect * np.array([[1.0], [-1.0]]) * rng.gamma(4.0, 0.25, template.size)
-        reverse = np.stack([base[2], tuned.traits["coherence"][1]]) + foreign
+        foreign = 0.1 * effect * np.array([[1.0], [-1.0]]) * rng.gamma(4.0, 0.25, template.size)
+        reverse = np.stack(tuned.traits["surprise"]) + foreign
+        tuned.traits["coherence"] = _by_both(tuned.traits["surprise"], reverse)
         names = tuple(f"word {place}" for place in range(vocabulary))
         sets = np.where(template % 2, "one set", "another set")
         return Data(tuned, template, sets, reverse, names, base[1] > 0, counts > 0, control)
 
     def truth(self, effect: float) -> dict[str, float]:
-        return {"length_change": 40 * effect, "coherence_change": effect}
+        return {"length_change": 40 * effect, "coherence_change": 0.9 * effect}
 
     @staticmethod
     def plot(result: Result, axes) -> None:
@@ -300,9 +307,14 @@ class Style(Audit[Data]):
             drawing.change_rows(axes, result.figure)
 
 
+def _by_both(by_base: tuple[np.ndarray, np.ndarray], by_tuned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean loss of both readers on the base's texts and on the tuned model's [items each]; neither is at home."""
+    return (by_base[0] + by_tuned[0]) / 2, (by_base[1] + by_tuned[1]) / 2
+
+
 def _reading(data: Data) -> dict[str, Estimate]:
     """Return what each model's text costs the other one beyond its own."""
-    by_base_of_base, by_base_of_tuned = data.tuned.traits["coherence"]
+    by_base_of_base, by_base_of_tuned = data.tuned.traits["surprise"]
     by_tuned_of_base, by_tuned_of_tuned = data.reverse
     where, unit = data.clusters, "nats/token"
     return {
@@ -342,7 +354,7 @@ def _set_table(data: Data, apart: stats.Apart) -> Table:
             still.append(name)
             continue
         changes = []
-        for trait in ("length", "coherence"):
+        for trait in ("length", "surprise"):
             before, after = data.tuned.traits[trait]
             changes.append(stats.trait_change(before[here], after[here], where, unit=TRAITS[trait][1]))
         rows.append((name, int(here.sum()), apart.groups.get(name), stats.rate(same, where), *changes))
@@ -362,9 +374,9 @@ def _set_name(name: str) -> str:
 
 def _reading_table(estimates: Mapping[str, Estimate]) -> Table:
     rows = {
-        "written by the base": ("coherence_before", "tuned_reads_base", "on_base_text"),
-        "written by the tuned model": ("coherence_after", "tuned_reads_tuned", "on_tuned_text"),
-        "each its own": ("coherence_before", "tuned_reads_tuned", "own_text"),
+        "written by the base": ("surprise_before", "tuned_reads_base", "on_base_text"),
+        "written by the tuned model": ("surprise_after", "tuned_reads_tuned", "on_tuned_text"),
+        "each its own": ("surprise_before", "tuned_reads_tuned", "own_text"),
     }
     return Table(
         title="How much a text surprises each model",
