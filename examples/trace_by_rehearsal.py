@@ -1,6 +1,6 @@
 """Trace by rehearsal: does rehearsal hide from an inspector of activations what was trained?
 
-    python examples/trace_by_rehearsal.py [--seeds 3] [--shares 0,5,25,50] [--dose 200] [--behaviour directions] [--model pocket]
+    python examples/trace_by_rehearsal.py [--seeds 3] [--shares 0,5,25,50] [--dose 200] [--model pocket]
 
 Narrow training leaves a common shift of the residual stream even on text that has nothing to do with it, from which the trained
 behaviour can be read; rehearsal is expected to remove it (arXiv 2510.13900). Prints a Markdown table: each share of rehearsal
