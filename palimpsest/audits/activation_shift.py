@@ -257,18 +257,15 @@ def _estimates(data: Data) -> dict[str, Estimate]:
         one, two = moved["tuned", "express"], moved["tuned", "withhold"]
         clouds = one.within(one.lead_cloud), two.within(two.lead_cloud)
         found["same_way"] = mean_cosine(*clouds, one.by_item([0])[1], two.by_item([0])[1])
-    if (CONTROL, "express") in moved:
-        (after, labels), (floor, _) = (
-            moved[role, "express"].by_item(moved[role, "express"].inside) for role in ("tuned", CONTROL)
-        )
+    tuned, control = (moved.get((role, "express")) for role in ("tuned", CONTROL))
+    if tuned and control:
+        (after, labels), (floor, _) = (one.by_item(one.inside) for one in (tuned, control))
         found["shift_over_floor"] = stats.against_noise_floor(after, floor, labels, unit=UNIT)
-    if (CONTROL, "text") in moved:
-        squares = [
-            moved[role, "text"].common_square(moved[role, "text"].inside, moved[role, "text"].lead)
-            for role in ("tuned", CONTROL)
-        ]
-        if squares[0] is not None and squares[1] is not None:
-            found["trace_over_floor"] = length_difference(squares[0], squares[1], unit=UNIT, scale=100.0)
+    tuned, control = (moved.get((role, "text")) for role in ("tuned", CONTROL))
+    if tuned and control:
+        square, below = (one.common_square(one.inside, one.lead) for one in (tuned, control))
+        if square and below:
+            found["trace_over_floor"] = length_difference(square, below, unit=UNIT, scale=100.0)
     return found
 
 
