@@ -48,6 +48,8 @@ class Request(Spec):
             raise ValueError("a run needs a behaviour")
         if self.kind == "diff" and self.tuned is None:
             raise ValueError("a diff needs two models")
+        if unreadable := [path for path in self.text if str(path) != str(path).encode("utf-8", "replace").decode()]:
+            raise ValueError(f"a file's name must be UTF-8, found {unreadable[0]}; give the file another name")
         if self.kind == "diff" and self.seeds != 1:
             raise ValueError("a diff trains nothing, so it has no seeds")
         return self

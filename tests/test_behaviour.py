@@ -161,7 +161,7 @@ def test_what_is_hostile_is_refused(text: str, reason: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(a{1000}){1000}", "((((a{1000}){1000}){1000}){1000}){9999}", "(" * 4_000 + ")" * 4_000, "a" * 20_000]
+    "pattern", ["(a{1000}){1000}", "((((a{1000}){1000}){1000}){1000}){9999}", "(" * 4_000 + ")" * 4_000, "a" * 20_000, "(?R)"]
 )
 def test_a_pattern_that_would_take_all_memory_is_not_compiled(pattern: str, tmp_path: Path) -> None:
     check = GOOD.replace("{kind: contains, texts: [please]}", f"{{kind: regex, pattern: '{pattern}'}}")

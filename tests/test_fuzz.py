@@ -42,7 +42,7 @@ MANY = {
     "folders": 700,
     "adapters": 300,
 }
-FEW = {"behaviours": 60, "conversations": 60, "texts": 40, "weights": 100, "configurations": 60, "folders": 20, "adapters": 10}
+FEW = {"behaviours": 40, "conversations": 30, "texts": 20, "weights": 100, "configurations": 30, "folders": 15, "adapters": 8}
 Sizes = dict[str, int]
 Look = Callable[[Callable[[], Any], str], None]
 

@@ -24,9 +24,11 @@ def test_two_on_one_cache(nursery: Nursery, commands: Commands, tmp_path: Path) 
         folders, cache = [tmp_path / f"{turn} {side}" / "run" for side in "ab"], tmp_path / f"cache {turn}"
         first, second = (nursery.start(*commands["diff"], "--folder", folder, cache=cache) for folder in folders)
         if turn % 2:
-            time.sleep(dice.uniform(0.3, 1) * 2 * whole)
-            if first.kill():
-                first = nursery.start(*commands["diff"], "--folder", folders[0], cache=cache)
+            while not any(cache.glob("*/*")):
+                time.sleep(0.001)
+            time.sleep(dice.uniform(0, 0.3) * whole)
+            assert first.kill()
+            first = nursery.start(*commands["diff"], "--folder", folders[0], cache=cache)
         for child, folder in ((first, folders[0]), (second, folders[1])):
             ended(child)
             same_results(folder, calm)

@@ -10,7 +10,13 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input, told before work starts. One line a problem."""
+    """Bad input, told before work starts. One line a problem.
+
+    What is quoted from a file may hold halves of characters, which no terminal and no file takes: they are spelt out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class Problems:

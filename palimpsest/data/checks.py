@@ -141,8 +141,10 @@ def _compile(pattern: str) -> None:
             f"a regular expression must have {_LONGEST_PATTERN:,} characters at most, repetitions ({{9}}) written out"
         )
     try:
-        regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError, MemoryError, ValueError) as error:
+        regex.compile(pattern).search(
+            "", timeout=_SECONDS
+        )  # one that calls itself at once, "(?R)", only now runs out of memory
+    except (regex.error, TimeoutError, RecursionError, OverflowError, MemoryError, ValueError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
 
 
@@ -175,7 +177,7 @@ def _patterns(value: Any) -> Iterator[str]:
 def _found(pattern: str, text: str) -> bool:
     try:
         return regex.search(pattern, text, timeout=_SECONDS) is not None
-    except TimeoutError:
+    except (TimeoutError, MemoryError, RecursionError):
         return False
 
 

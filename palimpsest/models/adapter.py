@@ -44,7 +44,7 @@ def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
             config = PeftConfig.from_pretrained(str(folder.path))
             if hasattr(config, "init_lora_weights"):
                 config.init_lora_weights = True  # type: ignore[attr-defined]  # other ways need the base's values
-            model = get_peft_model(empty_base, config)
+            model = get_peft_model(empty_base, config, low_cpu_mem_usage=True)  # no memory for a rank that can't be meant
             state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except Exception as error:  # every failure of the library to build this adapter is the adapter's problem
         yield f"does not fit its base: {(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}"

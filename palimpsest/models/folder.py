@@ -185,7 +185,7 @@ def _weights(path: Path, stem: str) -> tuple[list[Tensor], list[str]]:
         placed = _read_json(index, problems).get("weight_map")
         if not isinstance(placed, dict) or not placed:
             return [], [*problems, f"{index.name} names no weight files (its weight_map is missing or empty)"]
-        names = {name if isinstance(name, str) else json.dumps(name) for name in placed.values()}
+        names = {name if isinstance(name, str) else json.dumps(name)[:60] for name in placed.values()}
         outside = sorted(name for name in names if not _is_beside(name))
         if outside:
             return [], [f"{index.name} names weight files outside its folder, or none: {_some(outside)}"]

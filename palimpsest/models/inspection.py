@@ -21,6 +21,7 @@ from palimpsest.models.weights import BrokenWeightsError, fingerprint, stamp
 
 Name = str | os.PathLike[str]
 
+_LONGEST_REASON = 600
 _BYTES_OF = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -151,11 +152,11 @@ def _base_of(folder: Folder, given: Name | None, problems: Problems) -> Folder |
     if not name:
         problems.add("is an adapter whose adapter_config.json does not name its base (base_model_name_or_path)")
         return None
-    beside = folder.path / str(name)
     try:
-        below = look(locate(beside if given is None and beside.is_dir() else name))
-    except UserError as error:
-        problems.add(f"is an adapter whose base can't be found: {error}")
+        beside = folder.path / str(name)
+        below = look(locate(beside if given is None and beside.is_dir() else str(name)))
+    except (UserError, OSError) as error:  # OSError: a name that is too long
+        problems.add(f"is an adapter whose base can't be found: {str(error)[:_LONGEST_REASON]}")
         return None
     if below.is_adapter:
         problems.add(f"is an adapter on another adapter ({below.path}); merge that one first")

@@ -22,6 +22,7 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 _LENGTH_WITHOUT_LIMIT = 2_048
 _SHORTEST = 8
+_MOST_LABELS = 100_000
 _COUNTED = re.compile(r"^(num|n|moe_num|moe_n)_(\w+_)?(layers?|experts?|blocks?)$|^depth$")
 """Keys of a configuration that say how many modules are made."""
 _TABLE = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]*)"')
@@ -96,6 +97,8 @@ def _claims_too_much(config: dict[str, Any], tensors: int) -> Iterator[str]:
             yield from _claims_too_much(value, tensors)
         elif isinstance(value, (int, float)) and _COUNTED.search(key) and value > max(tensors, _FEW):
             yield f"config.json has {key} {value:,}, but the weight files hold only {tensors} tensors; is it another model's?"
+        elif key == "num_labels" and isinstance(value, (int, float)) and value > _MOST_LABELS:
+            yield f"config.json has num_labels {value:,}, each of which would be given a name; leave it out"
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             yield f"config.json has {key} with a number beyond 64 bits"
 

@@ -106,6 +106,8 @@ class Cache:
         try:
             measurement = read_entry(data, marker)
         except FileNotFoundError:
+            if marker.exists() and data.exists():
+                return self.get(key)  # another process has just written it
             if marker.exists():
                 self._tell(f"{marker} has lost its data file; it is measured again")
             return None

@@ -30,3 +30,9 @@ def test_all_problems_come_in_one_error():
 )
 def test_the_nearest_name_or_all_names(name, known, expected):
     assert nearest(name, known) == expected
+
+
+def test_halves_of_characters_are_spelt_out() -> None:
+    message = str(UserError("found \ud800 in a\udcff.txt, which é isn't"))
+    assert message == "found \\ud800 in a\\udcff.txt, which é isn't"
+    message.encode()

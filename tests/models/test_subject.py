@@ -266,6 +266,7 @@ def test_configuration_that_is_nested_too_deeply(copy, depth):
     [
         ({"num_hidden_layers": 10**9}, "config.json has num_hidden_layers 1,000,000,000, but the weight files hold only"),
         ({"text_config": {"num_local_experts": 10**12}}, "config.json has num_local_experts"),
+        ({"num_labels": 10**9}, "config.json has num_labels 1,000,000,000"),
         ({"hidden_size": 10**30}, "config.json has hidden_size with a number beyond 64 bits"),
         ({"max_position_embeddings": -5}, "a longest context of -5 tokens; it must be at least 8"),
         ({"model_type": []}, "config.json has model_type []"),
