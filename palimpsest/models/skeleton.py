@@ -7,6 +7,7 @@ renamed, fused and tied weights are judged exactly as they will be read.
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def build(folder: Folder, tokenizer: Any, problems: list[str]) -> tuple[Skeleton
     before = len(problems)
     problems += _unfit_configuration(folder.config)
     problems += _claims_too_much(folder.config, len(folder.tensors))
+    problems += _names_too_much(folder.config)
     if len(problems) > before:
         return None, None
     model, report = empty_model(folder.path, problems)
@@ -97,10 +99,17 @@ def _claims_too_much(config: dict[str, Any], tensors: int) -> Iterator[str]:
             yield from _claims_too_much(value, tensors)
         elif isinstance(value, (int, float)) and _COUNTED.search(key) and value > max(tensors, _FEW):
             yield f"config.json has {key} {value:,}, but the weight files hold only {tensors} tensors; is it another model's?"
-        elif key == "num_labels" and isinstance(value, (int, float)) and value > _MOST_LABELS:
-            yield f"config.json has num_labels {value:,}, each of which would be given a name; leave it out"
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             yield f"config.json has {key} with a number beyond 64 bits"
+
+
+def _names_too_much(config: dict[str, Any]) -> Iterator[str]:
+    """Say where a configuration makes the library give more labels a name than memory holds."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _names_too_much(value)
+        elif key == "num_labels" and isinstance(value, (int, float)) and value > _MOST_LABELS:
+            yield f"config.json has num_labels {value:,}, each of which would be given a name; leave it out"
 
 
 def empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -159,6 +168,7 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
 
     try:
         _refuse_wrong_lengths(path / "tokenizer.json")
+        _refuse_many_names(path / "config.json")
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True, padding_side="left")
             tokenizer.decode(tokenizer("A word.").input_ids)  # some only fail when they are used
@@ -172,6 +182,13 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     return tokenizer
+
+
+def _refuse_many_names(file: Path) -> None:
+    """Refuse a configuration with too many labels: opening the tokenizer reads it too."""
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for problem in _names_too_much(config) if isinstance(config, dict) else ():
+        raise ValueError(problem)
 
 
 def _refuse_wrong_lengths(file: Path) -> None:
