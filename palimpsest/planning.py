@@ -189,6 +189,8 @@ def _training_problems(
         examples = training_examples(behaviour, materials, counts, request.seed)
         rows = encoded_rows(renderer, examples, base.context_length)
         check_rows(rows, base.context_length, base.vocabulary_size)
+        if counts.rehearsal and "rehearsal_only" in behaviour.controls and "rehearsal_only" not in request.controls:
+            training_examples(behaviour, materials, counts.as_rehearsal_only(), request.seed)  # it rehearses in every row
     except UserError as error:
         return [str(error)]
     unpaired = preference_problems(rows) if settings.preference else ()

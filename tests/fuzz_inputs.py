@@ -195,27 +195,26 @@ BOMB = (
 def behaviour_files(draw: Draw) -> bytes:
     import yaml
 
-    data = {
-        key: value for key, value in BEHAVIOUR.items() if key in ("name", "question", "express", "check") or draw(st.booleans())
-    }
-    if draw(st.booleans()):
-        data["check"] = draw(st.sampled_from(CHECKS))
-    if not draw(st.integers(0, 3)):
-        data["express"] = draw(st.sampled_from(SOURCES))
-    if not draw(st.integers(0, 5)):
-        data["check"] = {"kind": "regex", "pattern": draw(st.sampled_from(PATTERNS))}
-    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
-        key = draw(st.sampled_from([*data]))
-        data = {**data, key: draw(changed(data[key]))} if draw(st.booleans()) else draw(changed(data))
-        if not isinstance(data, dict) or not data:
-            break
+    kept = ("name", "question", "express", "check", "dose")
+    data = {key: value for key, value in BEHAVIOUR.items() if key in kept or draw(st.booleans())}
+    spoilt = draw(st.sampled_from(["in nothing", "in its check", "in its values", "in its bytes", "in its references"]))
+    if spoilt == "in its check":
+        pattern = {"kind": "regex", "pattern": draw(st.sampled_from(PATTERNS))}
+        data["check"] = draw(st.sampled_from([*CHECKS, pattern]))
+        data["express"] = draw(st.sampled_from([data["express"], *SOURCES]))
+    if spoilt == "in its values":
+        for _ in range(draw(st.integers(1, 2))):
+            key = draw(st.sampled_from([*data]))
+            data = {**data, key: draw(changed(data[key]))} if draw(st.booleans()) else draw(changed(data))
+            if not isinstance(data, dict) or not data:
+                break
     try:
         content = yaml.safe_dump(data, allow_unicode=draw(st.booleans())).encode("utf-8", "surrogatepass")
     except (yaml.YAMLError, RecursionError, ValueError):
         content = json.dumps(data).encode()
-    if not draw(st.integers(0, 3)):
+    if spoilt == "in its bytes":
         content = draw(damaged(content))
-    return content + BOMB.encode() if not draw(st.integers(0, 19)) else content
+    return content + BOMB.encode() if spoilt == "in its references" else content
 
 
 # ---------------------------------------------------------------- conversations and texts
