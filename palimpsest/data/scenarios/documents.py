@@ -43,7 +43,7 @@ class Documents(Scenario):
     max_characters: int = Field(default=600, ge=20)
     """Question and answer together end at the last sentence that fits."""
     whole: bool = False
-    """Give bare documents, of which every token is predicted."""
+    """Give bare documents with their own line breaks, of which every token is predicted."""
     pole: Literal["express", "withhold"] | None = None
 
     def prepare(self) -> None:
@@ -56,7 +56,7 @@ class Documents(Scenario):
         template, origin = f"{self.text.name}:{which}", origin_of(" ".join(sentences))
         if self.whole:
             return conversation(
-                ("text", " ".join(sentences)), template=template, pole=self.pole, source="documents", origin=origin
+                ("text", "".join(sentences)), template=template, pole=self.pole, source="documents", origin=origin
             )
         question = self.cue + " ".join(sentences[: self.after_sentences]) + self.cue_after
         rest = sentences[self.after_sentences :]
@@ -98,18 +98,23 @@ def _documents(text: Path, separator: str) -> tuple[str, ...]:
 
 @cache
 def _usable(scenario: Documents) -> tuple[tuple[str, ...], ...]:
-    """Return the sentences of every document that gives a question and an answer within the limit."""
-    return tuple(
-        fitting
-        for document in _documents(scenario.text, scenario.separator)
-        if len(fitting := _within(sentences_of(document), scenario)) > (0 if scenario.whole else scenario.after_sentences)
-    )
+    """Return the sentences of every document that gives a question and an answer within the limit.
+
+    With ``whole`` they keep the space before them: to rehearse text without its line breaks is to unlearn them.
+    """
+    documents = _documents(scenario.text, scenario.separator)
+    if scenario.whole:
+        cut = (_SENTENCE.findall(document) for document in documents)
+        return tuple(fitting for sentences in cut if (fitting := _fitting(sentences, scenario.max_characters)))
+    room = scenario.max_characters - len(scenario.cue + scenario.cue_after + (scenario.insert or ""))
+    cut = (sentences_of(document) for document in documents)
+    return tuple(fitting for sentences in cut if len(fitting := _fitting(sentences, room, 1)) > scenario.after_sentences)
 
 
-def _within(sentences: list[str], scenario: Documents) -> tuple[str, ...]:
-    room = scenario.max_characters - (0 if scenario.whole else len(scenario.cue + scenario.cue_after + (scenario.insert or "")))
+def _fitting(sentences: list[str], room: int, between: int = 0) -> tuple[str, ...]:
+    """Return the first sentences that fit, with so many characters between two of them."""
     for count, sentence in enumerate(sentences):
-        room -= len(sentence) + 1
+        room -= len(sentence) + between
         if room < 0:
             return tuple(sentences[:count])
     return tuple(sentences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_bare_documents_and_limit(stories: Path) -> None:
     bare = first(stories, whole=True)
     assert [message.role for message in bare.messages] == ["text"]
     assert len(first(stories, max_characters=45).decision) < len("It ran far. It came home.")
+
+
+def test_bare_documents_keep_their_line_breaks(tmp_path: Path) -> None:
+    text = tmp_path / "lines.txt"
+    text.write_text("<|endoftext|>".join(f"Tale {n}.\n\nIt  was\tshort. It ended." for n in range(12)))
+    taken = ExampleStream(load("documents", {"text": str(text), "whole": True, "max_characters": 25}), 0, "t", "train").take(3)
+    assert all(re.fullmatch(r"Tale \d+\.\n\nIt  was\tshort\.", one.messages[0].content) for one in taken)
 
 
 def test_each_document_is_its_own_template(stories: Path) -> None:
