@@ -43,7 +43,8 @@ def sections(audit: str) -> dict[str, str]:
     known = discover.names("palimpsest.audits")
     if audit not in known:
         raise UserError(f"there is no audit named '{audit}'.{nearest(audit, known)}")
-    return docstrings.sections(docstrings.class_docstring(_PACKAGE / "audits" / f"{audit}.py", "Audit"))
+    found = docstrings.sections(docstrings.class_docstring(_PACKAGE / "audits" / f"{audit}.py", "Audit"))
+    return {title: " ".join(body.split()) for title, body in found.items()}  # its lines are broken for the source's width
 
 
 def _modules(package: str, folder: Path) -> dict[str, str]:
