@@ -148,11 +148,11 @@ class Cache:
         """
         now, freed = time.time(), 0
         for marker in [file for file in self._files() if file.suffix == ".json" and TEMPORARY not in file.name]:
-            if older_than is None or now - marker.stat().st_mtime > older_than:
+            if older_than is None or _age(marker, now) > older_than:
                 freed += _remove(marker) + _remove(marker.with_suffix(".safetensors"))
         for file in self._files():
             whole = TEMPORARY not in file.name and file.with_suffix(".json").exists()
-            if not whole and now - file.stat().st_mtime > _HOUR:
+            if not whole and _age(file, now) > _HOUR:
                 freed += _remove(file)
         return freed
 
@@ -204,6 +204,14 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _age(file: Path, now: float) -> float:
+    """Return the seconds since a file was used; 0 where another process has just renamed or removed it."""
+    try:
+        return now - file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _remove(file: Path) -> int:
