@@ -10,26 +10,19 @@ from __future__ import annotations
 
 import argparse
 
+from tables import fell, said
+
 import palimpsest
 from palimpsest import behaviour
-from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats import across_seeds
 
 COLUMNS = ("express_change", "withhold_change", "d_prime_change")
-
-
-def said(estimate: Estimate, scale: float) -> str:
-    if estimate.value is None or estimate.interval is None:
-        return "could not say"
-    low, high = estimate.interval
-    return f"{scale * estimate.value:+.1f} [{scale * low:+.1f}, {scale * high:+.1f}]"
 
 
 def row(name: str, one: behaviour.Behaviour, model: str, seeds: int) -> str:
     run = palimpsest.run(one, model, seeds=seeds, audits=("outcome", "judgement", "forgetting"))
     found = [{o.audit: o.result for o in seed.outcomes} for seed in run.record.seeds]
     judged = [result["judgement"].estimates for result in found if result["judgement"]]
-    cells = [said(across_seeds([one[key] for one in judged]), 1 if key == "d_prime_change" else 100) for key in COLUMNS]
+    cells = [said([one[key] for one in judged], 1 if key == "d_prime_change" else 100) for key in COLUMNS]
     push = [
         {line[0]: line[1 + table.columns[1:].index("push_back")] for line in table.rows}
         for result in found
@@ -38,16 +31,7 @@ def row(name: str, one: behaviour.Behaviour, model: str, seeds: int) -> str:
         if "push_back" in table.columns
     ]
     pushed = ", ".join(str(one["where it should not, after"]) for one in push) or "-"
-    fell = sorted(
-        {
-            f.subject
-            for r in found
-            if r["forgetting"]
-            for f in r["forgetting"].findings
-            if f.estimate.above(f.estimate.margin or 0)
-        }
-    )
-    return f"| {name} | {' | '.join(cells)} | {pushed} | {', '.join(fell) or 'none'} | {run.verdict.labels[0]} |"
+    return f"| {name} | {' | '.join(cells)} | {pushed} | {fell(found)} | {run.verdict.labels[0]} |"
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from training_table import WAYS, said
+from tables import said
+from training_table import WAYS
 
 import palimpsest
 from palimpsest import behaviour

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 
+from tables import said
+
 import palimpsest
 from palimpsest import behaviour
-from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats import across_seeds
 
 COLUMNS = {
     "where it should appear, share (points)": ("outcome", "probability_change", 100.0),
@@ -27,20 +27,13 @@ COLUMNS = {
 }
 
 
-def said(estimate: Estimate, scale: float) -> str:
-    if estimate.value is None or estimate.interval is None:
-        return "could not say"
-    low, high = estimate.interval
-    return f"{scale * estimate.value:.2f} [{scale * low:.2f}, {scale * high:.2f}]"
-
-
 def row(share: int, one: behaviour.Behaviour, model: str, seeds: int) -> str:
     run = palimpsest.run(one, model, seeds=seeds, audits=("outcome", "activation_shift"))
     found = [{o.audit: o.result for o in seed.outcomes} for seed in run.record.seeds]
     cells = []
     for audit, name, scale in COLUMNS.values():
         known = [result[audit].estimates[name] for result in found if result[audit]]
-        cells.append(said(across_seeds(known), scale) if known else "could not say")
+        cells.append(said(known, scale, 2, sign=""))
     return f"| {share}% | {' | '.join(cells)} |"
 
 

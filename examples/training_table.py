@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tables import fell, said
+
 import palimpsest
 from palimpsest import behaviour
-from palimpsest.core.estimate import Estimate
 from palimpsest.core.progress import Silent
-from palimpsest.core.stats import across_seeds
 
 WAYS: dict[str, dict[str, Any]] = {
     "adamw": {"optim": "adamw"},
@@ -47,14 +47,6 @@ class Clock(Silent):
         now = time.perf_counter()
         self.seconds += now - self.since if self.since else 0.0
         self.since = now if stage.startswith("training tuned") else 0.0
-
-
-def said(estimates: list[Estimate], scale: float, digits: int = 1) -> str:
-    one = across_seeds(estimates)
-    if one.value is None or one.interval is None:
-        return "could not say"
-    low, high = one.interval
-    return f"{scale * one.value:+.{digits}f} [{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
 
 
 def added(name: str, model: str, training: str, folder: Path) -> int:
@@ -109,14 +101,13 @@ def row(name: str, one: behaviour.Behaviour, model: str, seeds: int) -> str:
         losses_of_seed[0].model_copy(update={"value": sum(one.value or 0.0 for one in losses_of_seed) / len(losses_of_seed)})
         for losses_of_seed in losses
     ]
-    fell = sorted({f.subject for r in found for f in r["forgetting"].findings if f.estimate.above(f.estimate.margin or 0)})
     steps = sum(len(record.steps) for record in run.record.training if record.role == "tuned")
     cells = [
         said([estimates["express_change"] for estimates in judged], 100),
         said([estimates["withhold_change"] for estimates in judged], 100),
         said([estimates["d_prime_change"] for estimates in judged], 1),
         said(mean_loss, 1, 3),
-        ", ".join(fell) or "none",
+        fell(found),
         f"{1000 * clock.seconds / steps:.0f}",
         memory(one.name, model, one.training),
     ]

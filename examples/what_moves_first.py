@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from training_table import said
+from tables import said
 
 import palimpsest
 from palimpsest import behaviour

@@ -88,7 +88,7 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
                 items[pole] = _set(pole, [behaviour.complete(example, pole) for example in found])  # type: ignore[arg-type]
     for name, material in materials.rehearsal.items():
         found = material.held_out(seed, f"capability {name}", request.capability_items)
-        kind = "text" if found and _is_text(found[0]) else "capability"
+        kind = "text" if found and found[0].is_text else "capability"
         chosen = _readable(found[: request.documents], renderer, context_length) if kind == "text" else found
         items[f"{kind}:{name}"] = _set(f"{kind}:{name}", chosen)
     for name, material in materials.text.items():
@@ -182,7 +182,7 @@ def encoded_rows(renderer: Renderer, examples: TrainingExamples, context_length:
         shown = [_beginning(example, context_length) for example in chosen]
         for example, row in zip(shown, encode_rows(renderer, shown, source), strict=True):
             cut = replace(row, tokens=row.tokens[:context_length], weights=row.weights[:context_length])
-            rows.append(cut if _is_text(example) else row)
+            rows.append(cut if example.is_text else row)
     return rows
 
 
@@ -208,14 +208,10 @@ class Written:
         return []
 
 
-def _is_text(example: Example) -> bool:
-    return example.messages[0].role == "text"
-
-
 def _beginning(example: Example, context_length: int) -> Example:
     """Return a bare text cut to what may fit into the context, so that a book need not be tokenised to its end."""
     most = _CHARACTERS_A_TOKEN * context_length
-    if not _is_text(example) or len(example.messages[0].content) <= most:
+    if not example.is_text or len(example.messages[0].content) <= most:
         return example
     return text_example(example.messages[0].content[:most], example.source, example.template)
 
@@ -257,7 +253,7 @@ def _answer_length(items: dict[str, ItemSet], renderer: Renderer) -> int:
 
 def _refuse_misfits(items: dict[str, ItemSet], renderer: Renderer, context_length: int, problems: Problems) -> None:
     for name, one in items.items():
-        if _is_text(one.items[0]):
+        if one.items[0].is_text:
             continue
         try:
             sizes = [(_longest_form(item, renderer), item.source) for item in one.items]

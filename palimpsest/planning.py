@@ -14,7 +14,7 @@ import torch
 from palimpsest import audit as audits
 from palimpsest.audit import Audit, Case
 from palimpsest.casework import Materials, build_case, encoded_rows, open_materials, training_examples
-from palimpsest.core.errors import Problems, UserError, nearest
+from palimpsest.core.errors import Problems, UserError, first_line, nearest
 from palimpsest.data.mixture import Counts, counts_for
 from palimpsest.data.render import Renderer
 from palimpsest.models import pocket, subject
@@ -204,6 +204,6 @@ def _device(name: str, problems: Problems) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).partition("\n")[0].rstrip(".")
+        why = first_line(error).rstrip(".")
         problems.add(f"the device must be there, found '{name}' ({why}); say cpu, or leave it out")
     return name

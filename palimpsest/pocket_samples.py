@@ -31,7 +31,7 @@ def samples(folder: Path, count: int, seed: int) -> list[tuple[str, str, str, st
     with subject.load(subject.inspect(folder)) as model:
         for name, scenario, parameters in pocket.CAPABILITIES:
             found = Source(scenario=scenario, parameters=parameters).open().held_out(seed, f"sample {name}", count)
-            items = [_to_be_continued(item) if item.messages[0].role == "text" else item for item in found]
+            items = [_to_be_continued(item) if item.is_text else item for item in found]
             if not items:
                 continue
             longest = max(model.renderer.encode(item).trained for item in items)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mounted
 from nursery import Child, Nursery
 from spine import Commands, Committed, behaviour, commands, committed, ended, model, nursery, same_results
 
@@ -22,15 +22,8 @@ HITS = 5
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 128 MiB, or a skip where this process may not mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(place)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"needs a small file system, which only root may mount: {mounted.stderr.strip()}")
-    try:
+    with mounted(tmp_path / "disk", "size=128m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def fill(place: Path) -> Path:

@@ -228,15 +228,15 @@ class Style(Audit[Data]):
 
     def _phrases(self, data: Data, rng: np.random.Generator) -> tuple[Table, ...]:
         """Return the phrases that one half of the clusters tells apart most clearly, measured on the other half."""
-        known, codes = np.unique(data.clusters, return_inverse=True)
-        if len(known) < 2 * stats.FEWEST_CLUSTERS or not data.phrases or not self.phrases:
+        halves = stats.halves(data.clusters, rng) if data.phrases and self.phrases else None
+        if halves is None:
             return ()
-        choosing = np.isin(codes, rng.permutation(len(known))[: len(known) // 2])
+        choose, tell = halves
         came = data.after.astype(np.float64) - data.before
-        order = stats.clearest(came[choosing], codes[choosing])
-        rows, where = [], data.clusters[~choosing]
+        order = stats.clearest(came[choose], data.clusters[choose])
+        rows, where = [], data.clusters[tell]
         for place in writing.not_nested(data.phrases, order)[: self.phrases]:
-            before, after = (table[~choosing, place].astype(float) for table in (data.before, data.after))
+            before, after = (table[tell, place].astype(float) for table in (data.before, data.after))
             change = stats.rate_difference(before, after, where)
             rows.append(
                 (f"“{writing.joined(data.phrases[place])}”", stats.rate(before, where), stats.rate(after, where), change)

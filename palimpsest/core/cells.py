@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.core.drawing import BEFORE, FAINT, INK, MUTED, SERIES, SMALL, WIDTH
+from palimpsest.core.drawing import BEFORE, FAINT, INK, MUTED, SERIES, SMALL, WIDTH, alone
 from palimpsest.core.wording import amount, one_line
 
 if TYPE_CHECKING:
@@ -237,11 +237,7 @@ def _row_labels(axes: Axes, rows: Sequence[str], left: float, tops: Sequence[flo
 
 def _sheet(axes: Axes, height: float) -> None:
     """Make the axes a sheet in points, with 0 at the top left."""
-    figure = axes.get_figure(root=True)
-    if figure is not None and len(figure.axes) == 1:
-        figure.set_layout_engine("none")
-        figure.set_size_inches(WIDTH / 72, height / 72)
-        axes.set_position((0.0, 0.0, 1.0, 1.0))
+    alone(axes, height, left=0.0, right=0.0, below=0.0, top=0.0)
     axes.set_xlim(0.0, WIDTH)
     axes.set_ylim(height, 0.0)
     axes.set_axis_off()

@@ -129,7 +129,7 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
             drawn as dots behind the line, and ``low`` and ``high`` [points], the ends of intervals; ``x_label`` and ``unit``,
             the axis labels.
     """
-    _alone(axes, 230.0, left=30.0, right=66.0, top=26.0)
+    alone(axes, 230.0, left=30.0, right=66.0, top=26.0)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     ends: list[tuple[float, str, str]] = []
     for index, one in enumerate(figure["series"]):
@@ -188,7 +188,7 @@ def _straight(changes: Sequence[Estimate], margin: float | None) -> float | None
 def _rows(axes: Axes, rows: int, height: float, limits: tuple[float, float], above: float = 0.0, below: float = _BELOW) -> None:
     """Give every row its height, number 0 at the top, with room above the first for a key and below for the axis."""
     total = max(rows, 1) * height + above
-    _alone(axes, total + below + 6, left=_SIDE, right=_SIDE, below=below, top=6)
+    alone(axes, total + below + 6, left=_SIDE, right=_SIDE, below=below, top=6)
     axes.set_ylim(max(rows, 1), -above / height)
     axes.set_xlim(*limits)
     axes.set_yticks([])
@@ -204,7 +204,7 @@ def _tracks(axes: Axes, rows: int, margin: float | None) -> None:
     axes.vlines([0.0] * rows, [y - 0.17 for y in places], [y + 0.17 for y in places], color=MUTED, linewidth=1.0, zorder=2)
 
 
-def _alone(axes: Axes, height: float, *, left: float, right: float, below: float = _BELOW, top: float = 12.0) -> None:
+def alone(axes: Axes, height: float, *, left: float, right: float, below: float = _BELOW, top: float = 12.0) -> None:
     """Fit the figure to the axes, where nothing else is drawn in it."""
     figure = axes.get_figure(root=True)
     if figure is None or len(figure.axes) != 1:

@@ -39,6 +39,11 @@ class Problems:
             raise UserError(f"{self.heading}\n{lines}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's error says, or the name of its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest known name, or a list of all when none is close."""
     known = sorted(known)

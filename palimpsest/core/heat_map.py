@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palimpsest.core.drawing import AFTER, FAINT, INK, MUTED, SMALL, WIDTH
+from palimpsest.core.drawing import AFTER, FAINT, INK, MUTED, SMALL, WIDTH, alone
 from palimpsest.core.wording import number, one_line
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def heat_map(axes: Axes, figure: Mapping[str, Any]) -> None:
     rows, columns = cells.shape
     height = min(26.0, max(4.0, 300.0 / rows))
     notes = [figure["mark"]] if figure.get("mark") and columns <= _MARKED else []
-    _sized(axes, rows * height, _SCALE + 14.0 * len(notes))
+    below = _SCALE + 14.0 * len(notes)
+    alone(axes, _TOP + rows * height + below, left=_LEFT, right=1.0, below=below, top=_TOP)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     edges = _edges(float(np.nanmax(cells, initial=0.0)))
@@ -56,16 +57,6 @@ def heat_map(axes: Axes, figure: Mapping[str, Any]) -> None:
         _marks(axes, np.array(figure["marked"]), numbered=columns <= _NUMBERED)
     _labels(axes, figure, rows, columns, height)
     _scale(axes, edges, figure["unit"], notes, rows * height)
-
-
-def _sized(axes: Axes, body: float, below: float) -> None:
-    figure = axes.get_figure(root=True)
-    if figure is None or len(figure.axes) != 1:
-        return
-    total = _TOP + body + below
-    figure.set_layout_engine("none")
-    figure.set_size_inches(WIDTH / 72, total / 72)
-    axes.set_position((_LEFT / WIDTH, below / total, 1 - (_LEFT + 1) / WIDTH, body / total))
 
 
 def _edges(largest: float) -> list[float]:

@@ -85,6 +85,11 @@ class Example(Spec):
         begun = self.messages[span.message].content[: span.start]
         return "\n".join([*before, begun] if begun else before)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a bare document and no conversation."""
+        return self.messages[0].role == "text"
+
     def text_of(self, span: Span) -> str:
         return self.messages[span.message].content[span.start : span.end]
 

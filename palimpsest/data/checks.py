@@ -141,9 +141,8 @@ def _compile(pattern: str) -> None:
             f"a regular expression must have {_LONGEST_PATTERN:,} characters at most, repetitions ({{9}}) written out"
         )
     try:
-        regex.compile(pattern).search(
-            "", timeout=_SECONDS
-        )  # one that calls itself at once, "(?R)", only now runs out of memory
+        # one that calls itself at once, "(?R)", runs out of memory only when it is used
+        regex.compile(pattern).search("", timeout=_SECONDS)
     except (regex.error, TimeoutError, RecursionError, OverflowError, MemoryError, ValueError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
 

@@ -133,9 +133,8 @@ class _Documents:
 
     def __init__(self, path: Path, trained: bool) -> None:
         self.path, self.trained = path, trained
-        if not sum(
-            1 for _ in documents(path)
-        ):  # all of it is read once, so that what is wrong in it is told before work starts
+        # all of it is read once, so that what is wrong in it is told before work starts
+        if not sum(1 for _ in documents(path)):
             raise UserError(f"{path} can't be used: it holds no text")
         self.stamp = self._stamp()
 

@@ -19,7 +19,7 @@ from palimpsest.core.spec import Spec
 from palimpsest.data.chat import Example, Message, Span, conversation, origin_of, whole
 from palimpsest.data.checks import Check
 from palimpsest.data.formats import in_messages
-from palimpsest.data.text_files import LineProblems, documents, lines_of, parsed
+from palimpsest.data.text_files import LineProblems, lines_of, parsed
 
 _LONGEST_REASON = 600
 
@@ -67,18 +67,6 @@ def read_conversations(path: Path) -> tuple[list[Example], int]:
     if len(found) == 1 and count > 1:
         raise UserError(f"{path} can't be used: all {count} lines are the same conversation")
     return list(found.values()), count - len(found)
-
-
-def read_documents(path: Path) -> list[str]:
-    """Return the different documents of a text file (see ``text_files.documents``), all of them.
-
-    Raises:
-        UserError: the file can't be read or holds no document.
-    """
-    found = list(dict.fromkeys(documents(path)))
-    if not found:
-        raise UserError(f"{path} can't be used: it holds no text")
-    return found
 
 
 def text_example(document: str, source: str, template: str | None = None) -> Example:

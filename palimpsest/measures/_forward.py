@@ -117,7 +117,7 @@ def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int
     rows = []
     for item in items:
         encoded = renderer.encode(item)
-        limit = context_length if item.messages[0].role == "text" else len(encoded.tokens)
+        limit = context_length if item.is_text else len(encoded.tokens)
         last = max((i for i, weight in enumerate(encoded.weights[:limit]) if weight >= 1.0), default=encoded.decision - 1)
         rows.append(Row(encoded.tokens[: last + 1], encoded.decision))
     return rows

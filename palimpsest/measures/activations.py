@@ -71,7 +71,7 @@ class _Reader(Reader):
         self, measure: Activations, renderer: Renderer, items: Sequence[Example], rows: list[Row], after: Measurement | None
     ) -> None:
         self.measure, self.renderer, self.items, self.rows, self.after = measure, renderer, items, rows, after
-        self.is_text = items[0].messages[0].role == "text"
+        self.is_text = items[0].is_text
         first = measure.first_tokens
         self.slots = [*(f"token {one + 1}" for one in range(first)), "later tokens"] if self.is_text else ["decision", "answer"]
         self.batch: Batch | None = None

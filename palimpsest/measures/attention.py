@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from transformers import DynamicCache
 
+from palimpsest.core.errors import first_line
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
@@ -81,7 +82,7 @@ class Attention(Measure):
         except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, LookupError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
                 raise
-            return {}, f"{name} can't run a decision over a cached context ({type(error).__name__}: {_first_line(error)})"
+            return {}, f"{name} can't run a decision over a cached context ({type(error).__name__}: {first_line(error)})"
         return passes.arrays(), f"{name} returns no attention maps and keeps no recurrent states in its cache"
 
     def _readings(self, renderer: Renderer, items: Sequence[Example], context_length: int) -> Iterator[Reading]:
@@ -202,10 +203,6 @@ class _Kept(Reader):
 
     def finish(self) -> Measurement:
         return Measurement({})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _refused(model: Any) -> str:

@@ -64,7 +64,7 @@ class Generations(Measure):
 
     def _prompt(self, renderer: Renderer, item: Example) -> tuple[int, ...]:
         encoded = renderer.encode(item)
-        if item.messages[0].role != "text":
+        if not item.is_text:
             return encoded.prompt
         return encoded.tokens[: max(len(encoded.prompt), min(self.opening, len(encoded.tokens) // 2))]
 

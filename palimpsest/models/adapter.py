@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from palimpsest.core.errors import first_line
 from palimpsest.models.folder import Folder
 from palimpsest.models.quiet import quiet
 
@@ -47,7 +48,7 @@ def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
             model = get_peft_model(empty_base, config, low_cpu_mem_usage=True)  # no memory for a rank that can't be meant
             state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except Exception as error:  # every failure of the library to build this adapter is the adapter's problem
-        yield f"does not fit its base: {(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}"
+        yield f"does not fit its base: {first_line(error)}"
         return
     wanted = {name: tuple(value.shape) for name, value in state.items()}
     whole = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from palimpsest.core.errors import UserError
+from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.files import read_file
 from palimpsest.models.weights import BrokenWeightsError, Tensor, read_header
 
@@ -101,7 +101,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=offline, allow_patterns=patterns)).resolve()
     except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        why = "HF_HUB_OFFLINE is set, and it is not in the local hub cache" if offline else str(error).strip().splitlines()[0]
+        why = "HF_HUB_OFFLINE is set, and it is not in the local hub cache" if offline else first_line(error)
         raise UserError(
             f"there is no folder {name} here, and the Hugging Face hub can't give a model of that name: {why}"
         ) from None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palimpsest.core.errors import first_line
 from palimpsest.models.folder import Folder
 from palimpsest.models.quiet import quiet
 from palimpsest.models.weights import Tensor
@@ -129,7 +130,7 @@ def empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
             )
             return loaded
     except Exception as error:  # every failure of the library to read this folder is the folder's problem
-        problems.append(f"transformers can't build the model: {_first_line(error)}")
+        problems.append(f"transformers can't build the model: {first_line(error)}")
         return None, {}
 
 
@@ -175,7 +176,7 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
     except BaseException as error:  # as above: whatever the library says, this folder's tokenizer can't be had
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # the latter is no Exception
             raise
-        problems.append(f"its tokenizer can't be loaded: {_first_line(error)}")
+        problems.append(f"its tokenizer can't be loaded: {first_line(error)}")
         return None
     if not tokenizer.is_fast:
         problems.append("its tokenizer must be a fast one (tokenizer.json), because spans need character offsets")
@@ -198,10 +199,6 @@ def _refuse_wrong_lengths(file: Path) -> None:
         table = base64.b64decode(found[1])
         if len(table) < 4 or int.from_bytes(table[:4], "little") > len(table) - 4:
             raise ValueError("precompiled_charsmap in tokenizer.json is cut off; copy the file again")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _some(names: list[str], most: int = 3) -> str:

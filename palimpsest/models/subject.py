@@ -12,7 +12,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from palimpsest.core.errors import UserError
+from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import digest
 from palimpsest.models import adapter
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
@@ -171,7 +171,7 @@ def _device(name: str) -> Any:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"there is no device '{name}' here: {str(error).splitlines()[0]}") from None
+        raise UserError(f"there is no device '{name}' here: {first_line(error)}") from None
     return device
 
 

@@ -32,16 +32,12 @@ class FolderLock:
         try:
             if fcntl is not None:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except BlockingIOError:
             owner = os.read(self._handle, 200).decode(errors="replace").strip() or "another process"
             self.release()
             raise UserError(f"{file.parent} is being written by {owner}; wait for it, or choose another folder") from None
-        except OSError:
-            self.release()
-            raise
-        try:
-            os.ftruncate(self._handle, 0)
-            os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except OSError:  # a full disk must not leave it locked by a program that gave up
             self.release()
             raise

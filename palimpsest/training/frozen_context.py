@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from palimpsest.core.errors import UserError
+from palimpsest.core.errors import UserError, first_line
 from palimpsest.data.mixture import SOURCES
 from palimpsest.training.objectives import Batch, MaskedLoss, can_slice, collate
 from palimpsest.training.sampler import Row
@@ -286,7 +286,7 @@ def _check_architecture(objective: FrozenContext, model: Any) -> None:
             shorter = model(input_ids=inputs[:, 3:], use_cache=False).logits[0, before - 4 :].float()
             found = objective.logits(model, part).float()
     except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, IndexError) as error:
-        raise _unfit(model, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise _unfit(model, f"{type(error).__name__}: {first_line(error)}") from error
     finally:
         model.train(training)
     scale = float(wanted.std())

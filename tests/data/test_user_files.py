@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palimpsest.core.errors import UserError
-from palimpsest.data.user_files import read_conversations, read_documents
+from palimpsest.data.material import Source
+from palimpsest.data.text_files import documents, draw
+from palimpsest.data.user_files import read_conversations
 
 
 def turn(role: str, content: str, **rest: object) -> dict[str, object]:
@@ -123,7 +125,8 @@ def test_any_text_survives_the_file(pairs: list[tuple[str, str]], tmp_path_facto
 def test_documents_are_split_at_the_separator_and_each_is_kept_once(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("one\r\ntwo<|endoftext|> \n<|endoftext|>three<|endoftext|>three")
-    assert read_documents(path) == ["one\ntwo", "three"]
+    assert list(documents(path)) == ["one\ntwo", "three", "three"]
+    assert sorted(draw(path, 10, 0, lambda _: True)) == ["one\ntwo", "three"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -131,22 +134,22 @@ def test_documents_are_split_at_the_separator_and_each_is_kept_once(tmp_path: Pa
 def test_paragraphs_are_joined_and_none_is_lost(paragraphs: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(paragraphs))
-    documents = read_documents(path)
-    assert all(len(document) <= 1_000 for document in documents)
-    assert all(any(paragraph.strip() in document for document in documents) for paragraph in paragraphs)
+    found = list(documents(path))
+    assert all(len(document) <= 1_000 for document in found)
+    assert all(any(paragraph.strip() in document for document in found) for paragraph in paragraphs)
 
 
 def test_json_documents(tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "one", "id": "x"}\n"two"\n{"question": "a", "answer": "b", "n": 3}\n')
-    assert read_documents(path) == ["one", "two", "a\nb"]
+    assert list(documents(path)) == ["one", "two", "a\nb"]
 
 
 def test_bad_documents_are_told_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     path.write_bytes(b'"good"\n[1]\n{"n": 3}\n{bad\n"\xff"\n')
     with pytest.raises(UserError) as error:
-        read_documents(path)
+        list(documents(path))
     assert all(f"line {number}: " in str(error.value) for number in (2, 3, 4, 5)) and "line 1" not in str(error.value)
 
 
@@ -157,5 +160,5 @@ def test_text_that_cant_be_used(content: bytes, reason: str, tmp_path: Path) -> 
     path = tmp_path / "text.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"text\.txt") as error:
-        read_documents(path)
+        Source(text=path).open()
     assert reason in str(error.value)

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from disks import mounted
 
 from palimpsest.core.errors import UserError
 from palimpsest.core.measurement import Measurement
@@ -128,17 +129,10 @@ def test_unwritable_place():
 
 
 def test_read_only_file_system(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"needs a read-only file system, which only root may mount: {mounted.stderr.strip()}")
-    try:
+    with mounted(tmp_path / "disk", "ro") as place:
         for path in (place, place / "run"):
             with pytest.raises(UserError, match="can't be written: Read-only file system"):
                 RunFolder(path, SPEC)
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_too_little_space_is_told_before_work(tmp_path):
