@@ -1,0 +1,59 @@
+"""Application: what do all verbs share?
+
+The typer application, its exit codes, and the options that several verbs take.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from palimpsest.core.errors import UserError
+
+app = typer.Typer(
+    help="Change one behaviour of a language model with few examples, then see everything else that moved.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+NOT_AS_INTENDED, BAD_INPUT, INTERRUPTED = 2, 3, 130
+
+Audits = Annotated[
+    str | None, typer.Option("--audits", help="Names of audits, with commas; all that train nothing by default.")
+]
+Deep = Annotated[bool, typer.Option("--deep", help="Also run audits that have to train something.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="Type of the weights in memory: float32, bfloat16, auto (as stored).")]
+Text = Annotated[list[Path] | None, typer.Option("--text", help="General text to measure forgetting and divergence on.")]
+Controls = Annotated[list[str] | None, typer.Option("--control", help="Another model to compare with, as ROLE=PATH.")]
+Folder = Annotated[Path | None, typer.Option("--folder", help="The run's folder; runs/NAME-HASH by default.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would run, how long, in how much memory and disk; do nothing.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")]
+Seed = Annotated[int, typer.Option("--seed", help="Where all random streams start.")]
+
+
+def common(
+    text: list[Path] | None, control: list[str] | None, audits: str | None, deep: bool, device: str, dtype: str, seed: int
+) -> dict[str, Any]:
+    """Return the fields of a request that run and diff share, as they were given on the command line."""
+    return {
+        "text": tuple(path.absolute() for path in text or ()),
+        "controls": dict(_role(one) for one in control or ()),
+        "audits": tuple(name.strip() for name in audits.split(",") if name.strip()) if audits else (),
+        "deep": deep,
+        "device": device,
+        "dtype": dtype,
+        "seed": seed,
+    }
+
+
+def _role(given: str) -> tuple[str, str]:
+    role, found, path = given.partition("=")
+    if not found or not path:
+        raise UserError(f"--control must be ROLE=PATH, found '{given}'")
+    return role, path

@@ -1,0 +1,169 @@
+"""Runs: change a behaviour, or compare two models, and draw the report.
+
+torch is imported only when a verb needs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from palimpsest.cli._app import (
+    BAD_INPUT,
+    NOT_AS_INTENDED,
+    Audits,
+    Controls,
+    Deep,
+    Device,
+    DryRun,
+    Dtype,
+    Folder,
+    Json,
+    Seed,
+    Text,
+    app,
+    common,
+)
+
+
+@app.command()
+def run(
+    behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file.")],
+    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
+    seeds: Annotated[int, typer.Option("--seeds", help="How many training runs, each with its own seed.")] = 1,
+    dose: Annotated[int | None, typer.Option("--dose", help="Behaviour examples, both poles; overrides the file.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Overrides the file.")] = None,
+    text: Text = None,
+    audits: Audits = None,
+    deep: Deep = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    folder: Folder = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Change a behaviour, audit what moved, write a report."""
+    from palimpsest import behaviour as behaviours
+
+    loaded = behaviours.load(behaviour)
+    if dose is not None:
+        loaded = type(loaded).read({**dict(loaded), "dose": dose}, "--dose")
+    if learning_rate is not None:
+        loaded = loaded.model_copy(update={"training": {**loaded.training, "learning_rate": learning_rate}})
+    request = {
+        "kind": "run",
+        "base": model,
+        "behaviour": loaded,
+        "seeds": seeds,
+        **common(text, None, audits, deep, device, dtype, seed),
+    }
+    _carry_out(request, folder, dry_run, json)
+
+
+@app.command()
+def diff(
+    base: Annotated[str, typer.Argument(help="The model before: a Hugging Face folder, a hub id, or pocket.")],
+    tuned: Annotated[str, typer.Argument(help="The model after; also a PEFT adapter folder.")],
+    behaviour: Annotated[
+        str | None, typer.Option("--behaviour", help="What was meant to change: a name or a YAML file.")
+    ] = None,
+    text: Text = None,
+    control: Controls = None,
+    audits: Audits = None,
+    deep: Deep = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    folder: Folder = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Audit any two checkpoints, whoever made them."""
+    from palimpsest import behaviour as behaviours
+
+    request = {
+        "kind": "diff",
+        "base": base,
+        "tuned": tuned,
+        "behaviour": behaviours.load(behaviour) if behaviour else None,
+        **common(text, control, audits, deep, device, dtype, seed),
+    }
+    _carry_out(request, folder, dry_run, json)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("behaviour.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented behaviour file to start from, with its data beside it."""
+    from palimpsest.console import say
+    from palimpsest.starter import write
+
+    for written in write(path, force=force):
+        say(f"wrote {written}")
+    say(f"Look at what would be trained with `palimpsest data show {path}`, edit it, then `palimpsest run {path}`.")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Draw the report of a stored run again."""
+    from palimpsest.api import load_report, write_report
+    from palimpsest.console import say
+
+    found = load_report(run)
+    say(f"report: {write_report(found.record, found.folder)}")
+
+
+def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: bool) -> None:
+    from palimpsest import api
+    from palimpsest.console import Live, as_json
+    from palimpsest.request import Request
+
+    request = Request.read(data, "the command")
+    where = folder or api.folder_for(request)
+    with Live(watched=not json, folder=where) as live:
+        live.begin("checking")
+        planned = api.plan(request)
+        record = None if dry_run else api.carry_out(planned, where, live)
+    if record is None:
+        from palimpsest.cost import foresee
+
+        foreseen = foresee(planned, where)
+        as_json(foreseen.plain()) if json else _print_foreseen(foreseen)
+        raise typer.Exit(BAD_INPUT if foreseen.problems else 0)
+    path = where / "report.html"
+    as_json(record.model_dump(mode="json")) if json else _print_summary(record, path)
+    raise typer.Exit(0 if record.verdict.as_intended else NOT_AS_INTENDED)
+
+
+def _print_summary(record: Any, path: Path) -> None:
+    from palimpsest.console import number, out, say, table
+    from palimpsest.report import summary
+
+    said = summary(record)
+    say(said.headline, style="bold")
+    say(f"how sure: {said.sure}\n", style="dim")
+    for columns, rows in said.tables():
+        table(columns, [(label, *map(number, numbers)) for label, numbers in rows])
+        out.print()
+    for reason in record.verdict.reasons:
+        say(f"- {reason}")
+    for step in record.verdict.next_steps:
+        say(f"next: {step}")
+    say(f"\nreport: {path}")
+
+
+def _print_foreseen(foreseen: Any) -> None:
+    from palimpsest.console import out, say, table
+
+    for columns, rows in foreseen.tables():
+        table(columns, rows)
+        out.print()
+    for sentence in foreseen.sentences():
+        say(sentence)
+    for one in foreseen.problems:
+        say(f"can't run: {one}", style="bold red")
