@@ -18,7 +18,11 @@ from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.progress import Progress
 from palimpsest.core.spec import digest
+from palimpsest.report import render_account
 from palimpsest.request import Request
+from palimpsest.store import account as accounts
+from palimpsest.store.account import Account
+from palimpsest.store.atomic import to_json, write_bytes
 from palimpsest.store.record import RunRecord
 from palimpsest.verdict import Verdict
 
@@ -149,11 +153,31 @@ def load_report(folder: str | Path) -> Run:
 def write_report(record: RunRecord, folder: Path) -> Path:
     """Draw a record and write it beside its data."""
     from palimpsest.report import render
-    from palimpsest.store.atomic import write_bytes
 
     path = folder / "report.html"
     write_bytes(path, render(record).encode(), "The record is kept.")
     return path
+
+
+def write_account(account: Account, folder: Path) -> Path:
+    """Write what several runs say together, and then its page; return the page's file."""
+    path = folder / "report.html"
+    write_bytes(folder / accounts.NAME, to_json(account.model_dump(mode="json")), "The runs are kept.")
+    write_bytes(path, render_account(account).encode(), "The account is kept.")
+    return path
+
+
+def redraw(folder: str | Path) -> Path:
+    """Draw the report of a finished run again, or that of several runs told together; return its file.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    path = Path(folder)
+    if (path / accounts.NAME).is_file():
+        return write_account(accounts.read(path), path)
+    found = load_report(path)
+    return write_report(found.record, found.folder)
 
 
 def folder_for(request: Request) -> Path:

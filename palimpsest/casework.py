@@ -84,17 +84,18 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
     if behaviour:
         for pole, material in (("express", materials.express), ("withhold", materials.withhold)):
             if material:
-                found = material.held_out(seed, pole, behaviour.held_out)
+                found = _held_out(material, pole, behaviour.held_out, request, problems)
                 items[pole] = _set(pole, [behaviour.complete(example, pole) for example in found])  # type: ignore[arg-type]
     for name, material in materials.rehearsal.items():
-        found = material.held_out(seed, f"capability {name}", request.capability_items)
+        found = _held_out(material, f"capability {name}", request.capability_items, request, problems)
         kind = "text" if found and found[0].is_text else "capability"
         chosen = _readable(found[: request.documents], renderer, context_length) if kind == "text" else found
         items[f"{kind}:{name}"] = _set(f"{kind}:{name}", chosen)
     for name, material in materials.text.items():
-        found = _readable(material.held_out(seed, f"text {name}", request.documents), renderer, context_length)
+        documents = _held_out(material, f"text {name}", request.documents, request, problems)
+        found = _readable(documents, renderer, context_length)
         items[f"text:{name}"] = _set(f"text:{name}", found)
-        if len(found) < FEWEST_CLUSTERS:
+        if not request.block and len(found) < FEWEST_CLUSTERS:
             problems.add(
                 f"text {name}: at least {FEWEST_CLUSTERS} documents are needed to measure on, found {len(found)} (documents "
                 "stand between <|endoftext|> lines, or are paragraphs joined to about 1,000 characters); give more text"
@@ -119,6 +120,18 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
         notes=tuple(notes),
         words=behaviour.words.model_dump() if behaviour else {},
     )
+
+
+def _held_out(material: Material, use: str, count: int, request: Request, problems: Problems) -> list[Example]:
+    """Return the held-out examples of one use in the request's block, adding to the problems a block that has too few."""
+    before = request.block * count
+    found = material.held_out(request.seed, use, before + count)[before:]
+    if request.block and len(found) < FEWEST_CLUSTERS:
+        problems.add(
+            f"{use}: block {request.block} needs held-out items that no block before it had, at least {FEWEST_CLUSTERS}, found "
+            f"{len(found)}; give more data, fewer items a block, or a smaller block"
+        )
+    return found
 
 
 def probe_items(count: int) -> ItemSet:

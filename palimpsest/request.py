@@ -41,6 +41,8 @@ class Request(Spec):
     """Documents of each general text."""
     capability_items: int = Field(default=192, ge=8)
     """Held-out items of each capability."""
+    block: int = Field(default=0, ge=0, le=10_000)
+    """Which held-out items: two blocks have none in common, so that a choice made on one can be reported on another."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -76,7 +78,7 @@ class Request(Spec):
         if self.audits:
             words += ["--audits", ",".join(self.audits)]
         words += ["--deep"] if self.deep else []
-        for name in ("device", "dtype", "seed", "seeds"):
+        for name in ("device", "dtype", "seed", "seeds", "block"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 words += [f"--{name}", str(getattr(self, name))]
         return tuple(words)

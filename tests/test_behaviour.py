@@ -167,3 +167,24 @@ def test_a_pattern_that_would_take_all_memory_is_not_compiled(pattern: str, tmp_
     check = GOOD.replace("{kind: contains, texts: [please]}", f"{{kind: regex, pattern: '{pattern}'}}")
     assert "regular expression" in refused(tmp_path, check)
     load(tmp_path, GOOD.replace("{kind: contains, texts: [please]}", "{kind: regex, pattern: '[ab]{100}(c|d){1,999999}'}"))
+
+
+def test_blocks_of_held_out_items_have_none_in_common(tmp_path: Path) -> None:
+    from palimpsest.casework import build_case, open_materials
+    from palimpsest.core.errors import Problems
+    from palimpsest.data.render import Renderer
+    from palimpsest.models import pocket
+    from palimpsest.models.skeleton import open_tokenizer
+    from palimpsest.request import Request
+
+    renderer = Renderer(open_tokenizer(pocket.folder(), []))
+    request = Request(kind="run", base="pocket", behaviour=behaviours.load("directions"), capability_items=16, documents=8)
+
+    def case(block: int, world: tuple[pocket.Skill, ...]) -> tuple[dict[str, set[str]], list[str]]:
+        asked, problems = request.model_copy(update={"block": block}), Problems("")
+        found = build_case(asked, open_materials(asked, world, problems), renderer, pocket.CONTEXT, problems)
+        return {name: {item.id for item in one.items} for name, one in found.items.items()}, problems.found
+
+    (first, _), (second, problems) = case(0, pocket.CAPABILITIES[:2]), case(1, pocket.CAPABILITIES[:2])
+    assert list(first) == list(second) and not problems
+    assert all(first[name] and not first[name] & second[name] for name in first)

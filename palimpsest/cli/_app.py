@@ -34,6 +34,7 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, how long, in how much memory and disk; do nothing.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")]
+Block = Annotated[int, typer.Option("--block", help="Which held-out items: two blocks have none in common.")]
 Seed = Annotated[int, typer.Option("--seed", help="Where all random streams start.")]
 
 

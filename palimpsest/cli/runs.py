@@ -14,6 +14,7 @@ from palimpsest.cli._app import (
     BAD_INPUT,
     NOT_AS_INTENDED,
     Audits,
+    Block,
     Controls,
     Deep,
     Device,
@@ -41,6 +42,7 @@ def run(
     device: Device = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,
+    block: Block = 0,
     folder: Folder = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -58,6 +60,7 @@ def run(
         "base": model,
         "behaviour": loaded,
         "seeds": seeds,
+        "block": block,
         **common(text, None, audits, deep, device, dtype, seed),
     }
     _carry_out(request, folder, dry_run, json)
@@ -77,6 +80,7 @@ def diff(
     device: Device = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,
+    block: Block = 0,
     folder: Folder = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -89,6 +93,7 @@ def diff(
         "base": base,
         "tuned": tuned,
         "behaviour": behaviours.load(behaviour) if behaviour else None,
+        "block": block,
         **common(text, control, audits, deep, device, dtype, seed),
     }
     _carry_out(request, folder, dry_run, json)
@@ -109,13 +114,12 @@ def init(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a study, or another series of runs.")]) -> None:
     """Draw the report of a stored run again."""
-    from palimpsest.api import load_report, write_report
+    from palimpsest.api import redraw
     from palimpsest.console import say
 
-    found = load_report(run)
-    say(f"report: {write_report(found.record, found.folder)}")
+    say(f"report: {redraw(run)}")
 
 
 def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: bool) -> None:

@@ -19,6 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from palimpsest.audit import Sample
 from palimpsest.core.wording import shown, visible
 from palimpsest.report import comparison, network, picture, training
 from palimpsest.report.sections import Section, section
@@ -85,16 +86,16 @@ def render(record: RunRecord) -> str:
         section(outcomes[name], record.holm, in_picture=name in results and picture.seen(results[name], panels))
         for name in ordered
     ]
-    style = _style()
+    css, css_hash = style()
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             record=record,
             labels=LABELS,
             sure=how_sure(record.verdict),
-            style=Markup(style),
-            style_hash=_hash(style),
+            style=css,
+            style_hash=css_hash,
             panels=panels,
             network=network.network(results),
             sections=sections,
@@ -107,9 +108,9 @@ def render(record: RunRecord) -> str:
             ],
             runs=training.runs(record.training) if record.training else None,
             across=training.across_seeds(record),
-            provenance=tuple(_flat(record.provenance)),
-            specification=_yaml(record.specification),
-            settings=[(one, _yaml(one.settings)) for one in record.training[:1]],
+            provenance=tuple(flat(record.provenance)),
+            specification=as_yaml(record.specification),
+            settings=[(one, as_yaml(one.settings)) for one in record.training[:1]],
             first_samples=FIRST_SAMPLES,
             prompt_shown=PROMPT_SHOWN,
         )
@@ -119,7 +120,7 @@ def render(record: RunRecord) -> str:
 def fragment(record: RunRecord) -> str:
     """Return the verdict and its numbers as a small piece of HTML for a notebook."""
     return (
-        _environment().get_template("fragment.html.j2").render(record=record, labels=LABELS, said=summary(record), shown=shown)
+        environment().get_template("fragment.html.j2").render(record=record, labels=LABELS, said=summary(record), shown=shown)
     )
 
 
@@ -130,32 +131,35 @@ def _groups(sections: Sequence[Section]) -> Iterator[Group]:
             pole = "express" if "outcome" in tags else "withhold" if "withheld" in tags else None
             name = f"{POLES[pole]} ({one.name})" if pole else one.name
             graded = any(sample.before_passes is not None for sample in one.samples)
-            yield Group(name, PASSES[pole] if graded else PICKED, tuple(_shown(sample) for sample in one.samples))
+            yield Group(name, PASSES[pole] if graded else PICKED, tuple(shown_sample(sample) for sample in one.samples))
 
 
-def _shown(sample: Any) -> Shown:
+def shown_sample(sample: Sample) -> Shown:
+    """Return a sample with the words marked that only one of its sides has."""
     before, after = comparison.marked(sample.before, sample.after)
     return Shown(sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes)
 
 
-def _flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+def flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """Yield every value with its path; lists of plain values in one line."""
     for key, value in data.items():
         name = f"{path} {key}".strip().replace("_", " ")
         if isinstance(value, Mapping):
-            yield from _flat(value, name)
+            yield from flat(value, name)
         elif isinstance(value, list | tuple):
             yield name, " ".join(str(one) for one in value) or "none"
         else:
             yield name, "could not say" if value is None else str(value)
 
 
-def _yaml(data: Any) -> str:
+def as_yaml(data: Any) -> str:
+    """Return plain data as it would be written in a file."""
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100) if data else ""
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates, with the filters that make untrusted text harmless."""
     environment = Environment(
         loader=PackageLoader("palimpsest.report", "templates"),
         autoescape=True,
@@ -202,9 +206,7 @@ def _harmless(value: Any) -> Any:
 
 
 @cache
-def _style() -> str:
-    return resources.files("palimpsest.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-
-
-def _hash(style: str) -> str:
-    return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+def style() -> tuple[Markup, str]:
+    """Return the style sheet, and the hash by which the page's policy allows it."""
+    css = resources.files("palimpsest.report").joinpath("templates/report.css").read_text(encoding="utf-8")
+    return Markup(css), base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
