@@ -41,12 +41,13 @@ DryRun = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")]
 Seed = Annotated[int, typer.Option("--seed", help="Where all random streams start.")]
+Embedded = Annotated[str, typer.Option("--model", help="pocket or hybrid-pocket.")]
 
 
 @app.command()
 def run(
     behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file.")],
-    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
+    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, pocket or hybrid-pocket.")] = "pocket",
     seeds: Annotated[int, typer.Option("--seeds", help="How many training runs, each with its own seed.")] = 1,
     dose: Annotated[int | None, typer.Option("--dose", help="Behaviour examples, both poles; overrides the file.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Overrides the file.")] = None,
@@ -80,7 +81,7 @@ def run(
 
 @app.command()
 def diff(
-    base: Annotated[str, typer.Argument(help="The model before: a Hugging Face folder, a hub id, or pocket.")],
+    base: Annotated[str, typer.Argument(help="The model before: a Hugging Face folder, a hub id, pocket or hybrid-pocket.")],
     tuned: Annotated[str, typer.Argument(help="The model after; also a PEFT adapter folder.")],
     behaviour: Annotated[
         str | None, typer.Option("--behaviour", help="What was meant to change: a name or a YAML file.")
@@ -179,23 +180,25 @@ def clean(
 def pocket_sample(
     count: Annotated[int, typer.Option("--count", help="Items of each ability.")] = 2,
     seed: Seed = 0,
+    model: Embedded = "pocket",
 ) -> None:
-    """Show items of every ability of the embedded model, and what it answers."""
+    """Show items of every ability of an embedded model, and what it answers."""
     from palimpsest.console import table
     from palimpsest.models import pocket
     from palimpsest.pocket_samples import samples
 
-    rows = samples(pocket.folder(), count, seed)
+    rows = samples(pocket.folder(model), count, seed)
     table(("ability", "prompt", "reference", "the model writes"), rows)
 
 
 @pocket_app.command("info")
-def pocket_info(json: Json = False) -> None:
-    """Show the embedded model's card: what it can do, each with an interval."""
+def pocket_info(json: Json = False, model: Embedded = "pocket") -> None:
+    """Show an embedded model's card: what it can do, each with an interval."""
     from palimpsest.console import as_json
     from palimpsest.models import pocket
 
-    as_json(pocket.card()) if json else _print_card(pocket.card())
+    card = pocket.card(model)
+    as_json(card) if json else _print_card(card)
 
 
 @pocket_app.command("train")
@@ -204,14 +207,15 @@ def pocket_train(
     size: Annotated[str, typer.Option("--size", help="tiny, small, standard or large.")] = "standard",
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option("--steps", help="Stop early, to look.")] = None,
+    layout: Annotated[str, typer.Option("--layout", help="llama (pocket) or hybrid (hybrid-pocket).")] = "llama",
 ) -> None:
-    """Train the embedded model, or a twin of another size or seed, from nothing."""
+    """Train an embedded model, or a twin of another size or seed, from nothing."""
     from palimpsest.console import Live, say
     from palimpsest.training.pocket_recipe import train_pocket
 
     with Live(watched=True) as live:
         live.begin("training the pocket model")
-        train_pocket(size, seed, folder, steps=steps, progress=live)
+        train_pocket(size, seed, folder, steps=steps, progress=live, layout=layout)
     say(f"wrote {folder}")
 
 
