@@ -45,8 +45,8 @@ tags: [palimpsest, synthetic]
 # {kind.title}
 
 {kind.described} of {card["parameters"] / 1e6:.2f} million parameters, trained
-from nothing on a world that Palimpsest generates, so that fine-tuning and auditing can be tried on a laptop without a network. It
-knows nothing of the real world: names, towns and facts are invented. It is a subject for experiments, not an assistant.
+from nothing on a world that Palimpsest generates, so that fine-tuning and auditing can be tried on a laptop without a network.
+It knows nothing of the real world: names, towns and facts are invented. It is a subject for experiments, not an assistant.
 
 `palimpsest pocket train FOLDER{option}` makes it again; `palimpsest pocket sample{named}` shows what it was taught.
 Its licence, that of its weights and that of its training data is MIT.
