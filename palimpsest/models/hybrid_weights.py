@@ -54,7 +54,7 @@ def draw(model: Any, theta: float, generator: torch.Generator) -> None:
             _decay_slowly(layer)
             _open(layer.in_proj_z.weight, width)
         for number, bindings in enumerate(_BINDINGS):
-            for head, (key, value) in enumerate(bindings):
+            for head, (key, value) in zip(range(layers[number].linear_attn.num_v_heads), bindings, strict=False):
                 into = writes if (key, value) == _BINDINGS[0][0] else _basis(size, width, generator)
                 _bind(layers[number].linear_attn, head, key, value, reads, into, generator)
         _look_back(layers[kinds.index("full_attention")].self_attn, theta, writes, reads)

@@ -52,7 +52,9 @@ def example(prompt: str) -> Example:
 ITEMS = ItemSet(
     name="items",
     items=tuple(
-        example(f"{word} is it wet? Go {end}") for word in ("Box", "Cup", "A rather longer pot") for end in ("up", "in it", "on")
+        example(f"{word} is it wet? Go {end}")
+        for word in ("Box", "Cup", "A rather longer pot")
+        for end in ("up", "in it", "on")
     ),
 )
 
@@ -107,7 +109,9 @@ def test_parts_are_different_parts(pair: tuple[subject.Subject, subject.Subject]
 
 def test_a_model_whose_states_alone_differ_is_all_recurrent(tmp_path: Path) -> None:
     """A word that only contexts hold has another embedding, and attention adds nothing: only states can carry it across."""
-    path = tiny.folder(tmp_path / "base", "qwen3_5_text", num_hidden_layers=2, layer_types=["full_attention", "linear_attention"])
+    path = tiny.folder(
+        tmp_path / "base", "qwen3_5_text", num_hidden_layers=2, layer_types=["full_attention", "linear_attention"]
+    )
     weights = load_file(path / "model.safetensors")
     weights["model.layers.0.self_attn.o_proj.weight"].zero_()
     save_file(weights, path / "model.safetensors", {"format": "pt"})
