@@ -17,12 +17,11 @@ from palimpsest.core.wording import amount, number
 from palimpsest.data import kept as keeping
 from palimpsest.data.attended import called, mean
 from palimpsest.data.grading import clusters, expected_option
-from palimpsest.data.kept import EXCHANGES, GATES, OWN, PARTS, REST, Kept, Swap
+from palimpsest.data.kept import CONTROL, EXCHANGES, GATES, ODDS, OWN, PARTS, REST, Kept, Swap
 
-CONTROL = "rehearsal_only"
 POLES = ("express", "withhold")
 COSINE = "1 \N{MINUS SIGN} cosine"
-ODDS = "log-odds"
+DECIDING = "the weights that decide alone"
 SPANS = {OWN: "the direction", REST: "all else", "conflict": "what conflicts with it", "support": "what supports it"}
 
 
@@ -62,10 +61,12 @@ class RecurrentState(Audit[Data]):
         An exchange between equal models changes nothing; the states carry as much of the change as the keys and values. Gates
         shift no more than in the rehearsal-only control.
     Limits:
-        The parts need not add up: what one carries may only be read together with the other. An attention layer's keys and
-        values are made from what the recurrent layers below hand up, so a part says where the change crosses to the decision
-        and not where it began. The exchanged context is out of the ordinary for the model that decides. At most 64 items of a
-        pole, and fewer where states are large. The interval covers items and templates, not training seeds.
+        The last token of the context, from which the decision is made, runs on the model that decides: what it does differently
+        counts as the deciding weights. The parts need not add up: what one carries may only be read together with the other. An
+        attention layer's keys and values are made from what the recurrent layers below hand up, so a part says where the change
+        crosses to the decision and not where it began. The exchanged context is out of the ordinary for the model that decides.
+        At most 64 items of a pole, and fewer where states are large. The interval covers items and templates, not training
+        seeds.
     Reference:
         Vig et al. 2020, arXiv 2004.12265; Geiger et al. 2021, arXiv 2106.02997 (interchange); Yang et al. 2024, arXiv
         2412.06464 (gated delta rule); Fieller 1954 (ratios).
@@ -149,13 +150,13 @@ class RecurrentState(Audit[Data]):
         estimates: dict[str, Estimate] = {}
         findings, tables = [], []
         if main.swap is not None:
-            estimates |= _exchanged(main.swap)
+            estimates |= keeping.parts(main.swap)
             findings.append(_exchange_finding(estimates, called(name)))
         tables += [table for pole, one in data.groups.items() if one.swap for table in _exchange_tables(one.swap, called(pole))]
         if main.gates:
             for gate in GATES:
-                estimates |= _gate(main, gate, OWN if OWN in main.gates[gate] else REST, gate)
-            findings.append(_gate_finding(estimates, main))
+                estimates |= keeping.gate_shifts(main, gate, OWN if OWN in main.gates[gate] else REST, gate)
+            findings += [_gate_finding(estimates, main, gate, told) for gate, told in GATES.items()]
             tables += [_gate_spans(data), *_gate_heads(main, rng, self.named, called(name))]
         if main.drift:
             flat = {role: mean(values, 1, 2) for role, values in main.drift.items()}
@@ -218,22 +219,11 @@ def _has_options(case: Case, name: str) -> bool:
     return name in POLES and all(len(item.options) > 1 and expected_option(case.check, item) for item in items)
 
 
-def _exchanged(swap: Swap) -> dict[str, Estimate]:
-    """Return the whole change, each part of it with its share, and the difference between states and keys and values."""
-    labels = swap.clusters
-    found = {"whole": stats.mean_difference(swap.of("base", "none"), swap.of("tuned", "none"), labels, unit=ODDS)}
-    for name in PARTS:
-        found[name] = stats.mean(swap.part(name), labels, unit=ODDS)
-        found[f"{name}_share"] = stats.ratio(swap.part(name), swap.whole, labels, labels)
-    over = stats.mean_difference(swap.part("attention"), swap.part("recurrent"), labels, unit=ODDS)
-    return {**found, "recurrent_over_attention": over}
-
-
 def _exchange_finding(found: Mapping[str, Estimate], where: str) -> Finding:
     over, whole = found["recurrent_over_attention"], found["whole"]
     states, attention = PARTS["recurrent"], PARTS["attention"]
-    sizes = f"{_odds(found['recurrent'])} with the {states} and {_odds(found['attention'])} with {attention}"
-    said = f"of a change of {_odds(whole)} in log-odds ({where}), {sizes} when they are exchanged between the models"
+    sizes = f"{_odds(found['recurrent'])} goes with the {states}, {_odds(found['attention'])} with {attention}"
+    said = f"of a change of {_odds(whole)} in log-odds ({where}), {sizes}, and {_odds(found['decision'])} with {DECIDING}"
     side = over.above(0.0) if whole.above(0.0) is not None else None
     if side is not None and whole.above(0.0) is False:
         side = not side  # a change downwards: the larger part is the one further below 0
@@ -256,7 +246,10 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
         part = [stats.mean(swap.part(name, role), labels, unit=ODDS) for role in ("tuned", "base")]
         rows.append((told, *part, stats.ratio(swap.part(name), swap.whole, labels, labels)))
     whole = stats.mean(swap.whole, labels, unit=ODDS)
-    over = stats.mean_difference(swap.part("attention"), swap.part("recurrent"), labels, unit=ODDS)
+    over = [
+        stats.mean_difference(swap.part("attention", role), swap.part("recurrent", role), labels, unit=ODDS)
+        for role in ("tuned", "base")
+    ]
     answers = [
         (
             told,
@@ -276,7 +269,7 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
                 "gained by base with tuned's",
                 "share of all (mean of both)",
             ),
-            rows=(*rows, ("whole change", whole, whole, None), ("states minus keys and values", over, None, None)),
+            rows=(*rows, ("whole change", whole, whole, None), ("states minus keys and values", *over, None)),
             note="Log-odds of the behaviour's option against the item's others. Parts need not add up: one may only be read "
             "together with the other.",
         ),
@@ -288,25 +281,19 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
     ]
 
 
-def _gate(one: Kept, gate: str, span: str, name: str) -> dict[str, Estimate]:
-    """Return a gate's mean over layers and heads on a span before and after, its shift, and that beyond the control's."""
-    flat = {role: mean(values, 1, 2) for role, values in one.gates[gate][span].items()}
-    return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), one.gate_clusters, name=name, unit="")
-
-
-def _gate_finding(found: Mapping[str, Estimate], main: Kept) -> Finding:
-    where = "the direction's tokens" if OWN in main.gates["write"] else "all tokens of the context"
-    before, after = (found[f"write_{when}"].value for when in ("before", "after"))
-    sizes = "an unknown amount" if before is None or after is None else f"{before:.3f} to {after:.3f}"
-    over = found.get("write_over_floor")
-    topic = f"write strength of recurrent layers on {where}" + (", beyond rehearsal only" if over else "")
-    said = f"recurrent layers' write strength on {where} went from {sizes}"
-    return Finding(tag="inside", statement=said, estimate=over or found["write_shift"], topic=topic, subject="gates")
+def _gate_finding(found: Mapping[str, Estimate], main: Kept, gate: str, told: str) -> Finding:
+    where = "the direction's tokens" if OWN in main.gates[gate] else "all tokens of the context"
+    before, after = (found[f"{gate}_{when}"].value for when in ("before", "after"))
+    sizes = "by an unknown amount" if before is None or after is None else f"from {before:.3f} to {after:.3f}"
+    over = found.get(f"{gate}_over_floor")
+    topic = f"{told} of recurrent layers on {where}" + (", beyond rehearsal only" if over else "")
+    said = f"recurrent layers' {told} on {where} went {sizes}"
+    return Finding(tag="inside", statement=said, estimate=over or found[f"{gate}_shift"], topic=topic, subject=gate)
 
 
 def _gate_spans(data: Data) -> Table:
     rows = [
-        (f"{told} on {SPANS.get(span, span)} ({called(name)})", *_gate(one, gate, span, "").values())
+        (f"{told} on {SPANS.get(span, span)} ({called(name)})", *keeping.gate_shifts(one, gate, span, "").values())
         for name, one in data.groups.items()
         for gate, told in GATES.items()
         for span in one.gates.get(gate, {})
@@ -365,8 +352,8 @@ def _drift_layers(main: Kept, where: str) -> Table:
 
 def _figure(main: Kept, found: Mapping[str, Estimate]) -> dict[str, Any]:
     if main.swap is not None:
-        labels = {"whole": "the whole change", **{name: told.split(":")[0] for name, told in PARTS.items()}}
-        labels["decision"] = "the weights that decide"
+        labels = {"whole": "whole change", "recurrent": "states", "attention": "keys and values", "both": "both"}
+        labels["decision"] = "deciding weights"
         return {
             "labels": list(labels.values()),
             "values": [found[name].model_dump() for name in labels],

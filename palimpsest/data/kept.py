@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from palimpsest.core import stats
+from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement
-from palimpsest.data.attended import ALLOWED, ALLOWED_HALF, Roles
+from palimpsest.data.attended import ALLOWED, ALLOWED_HALF, Roles, mean
 
 GATES = {"write": "write strength", "decay": "decay"}
 OWN, REST = "direction", "rest"
+CONTROL = "rehearsal_only"
+ODDS = "log-odds"
 PARTS = {
     "recurrent": "recurrent states",
     "attention": "attention's keys and values",
@@ -150,3 +154,20 @@ def unlike(found: Mapping[str, Measurement]) -> str:
                 f"and {allowed:g} are allowed"
             )
     return ""
+
+
+def parts(swap: Swap) -> dict[str, Estimate]:
+    """Return the whole change, each part of it with its share, and the difference between states and keys and values."""
+    labels = swap.clusters
+    found = {"whole": stats.mean_difference(swap.of("base", "none"), swap.of("tuned", "none"), labels, unit=ODDS)}
+    for name in PARTS:
+        found[name] = stats.mean(swap.part(name), labels, unit=ODDS)
+        found[f"{name}_share"] = stats.ratio(swap.part(name), swap.whole, labels, labels)
+    over = stats.mean_difference(swap.part("attention"), swap.part("recurrent"), labels, unit=ODDS)
+    return {**found, "recurrent_over_attention": over}
+
+
+def gate_shifts(one: Kept, gate: str, span: str, name: str) -> dict[str, Estimate]:
+    """Return a gate's mean over layers and heads on a span before and after, its shift, and that beyond the control's."""
+    flat = {role: mean(values, 1, 2) for role, values in one.gates[gate][span].items()}
+    return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), one.gate_clusters, name=name, unit="")
