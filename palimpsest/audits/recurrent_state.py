@@ -229,9 +229,9 @@ def _exchange_finding(found: Mapping[str, Estimate], where: str) -> Finding:
         side = not side  # a change downwards: the larger part is the one further below 0
     if side is None:
         least = amount(over.minimum_detectable, ODDS)
-        said += f"; which of the two is larger is not decided (it would have seen {least} or more)"
+        said += f"; whether states or keys and values carry more is not decided (it would have seen {least} or more)"
     else:
-        said += f"; the {states if side else 'keys and values'} carry more"
+        said += f"; {'states' if side else 'keys and values'} carry more than {'keys and values' if side else 'states'}"
     topic = "what more of the change goes with recurrent states than with keys and values"
     return Finding(tag="inside", statement=said, estimate=over, topic=topic, subject="exchange")
 

@@ -22,6 +22,8 @@ from palimpsest.measures._measure import Budget, Measure, Progress
 RECURRENT, ATTENTION = "recurrent", "attention"
 KINDS = (RECURRENT, ATTENTION)
 _BYTES = 4
+_A_LAYER = 64
+"""About so many numbers for each of a layer's width are left of a context: a state, or keys and values of dozens of tokens."""
 _FEWEST = 8
 """With fewer items nothing could be said of a difference, so none is kept."""
 
@@ -55,6 +57,9 @@ class ContextCache(Measure):
             start[context.index + 1 :] += 1
             progress(done, len(read))
         return Measurement({"start": start, **_laid_out(kept)})
+
+    def numbers(self, items: int, layers: int, width: int) -> int:
+        return min(min(items, self.items) * layers * width * _A_LAYER, self.room // _BYTES)
 
     def _fitting(self, subject: Any, read: list[Context]) -> tuple[list[Context], str]:
         """Return the items of which there is room for everything, after trying the longest one, or why there are none."""

@@ -24,6 +24,8 @@ GATES = ("decay", "write")
 REST = "rest"
 """All tokens of a context that are not the direction's."""
 _OWN = "direction"
+_HEADS = 32
+"""About so many heads, for a forecast."""
 _STATES_ONLY = "this model keeps states, but not by gated delta rules: it has no decay and no write strength to read"
 
 
@@ -37,6 +39,9 @@ class Gates(Measure):
 
     items: int = Field(default=128, gt=0)
     """How many items of a set are read, spread over its templates."""
+
+    def numbers(self, items: int, layers: int, width: int) -> int:
+        return 2 * len(GATES) * min(items, self.items) * layers * _HEADS
 
     @torch.no_grad()
     def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
