@@ -223,7 +223,7 @@ def _exchange_finding(found: Mapping[str, Estimate], where: str) -> Finding:
     over, whole = found["recurrent_over_attention"], found["whole"]
     states, attention = PARTS["recurrent"], PARTS["attention"]
     sizes = f"{_odds(found['recurrent'])} goes with the {states}, {_odds(found['attention'])} with {attention}"
-    said = f"of a change of {_odds(whole)} in log-odds ({where}), {sizes}, and {_odds(found['decision'])} with {DECIDING}"
+    said = f"of a change of {_odds(whole)} nats in log-odds ({where}), {sizes}, and {_odds(found['decision'])} with {DECIDING}"
     side = over.above(0.0) if whole.above(0.0) is not None else None
     if side is not None and whole.above(0.0) is False:
         side = not side  # a change downwards: the larger part is the one further below 0
@@ -270,7 +270,7 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
                 "share of all (mean of both)",
             ),
             rows=(*rows, ("whole change", whole, whole, None), ("states minus keys and values", *over, None)),
-            note="Log-odds of the behaviour's option against the item's others. Parts need not add up: one may only be read "
+            note="Nats of the log-odds of the behaviour's option against the item's others. Parts need not add up: one may only be read "
             "together with the other.",
         ),
         Table(
@@ -284,7 +284,7 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
 def _gate_finding(found: Mapping[str, Estimate], main: Kept, gate: str, told: str) -> Finding:
     where = "the direction's tokens" if OWN in main.gates[gate] else "all tokens of the context"
     before, after = (found[f"{gate}_{when}"].value for when in ("before", "after"))
-    sizes = "by an unknown amount" if before is None or after is None else f"from {before:.3f} to {after:.3f}"
+    sizes = "by an unknown amount" if before is None or after is None else f"from {100 * before:.1f}% to {100 * after:.1f}%"
     over = found.get(f"{gate}_over_floor")
     topic = f"{told} of recurrent layers on {where}" + (", beyond rehearsal only" if over else "")
     said = f"recurrent layers' {told} on {where} went {sizes}"
@@ -300,7 +300,9 @@ def _gate_spans(data: Data) -> Table:
     ]
     columns = ("gate", "before", "after", "change", "rehearsal only", "beyond it")
     wide = max((len(row) for row in rows), default=4)
-    note = "Mean over the span's tokens, layers and heads. Decay: what is kept of a state from one token to the next (1: all)."
+    note = (
+        "Mean over the span's tokens, layers and heads. Decay: what is kept of a state from one token to the next (100%: all)."
+    )
     return Table(title="Gates of the recurrent layers", columns=columns[:wide], rows=tuple(rows), note=note)
 
 
@@ -324,7 +326,7 @@ def _gate_heads(main: Kept, rng: np.random.Generator, most: int, where: str) -> 
         cells: list[Estimate] = []
         for gate in GATES:
             parts = {role: values[there][tell][:, layer, head] for role, values in roles[gate].items()}
-            found = stats.shifts(parts["base"], parts["tuned"], parts.get(CONTROL), labels[tell], name="head", unit="")
+            found = stats.shifts(parts["base"], parts["tuned"], parts.get(CONTROL), labels[tell], name="head", unit="share")
             cells += [found[key] for key in ("head_shift", "head_over_floor") if key in found]
         rows.append((f"layer {main.gate_layers[layer]}, head {head}", *cells))
     each = ("change", "beyond rehearsal only")[: len(rows[0]) // 2]
@@ -357,7 +359,7 @@ def _figure(main: Kept, found: Mapping[str, Estimate]) -> dict[str, Any]:
         return {
             "labels": list(labels.values()),
             "values": [found[name].model_dump() for name in labels],
-            "unit": "change of the log-odds that goes with it",
+            "unit": "nats of the log-odds' change that go with it",
         }
     shown = {"write_shift": "write strength", "decay_shift": "decay"} if main.gates else {"drift": "drift of the states"}
     return {
@@ -374,7 +376,7 @@ def _places(main: Kept) -> list[Place]:
         where = "direction's tokens" if span == OWN else "all tokens"
         for place, layer in enumerate(main.gate_layers):
             flat = {role: mean(values[:, place], 1) for role, values in main.gates[gate][span].items()}
-            moved = stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), main.gate_clusters, name="at", unit="")
+            moved = stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), main.gate_clusters, name="at", unit="share")
             quantity = f"{told} on the {where} (change)" if span == OWN else f"{told} on {where} (change)"
             found.append(
                 Place(

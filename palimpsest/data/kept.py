@@ -19,7 +19,8 @@ from palimpsest.data.attended import ALLOWED, ALLOWED_HALF, Roles, mean
 GATES = {"write": "write strength", "decay": "decay"}
 OWN, REST = "direction", "rest"
 CONTROL = "rehearsal_only"
-ODDS = "log-odds"
+ODDS = "nats"
+"""Of log-odds."""
 PARTS = {
     "recurrent": "recurrent states",
     "attention": "attention's keys and values",
@@ -170,4 +171,4 @@ def parts(swap: Swap) -> dict[str, Estimate]:
 def gate_shifts(one: Kept, gate: str, span: str, name: str) -> dict[str, Estimate]:
     """Return a gate's mean over layers and heads on a span before and after, its shift, and that beyond the control's."""
     flat = {role: mean(values, 1, 2) for role, values in one.gates[gate][span].items()}
-    return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), one.gate_clusters, name=name, unit="")
+    return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), one.gate_clusters, name=name, unit="share")
