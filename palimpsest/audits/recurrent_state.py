@@ -270,8 +270,8 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
                 "share of all (mean of both)",
             ),
             rows=(*rows, ("whole change", whole, whole, None), ("states minus keys and values", *over, None)),
-            note="Nats of the log-odds of the behaviour's option against the item's others. Parts need not add up: one may only be "
-            "read together with the other.",
+            note="Nats of the log-odds of the behaviour's option against the item's others. Parts need not add up: one may be "
+            "read only together with the other.",
         ),
         Table(
             title=f"Probability of the behaviour's option over exchanged contexts ({where})",
