@@ -70,11 +70,11 @@ def test_card_is_of_these_weights(model: Any) -> None:
     reader = pocket_scores._Reader(model, Renderer(pocket.build_tokenizer()))
     with torch.inference_mode():
         for skill in [one for one in pocket.CAPABILITIES if one.name.startswith("directions_")]:
-            fresh = pocket_scores._skill(reader, skill, 48)
+            fresh = pocket_scores._skill(reader, skill, 24)
             told = pocket.card(NAME)["skills"][skill.name]["interval"]
             low, high = pocket_scores.wilson(fresh["right"], fresh["items"])
             assert low <= told[1] and told[0] <= high, skill.name
-        habit = pocket_scores._habit(reader, "clear", 48)
+        habit = pocket_scores._habit(reader, "clear", 24)
     assert habit["accept"]["value"] == pytest.approx(pocket.card(NAME)["habit"]["clear"]["accept"]["value"], abs=0.03)
 
 
