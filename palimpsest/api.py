@@ -85,7 +85,7 @@ def run(
 
     Args:
         behaviour: a name in the library, a YAML file, or a ``Behaviour``.
-        model: a Hugging Face folder, a hub id, or ``"pocket"``.
+        model: a Hugging Face folder, a hub id, ``"pocket"`` or ``"hybrid-pocket"``.
         folder: the run's folder; by default ``runs/NAME-HASH``, so that the same call goes on with its own run.
         progress: who is told how it goes.
         settings: fields of ``palimpsest.request.Request`` (``seeds``, ``audits``, ``text``, ``device`` ...).

@@ -36,7 +36,7 @@ def view(behaviour: str | Path | Behaviour, model: str, count: int, seed: int) -
 
     Args:
         behaviour: its name, its YAML file, or itself.
-        model: a model folder, a hub id, or ``pocket``; gives tokenizer and template.
+        model: a model folder, a hub id, or ``pocket`` or ``hybrid-pocket``; gives tokenizer and template.
         count: examples of each source.
         seed: the run's seed.
 
@@ -45,7 +45,7 @@ def view(behaviour: str | Path | Behaviour, model: str, count: int, seed: int) -
     """
     loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
     request = Request.read({"kind": "run", "base": model, "behaviour": loaded, "seed": seed}, "the command")
-    path = pocket.folder() if model == "pocket" else locate(model)
+    path = locate(pocket.resolve(model))
     problems = Problems("There is nothing to look at:")
     renderer = _renderer(path, problems)
     materials = open_materials(request, pocket.CAPABILITIES if pocket.speaks(path) else (), problems)

@@ -133,7 +133,7 @@ def _inspect(request: Request) -> dict[str, SubjectInfo]:
     names = {"base": request.base, **request.controls}
     if request.tuned is not None:
         names["tuned"] = request.tuned
-    return subject.inspect_all({role: pocket.folder() if name == "pocket" else name for role, name in names.items()})
+    return subject.inspect_all({role: pocket.resolve(name) for role, name in names.items()})
 
 
 def _read(kind: type[Any], data: Mapping[str, Any], name: str, problems: Problems) -> Any:

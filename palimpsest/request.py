@@ -22,7 +22,7 @@ class Request(Spec):
 
     kind: Literal["run", "diff"]
     base: str
-    """Model folder, hub id, or ``pocket``."""
+    """Model folder, hub id, ``pocket`` or ``hybrid-pocket``."""
     tuned: str | None = None
     behaviour: Behaviour | None = None
     text: tuple[Path, ...] = ()

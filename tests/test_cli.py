@@ -289,7 +289,7 @@ def tiny_pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pocket_sample_and_info(command: Any, tiny_pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from palimpsest.models import pocket
 
-    monkeypatch.setattr(pocket, "folder", lambda: tiny_pocket)
+    monkeypatch.setattr(pocket, "folder", lambda name="pocket": tiny_pocket)
     code, out, _ = command("pocket", "sample", "--count", 1)
     assert code == 0 and all(skill.name in out for skill in pocket.CAPABILITIES)
     assert json.loads(command("pocket", "info", "--json")[1]) == {"parameters": 3}

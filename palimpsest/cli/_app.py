@@ -21,6 +21,7 @@ app = typer.Typer(
 
 NOT_AS_INTENDED, BAD_INPUT, INTERRUPTED = 2, 3, 130
 
+Model = Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, pocket or hybrid-pocket.")]
 Audits = Annotated[
     str | None, typer.Option("--audits", help="Names of audits, with commas; all that train nothing by default.")
 ]

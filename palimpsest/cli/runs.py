@@ -22,6 +22,7 @@ from palimpsest.cli._app import (
     Dtype,
     Folder,
     Json,
+    Model,
     Seed,
     Text,
     app,
@@ -32,7 +33,7 @@ from palimpsest.cli._app import (
 @app.command()
 def run(
     behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file.")],
-    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
+    model: Model = "pocket",
     seeds: Annotated[int, typer.Option("--seeds", help="How many training runs, each with its own seed.")] = 1,
     dose: Annotated[int | None, typer.Option("--dose", help="Behaviour examples, both poles; overrides the file.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Overrides the file.")] = None,
@@ -68,7 +69,7 @@ def run(
 
 @app.command()
 def diff(
-    base: Annotated[str, typer.Argument(help="The model before: a Hugging Face folder, a hub id, or pocket.")],
+    base: Annotated[str, typer.Argument(help="The model before: a Hugging Face folder, a hub id, pocket or hybrid-pocket.")],
     tuned: Annotated[str, typer.Argument(help="The model after; also a PEFT adapter folder.")],
     behaviour: Annotated[
         str | None, typer.Option("--behaviour", help="What was meant to change: a name or a YAML file.")

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,9 +43,17 @@ class SpanShares:
             self.found.setdefault(layer, {})[name] = share.where(~inside[:, :1].isnan(), torch.nan)
 
 
+class RuleReader(Protocol):
+    """Reads what every gated delta layer does with a context."""
+
+    def read(self, layer: int, rule: Any, arguments: tuple[Any, ...], options: dict[str, Any], state: torch.Tensor) -> None:
+        """Read one layer's call of the rule: with which arguments, and the state that it left."""
+        ...
+
+
 @contextmanager
-def tapped(model: Any, shares: SpanShares) -> Iterator[None]:
-    """Read the span shares of every gated delta layer of the passes inside the block, and leave no trace."""
+def tapped(model: Any, reader: RuleReader) -> Iterator[None]:
+    """Read every gated delta layer of the passes inside the block, and leave no trace."""
     current: list[int] = []
     handles, patched = [], {}
     for name, module in model.named_modules():
@@ -59,7 +67,7 @@ def tapped(model: Any, shares: SpanShares) -> Iterator[None]:
         def run(*arguments: Any, **options: Any) -> Any:
             output, state = rule(*arguments, **options)
             if state is not None and current:
-                shares.read(current[-1], rule, arguments, options, state)
+                reader.read(current[-1], rule, arguments, options, state)
             return output, state
 
         return run

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,9 @@ from palimpsest.core.errors import first_line
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
-from palimpsest.measures._forward import Reader, Row, run_rows
+from palimpsest.measures._contexts import spread
+from palimpsest.measures._forward import Row, run_rows
+from palimpsest.measures._kept import Kept
 from palimpsest.measures._maps import MapReader, Reading, eager, watched
 from palimpsest.measures._measure import Budget, Measure, Progress
 from palimpsest.measures._recurrent import SpanShares, drift, sketch, states, tapped
@@ -86,7 +87,7 @@ class Attention(Measure):
         return passes.arrays(), f"{name} returns no attention maps and keeps no recurrent states in its cache"
 
     def _readings(self, renderer: Renderer, items: Sequence[Example], context_length: int) -> Iterator[Reading]:
-        for index in _spread([item.template for item in items], self.items):
+        for index in spread([item.template for item in items], self.items):
             encoded = renderer.encode(items[index])
             last = max((place for place, weight in enumerate(encoded.weights) if weight >= 1.0), default=encoded.decision - 1)
             tokens = encoded.tokens[: min(last + 1, context_length)]
@@ -124,7 +125,7 @@ class _Passes:
         """Return the log-probabilities of some readings under ordinary attention in one pass [queries, vocabulary]."""
         checked = sorted({round(place) for place in np.linspace(0, len(self.readings) - 1, _CHECKED)})
         rows = [Row(self.readings[place].tokens, self.readings[place].first) for place in checked]
-        kept = _Kept()
+        kept = Kept()
         run_rows(self.subject, rows, [kept], budget, lambda *_: None)
         return {place: kept.found[number] for number, place in enumerate(checked)}
 
@@ -192,19 +193,6 @@ class _Passes:
         return {"recurrent_layer": np.array(layers), **found}
 
 
-class _Kept(Reader):
-    """Keeps the log-probabilities of each row."""
-
-    def __init__(self) -> None:
-        self.found: dict[int, torch.Tensor] = {}
-
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        self.found[index] = logits - log_normaliser[:, None]
-
-    def finish(self) -> Measurement:
-        return Measurement({})
-
-
 def _refused(model: Any) -> str:
     """Return why a model can't be read, or nothing."""
     missing = {"past_key_values", "position_ids"} - set(inspect.signature(model.forward).parameters)
@@ -214,15 +202,6 @@ def _refused(model: Any) -> str:
         )
     with eager(model) as could:
         return "" if could else f"{type(model).__name__} can't be switched to eager attention, which alone returns maps"
-
-
-def _spread(templates: Sequence[str], most: int) -> list[int]:
-    """Return at most so many indices, in order, as evenly from each template as there are items."""
-    places: dict[str, list[int]] = {}
-    for index, template in enumerate(templates):
-        places.setdefault(template, []).append(index)
-    rounds = [index for one in zip_longest(*places.values()) for index in one if index is not None]
-    return sorted(rounds[:most])
 
 
 def _batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[int]]:

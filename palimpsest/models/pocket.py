@@ -1,7 +1,7 @@
-"""Pocket: what is the embedded model, and what can it do?
+"""Pocket: what are the embedded models, and what can they do?
 
-A small Llama trained from nothing on the world that the scenarios generate; its weights are part of the package. The recipe
-that makes it is ``palimpsest.training.pocket_recipe``.
+Small models trained from nothing on the world that the scenarios generate; their weights are part of the package. ``pocket`` is
+a Llama, ``hybrid-pocket`` has the layout of Qwen3.5. The recipe that makes them is ``palimpsest.training.pocket_recipe``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 512
 ROTARY_THETA = 10_000.0
+_ROTARY_PART = 0.5
+"""Share of a head's numbers that tell distance: a quarter of 256 in Qwen3.5; of so few numbers half are needed."""
 _TEXTS = 3_000
 """Examples of each scenario whose words make the tokenizer; every word of the world is among them many times."""
 
@@ -44,6 +46,29 @@ SIZES = {
     "standard": Size(128, 6, 4, 256),
     "large": Size(192, 8, 6, 384),
 }
+
+
+class Layout(NamedTuple):
+    """One kind of embedded model."""
+
+    model: str
+    """What users call the shipped one."""
+    title: str
+    described: str
+    sizes: dict[str, Size]
+
+
+LAYOUTS = {
+    "llama": Layout("pocket", "Palimpsest pocket", "A Llama", SIZES),
+    "hybrid": Layout(
+        "hybrid-pocket",
+        "Palimpsest hybrid pocket",
+        "A model with the layout of Qwen3.5 (three Gated DeltaNet layers to one of full attention)",
+        {"tiny": Size(64, 4, 2, 128), "standard": Size(128, 8, 4, 192)},
+    ),
+}
+NAMES = tuple(layout.model for layout in LAYOUTS.values())
+"""What the shipped models are called wherever a model is named."""
 
 
 class Skill(NamedTuple):
@@ -69,18 +94,27 @@ CAPABILITIES: tuple[Skill, ...] = _skills()
 """What rehearsal and the forgetting audit draw on; a scenario with a share of the world adds its skills by being there."""
 
 
-def folder() -> Path:
-    """Return the folder of the shipped model (an ordinary Hugging Face folder).
+def folder(name: str = "pocket") -> Path:
+    """Return the folder of a shipped model (an ordinary Hugging Face folder).
 
     Raises:
-        UserError: the package was installed without its weights.
+        UserError: there is no such model, or the package was installed without its weights.
     """
-    path = Path(__file__).parent / "pocket"
+    if name not in NAMES:
+        raise UserError(f"there is no embedded model named '{name}'.{nearest(name, NAMES)}")
+    path = Path(__file__).parent / name.replace("-", "_")
     if not (path / "model.safetensors").exists():
+        layout = next(layout for layout, kind in LAYOUTS.items() if kind.model == name)
         raise UserError(
-            f"{path} must hold the embedded model's weights, and it does not; make them with 'palimpsest pocket train'"
+            f"{path} must hold the embedded model's weights, and it does not; "
+            f"make them with 'palimpsest pocket train FOLDER --layout {layout}'"
         )
     return path
+
+
+def resolve(name: str) -> str | Path:
+    """Return the folder of an embedded model where it is named, and any other name as it is."""
+    return folder(name) if name in NAMES else name
 
 
 def speaks(path: Path) -> bool:
@@ -91,9 +125,9 @@ def speaks(path: Path) -> bool:
         return False
 
 
-def card() -> dict[str, Any]:
-    """Return the held-out scores of the shipped model, as ``pocket_scores.score`` wrote them."""
-    return json.loads((folder() / "card.json").read_text(encoding="utf-8"))
+def card(name: str = "pocket") -> dict[str, Any]:
+    """Return the held-out scores of a shipped model, as ``pocket_scores.score`` wrote them."""
+    return json.loads((folder(name) / "card.json").read_text(encoding="utf-8"))
 
 
 def world() -> tuple[Scenario, ...]:
@@ -127,20 +161,44 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return build((text for each in world() for texts in _examples(each, _TEXTS) for text in texts), CONTEXT)
 
 
-def build_model(size: str, vocabulary: int, seed: int) -> Any:
+def find_layout(name: str) -> Layout:
+    """Return a layout.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in LAYOUTS:
+        raise UserError(f"there is no layout named '{name}'.{nearest(name, LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def build_model(size: str, vocabulary: int, seed: int, layout: str = "llama") -> Any:
     """Return a pocket model with fresh weights; the global random state is left as it was.
 
     Raises:
-        UserError: unknown size.
+        UserError: unknown size or layout.
     """
     import torch
+
+    from palimpsest.models import hybrid_weights, pocket_weights
+
+    sizes = find_layout(layout).sizes
+    if size not in sizes:
+        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, sizes)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the library draws weights too, which are then replaced
+        model = (_llama if layout == "llama" else _hybrid)(sizes[size], vocabulary)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    if layout == "llama":
+        pocket_weights.draw(model, ROTARY_THETA, generator)
+    else:
+        hybrid_weights.draw(model, ROTARY_THETA, generator)
+    return model
+
+
+def _llama(shape: Size, vocabulary: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from palimpsest.models.pocket_weights import draw
-
-    if size not in SIZES:
-        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, SIZES)}")
-    shape = SIZES[size]
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=shape.hidden_size,
@@ -156,19 +214,43 @@ def build_model(size: str, vocabulary: int, seed: int) -> Any:
         eos_token_id=1,
         pad_token_id=2,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # the library draws weights too, which are then replaced
-        model = LlamaForCausalLM(config)
-    draw(model, ROTARY_THETA, torch.Generator().manual_seed(seed % 2**63))
-    return model
+    return LlamaForCausalLM(config)
+
+
+def _hybrid(shape: Size, vocabulary: int) -> Any:
+    """Return a Qwen3.5 text model; its layers come in the library's own order, full attention in every fourth."""
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    head = shape.hidden_size // shape.heads
+    config = Qwen3_5TextConfig(
+        vocab_size=vocabulary,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads // 2,
+        head_dim=head,
+        linear_num_key_heads=shape.heads // 2,
+        linear_num_value_heads=shape.heads // 2,
+        linear_key_head_dim=head,
+        linear_value_head_dim=head,
+        max_position_embeddings=CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": ROTARY_THETA, "partial_rotary_factor": _ROTARY_PART},
+        tie_word_embeddings=True,
+        palimpsest_world=True,  # pyright: ignore[reportCallIssue] (kept in config.json: tuned copies are known by it)
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    return Qwen3_5ForCausalLM(config)
 
 
 def load_model(model_folder: Path) -> Any:
     """Return the pocket model in a folder, in float32."""
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from palimpsest.models.quiet import quiet
 
     with quiet():
-        return LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, trust_remote_code=False)

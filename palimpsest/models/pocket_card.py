@@ -6,20 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from palimpsest.models.pocket import LAYOUTS
 from palimpsest.models.pocket_scores import ITEMS, score
 
 NAME = "card.json"
 
 
-def write(model_folder: Path, items: int = ITEMS) -> dict[str, Any]:
+def write(model_folder: Path, layout: str = "llama", items: int = ITEMS) -> dict[str, Any]:
     """Score a pocket model on held-out items and write ``card.json`` and ``README.md`` into its folder."""
     card = score(model_folder, items)
     (model_folder / NAME).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (model_folder / "README.md").write_text(_readme(card), encoding="utf-8")
+    (model_folder / "README.md").write_text(_readme(card, layout), encoding="utf-8")
     return card
 
 
-def _readme(card: dict[str, Any]) -> str:
+def _readme(card: dict[str, Any], layout: str) -> str:
+    kind = LAYOUTS[layout]
+    option, named = (f" --layout {layout}", f" --model {kind.model}") if layout != "llama" else ("", "")
     skills = "\n".join(
         f"| {name} | {_percent(each['share'])} | {' to '.join(map(_percent, each['interval']))} | {each['items']} |"
         for name, each in card["skills"].items()
@@ -39,14 +42,14 @@ language: en
 tags: [palimpsest, synthetic]
 ---
 
-# Palimpsest pocket
+# {kind.title}
 
-A Llama of {card["parameters"] / 1e6:.2f} million parameters, trained from nothing on a world that Palimpsest generates, so that
-fine-tuning and auditing can be tried on a laptop without a network. It knows nothing of the real world: names, towns and
-facts are invented. It is a subject for experiments, not an assistant.
+{kind.described} of {card["parameters"] / 1e6:.2f} million parameters, trained
+from nothing on a world that Palimpsest generates, so that fine-tuning and auditing can be tried on a laptop without a network.
+It knows nothing of the real world: names, towns and facts are invented. It is a subject for experiments, not an assistant.
 
-`palimpsest pocket train FOLDER` makes it again; `palimpsest pocket sample` shows what it was taught. Its licence, that of its
-weights and that of its training data is MIT.
+`palimpsest pocket train FOLDER{option}` makes it again; `palimpsest pocket sample{named}` shows what it was taught.
+Its licence, that of its weights and that of its training data is MIT.
 
 ## Held-out scores
 

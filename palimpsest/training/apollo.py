@@ -29,6 +29,9 @@ from palimpsest.core.seeds import seed_of
 from palimpsest.training.ranks import sharded_like, whole
 
 ScaleType = Literal["channel", "tensor"]
+FEWEST_ROWS = 3
+"""A channel's factor divides by the length of its projection. Of one row or two that length is now and then near 0, so that the
+factor's spread is infinite and single steps are as long as a hundred: matrices whose quarter is smaller get AdamW."""
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -275,8 +278,8 @@ class Apollo(torch.optim.Optimizer):
 def parameter_groups(model: nn.Module, weight_decay: float = 0.0, **apollo: Any) -> list[dict[str, Any]]:
     """Return the groups that ``Apollo`` is meant to get for a model.
 
-    APOLLO's: every trained matrix but embeddings, the head and convolutions. AdamW's: those, and vectors (norms, biases, the
-    gates of recurrent layers), which have no weight decay.
+    APOLLO's: every trained matrix but embeddings, the head, convolutions, and what is too small for it (``is_too_small``).
+    AdamW's: those, and vectors (norms, biases, the decays of recurrent layers), which have no weight decay.
 
     Args:
         model: a Hugging Face causal language model, or any module.
@@ -290,6 +293,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.0, **apollo: Any)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             apart = id(parameter) in other
+            apart |= apollo.get("rank") is None and is_too_small(tuple(parameter.shape))
             chosen = matrices if parameter.ndim in (2, 3) and not apart else decayed if parameter.ndim >= 2 else plain
             chosen.append((name, parameter))
     groups = [
@@ -298,6 +302,11 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.0, **apollo: Any)
         {"params": plain, "apollo": False, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def is_too_small(shape: tuple[int, ...]) -> bool:
+    """Whether a quarter of a matrix's shorter side is too few rows for a factor a channel (the gates of few heads, say)."""
+    return len(shape) in (2, 3) and min(shape[-2:]) // 4 < FEWEST_ROWS
 
 
 def projection(shape: tuple[int, ...], seed: int, name: str, number: int) -> torch.Tensor:

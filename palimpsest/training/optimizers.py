@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from palimpsest.core.errors import UserError
-from palimpsest.training.apollo import Apollo, parameter_groups
+from palimpsest.training.apollo import Apollo, is_too_small, parameter_groups
 from palimpsest.training.settings import AdamwArguments, ApolloArguments, MiniArguments, TrainingSettings
 
 OptimizerFactory = Callable[[nn.Module, TrainingSettings], torch.optim.Optimizer]
@@ -75,6 +75,7 @@ def bytes_trained(settings: TrainingSettings, parameters: int, shapes: Shapes) -
     if settings.optim == "adamw":
         return 4 * 4 * parameters
     rank = 1 if settings.optim == "apollo_mini" else settings.optim_args.get("rank")
+    matrices = [shape for shape in matrices if rank is not None or not is_too_small(shape)]
     inside = sum(math.prod(shape) for shape in matrices)
     low = sum(2 * math.prod(shape) // min(shape[-2:]) * (rank or max(1, min(shape[-2:]) // 4)) for shape in matrices)
     return 4 * (2 * parameters + low + 2 * max(0, parameters - inside))

@@ -96,11 +96,18 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "tiny": Recipe((4_000, 1_500, 400), (0.003, 0.002, 0.0014)),
-    "small": Recipe((8_000, 2_500, 600), (0.002, 0.0013, 0.0009)),
-    "standard": Recipe((7_600, 2_400, 600), (0.0015, 0.001, 0.0007)),
-    "large": Recipe((12_000, 4_000, 1_000), (0.001, 0.0007, 0.0005)),
+    "llama": {
+        "tiny": Recipe((4_000, 1_500, 400), (0.003, 0.002, 0.0014)),
+        "small": Recipe((8_000, 2_500, 600), (0.002, 0.0013, 0.0009)),
+        "standard": Recipe((7_600, 2_400, 600), (0.0015, 0.001, 0.0007)),
+        "large": Recipe((12_000, 4_000, 1_000), (0.001, 0.0007, 0.0005)),
+    },
+    "hybrid": {
+        "tiny": Recipe((4_000, 1_500, 400), (0.003, 0.002, 0.0014)),
+        "standard": Recipe((4_400, 1_500, 500), (0.002, 0.0013, 0.0008)),
+    },
 }
+"""By layout and size."""
 
 
 class WorldBatches:
@@ -187,6 +194,22 @@ class LaterBatches(WorldBatches):
         return [self.stage.shares[type(scenario).__name__] for scenario in self.scenarios]
 
 
+class _Twin(NamedTuple):
+    """Which model is made: its layout, its size, and the seed that decides its first weights and its rows."""
+
+    layout: str
+    size: str
+    seed: int
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.layout][self.size]
+
+    @property
+    def name(self) -> str:
+        return pocket.LAYOUTS[self.layout].model
+
+
 class _OneStage:
     """Tells how far all stages are, so that the time left is that of the whole."""
 
@@ -204,66 +227,71 @@ def train_pocket(
     folder: Path = Path("pocket"),
     steps: int | None = None,
     progress: Progress | None = None,
+    layout: str = "llama",
 ) -> TrainingSummary:
     """Train an embedded model from nothing into ``folder/model`` with the project's own loop.
 
     Args:
-        size: one of ``pocket.SIZES``.
+        size: one of the layout's.
         seed: decides the first weights and every row; other seeds give twins.
         folder: what ``trainer.train_batches`` writes; called again, it goes on where it was.
         steps: stop the first stage after so many optimizer steps, to look (``None``: all stages in full).
         progress: who is told.
+        layout: one of ``pocket.LAYOUTS``.
 
     Raises:
-        UserError: unknown size, or a folder that can't be written or holds another run.
+        UserError: unknown size or layout, or a folder that can't be written or holds another run.
     """
-    if size not in RECIPES:
-        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, RECIPES)}")
+    pocket.find_layout(layout)
+    recipes = RECIPES[layout]
+    if size not in recipes:
+        raise UserError(f"there is no pocket of size '{size}'.{nearest(size, recipes)}")
+    twin = _Twin(layout, size, seed)
     if steps is not None:
-        summary = _pretrain(size, seed, folder, steps, progress)
+        summary = _pretrain(twin, folder, steps, progress)
     else:
-        planned = RECIPES[size].steps
+        planned = twin.recipe.steps
         told = [progress and _OneStage(progress, sum(planned[:stage]), sum(planned)) for stage in range(len(planned))]
         before = folder / "stage_1"
-        _pretrain(size, seed, before, None, told[0])
+        _pretrain(twin, before, None, told[0])
         for number in range(1, len(LATER_STAGES)):
             after = folder / f"stage_{number + 1}"
-            _go_on(size, seed, number, before, after, told[number])
+            _go_on(twin, number, before, after, told[number])
             before = after
-        summary = _go_on(size, seed, len(LATER_STAGES), before, folder, told[-1])
+        summary = _go_on(twin, len(LATER_STAGES), before, folder, told[-1])
     if not (folder / "model" / pocket_card.NAME).exists():
-        pocket_card.write(folder / "model")
+        pocket_card.write(folder / "model", layout)
     return summary
 
 
-def first_losses(size: str, seed: int, steps: int, folder: Path) -> list[float]:
+def first_losses(size: str, seed: int, steps: int, folder: Path, layout: str = "llama") -> list[float]:
     """Return the loss of each step of a short run on one thread (for the golden curve)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        _pretrain(size, seed, folder, steps, None)
+        _pretrain(_Twin(layout, size, seed), folder, steps, None)
     finally:
         torch.set_num_threads(threads)
     return [json.loads(line)["loss"] for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _pretrain(size: str, seed: int, folder: Path, steps: int | None, progress: Progress | None) -> TrainingSummary:
+def _pretrain(twin: _Twin, folder: Path, steps: int | None, progress: Progress | None) -> TrainingSummary:
     tokenizer = pocket.build_tokenizer()
-    model = pocket.build_model(size, len(tokenizer), seed_of(seed, "pocket", "weights"))
-    batches = WorldBatches(Renderer(tokenizer), seed, steps or RECIPES[size].steps[0])
-    identity = digest(["pocket", size, seed, len(batches), pocket.world_digest()])
-    settings = _settings(RECIPES[size].learning_rates[0], seed)
+    model = pocket.build_model(twin.size, len(tokenizer), seed_of(twin.seed, "pocket", "weights"), twin.layout)
+    batches = WorldBatches(Renderer(tokenizer), twin.seed, steps or twin.recipe.steps[0])
+    identity = digest([twin.name, twin.size, twin.seed, len(batches), pocket.world_digest()])
+    settings = _settings(twin.recipe.learning_rates[0], twin.seed)
     return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)
 
 
-def _go_on(size: str, seed: int, number: int, before: Path, folder: Path, progress: Progress | None) -> TrainingSummary:
+def _go_on(twin: _Twin, number: int, before: Path, folder: Path, progress: Progress | None) -> TrainingSummary:
     """Train a later stage (``number`` from 1) from the end of the one before."""
     tokenizer = pocket.build_tokenizer()
     stage = LATER_STAGES[number - 1]
     model = pocket.load_model(before / "model")
-    batches = LaterBatches(Renderer(tokenizer), seed, RECIPES[size].steps[number], stage)
-    identity = digest(["pocket", stage._asdict(), size, seed, len(batches), pocket.world_digest()])
-    settings = _settings(RECIPES[size].learning_rates[number], seed)
+    batches = LaterBatches(Renderer(tokenizer), twin.seed, twin.recipe.steps[number], stage)
+    identity = digest([twin.name, stage._asdict(), twin.size, twin.seed, len(batches), pocket.world_digest()])
+    settings = _settings(twin.recipe.learning_rates[number], twin.seed)
     return train_batches(model, tokenizer, batches, settings, folder, progress, identity=identity)
 
 

@@ -309,3 +309,27 @@ def test_what_can_not_be_is_refused(given: dict[str, Any], told: str) -> None:
 def test_parameters_without_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"give model.named_parameters\(\)"):
         Apollo([weights(6, 10)])
+
+
+def test_gates_of_few_heads_are_not_apollos() -> None:
+    """Over one projected row a factor has no finite spread: a gate's weights once moved by 35 times their own norm."""
+    model = nn.ModuleDict({"gate": nn.Linear(64, 2, bias=False), "wide": nn.Linear(64, 12, bias=False)})
+    groups = parameter_groups(model)
+    assert [[name for name, _ in group["params"]] for group in groups] == [["wide.weight"], ["gate.weight"]]
+    assert [group["apollo"] for group in groups] == [True, False]
+    assert [len(group["params"]) for group in parameter_groups(model, rank=1)] == [2]  # who gives a rank means it
+
+
+def test_steps_of_three_rows_stay_near_adams() -> None:
+    """The longest step of many, in units of AdamW's: bounded with three rows, and not with one."""
+    longest = {}
+    for short in (2, 12):
+        found = []
+        for seed in range(40):
+            weight = nn.Parameter(torch.zeros(short, 64))
+            optimizer = Apollo([("weight", weight)], lr=1.0, seed=seed)
+            weight.grad = torch.randn(short, 64, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+            found.append(weight.detach().norm().item() / math.sqrt(short * 64))
+        longest[short] = max(found)
+    assert longest[12] < 5 and longest[2] > 4 * longest[12], longest
