@@ -1,0 +1,203 @@
+"""Steered rows: which numbers stand in the tables on a steering vector?
+
+Pure functions from what was gathered to the rows of tables; an audit makes tables of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from palimpsest.core import stats
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.stats.directions import METHODS, naive
+from palimpsest.core.wording import chance, number
+from palimpsest.data.steered import (
+    CONTROL,
+    FEW,
+    MULTIPLES,
+    POLES,
+    Agreed,
+    Contrast,
+    Data,
+    Ways,
+    alone,
+    along,
+    cosines_by_chance,
+    few,
+    spread,
+    with_training,
+)
+
+Cell = str | int | Estimate | None
+_METHODS = {"mean": "mean difference", "pca": "uncentred PCA", "logistic": "logistic regression"}
+
+
+class Rows(NamedTuple):
+    """One table."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+def consistency(contrast: Contrast, by_level: list[Agreed]) -> Rows:
+    rows, names = [], ("pairwise", "in_sample", "left_out", "split_half", "d_prime", "wrong_way")
+    for level, one in enumerate(by_level):
+        slope = stats.level(contrast.slope[level], contrast.trial, unit="nats")
+        rows.append((int(contrast.depth[level]) - 1, *(one.found[name] for name in names), slope))
+    chosen = by_level[contrast.level]
+    rows.append(("random signs", *(spread(chosen.shuffled[name]) for name in names), ""))
+    rows.append(("p", *(chance(chosen.p_value(name)) for name in names), ""))
+    return Rows(
+        title="Do pairs that a direction was not made from agree with it?",
+        columns=(
+            "after block", "between pairs", "in sample", "left out", "split half", "d\N{PRIME} left out", "wrong way",
+            "trial slope",
+        ),
+        rows=tuple(rows),
+        note=f"Cosines of {len(contrast.cluster)} pairs. Left out: with the direction of all other templates; wrong way: share "
+        "of pairs on its wrong side. Random signs: the same with the two answers of each pair exchanged at random, mean and "
+        f"middle 95% of draws, after block {contrast.block}. Trial slope: nats of log-odds that adding it once gives on pairs "
+        f"of other templates; the direction is added after block {contrast.block}, where that is largest.",
+    )  # fmt: skip
+
+
+def how_little(contrast: Contrast, chosen: Agreed, rng: np.random.Generator) -> Rows:
+    pairs, rho = contrast.pairs(contrast.level), chosen.found["pairwise"]
+    own, random = few(pairs, rng)
+    rows = [
+        (f"{FEW} pairs", spread(own.in_sample), naive(rho, FEW), spread(random.in_sample), number(FEW**-0.5, 2)),
+        (
+            f"all {pairs.count} pairs", chosen.found["in_sample"], naive(rho, pairs.count),
+            spread(chosen.shuffled["in_sample"]), number(pairs.count**-0.5, 2),
+        ),
+        ("all, left out", chosen.found["left_out"], rho, spread(chosen.shuffled["left_out"]), number(0.0, 2)),
+    ]  # fmt: skip
+    return Rows(
+        title="How little an in-sample cosine says",
+        columns=("made from", "cosine", "by the formula", "random signs", "nothing in common"),
+        rows=tuple(rows),
+        note="A pair is part of the direction it is compared with, so few pairs always agree: k pairs with a mean pairwise "
+        "cosine \N{GREEK SMALL LETTER RHO} give \N{SQUARE ROOT}((1 + (k \N{MINUS SIGN} 1)\N{GREEK SMALL LETTER RHO}) / k). "
+        "With 5 pairs, 0.61 means \N{GREEK SMALL LETTER RHO} = 0.22. In the last row the formula is \N{GREEK SMALL LETTER RHO} itself. "
+        f"Ranges: middle 95% of draws. After block {contrast.block}.",
+    )
+
+
+def methods(contrast: Contrast) -> Rows:
+    pairs, mean = contrast.pairs(contrast.level), contrast.vector(contrast.level)
+    rows = []
+    for method in METHODS:
+        one = alone(pairs, contrast.cluster, method)
+        vector = contrast.vector(contrast.level, method)
+        cosine = float(vector @ mean / max(np.linalg.norm(vector) * np.linalg.norm(mean), 1e-30))
+        rows.append((_METHODS[method], number(cosine, 3, signed=True), one["in_sample"], one["left_out"], one["wrong_way"]))
+    return Rows(
+        title="Three ways to make the direction",
+        columns=("method", "cosine with the mean", "in sample", "left out", "wrong way"),
+        rows=tuple(rows),
+        note=f"After block {contrast.block}. Random signs give the same PCA direction up to its sign: it does not see which "
+        "answer is which.",
+    )
+
+
+def curve(data: Data) -> Rows:
+    one, rows = data.effects["express"], []
+    other = data.effects.get("withhold")
+    for multiple in (each for each in one.multiples if each):
+        random = one.random(multiple)
+        rows.append(
+            (
+                f"{number(multiple, 1, signed=True)}",
+                stats.mean(one.at(multiple), one.cluster, unit="nats"),
+                None if random is None else stats.mean(random, one.cluster, unit="nats"),
+                stats.mean(other.at(multiple), other.cluster, unit="nats") if other and multiple in other.multiples else "",
+                data.text.estimate(multiple) if data.text and multiple in data.text.multiplier else "",
+                (data.text.estimate(multiple, random=True) or "") if data.text else "",
+            )
+        )
+    slopes = one.random_slopes.mean(1)
+    note = "Change of the log-odds of the behaviour, in nats, against adding nothing. Random: directions of the same length. "
+    note += "On text: divergence from adding nothing, in nats a token, added at every token."
+    if slopes.size:
+        note += (
+            f" Slopes of the {slopes.size} random directions: {', '.join(number(s, 2, signed=True) for s in sorted(slopes))}."
+        )
+    return Rows(
+        title=f"What adding the direction after block {data.contrast.block} does",
+        columns=("multiple", "where it should appear", "random", "where it should not", "on text", "random, on text"),
+        rows=tuple((*row[:2], "" if row[2] is None else row[2], *row[3:]) for row in rows),
+        note=note,
+    )
+
+
+def training(data: Data, rng: np.random.Generator, count: int) -> Rows:
+    """Return the table that says whether the vector, extracted before training, predicts what training did."""
+    contrast, tuned = data.contrast, data.shifts["tuned", "express"]
+    control, labels = data.shifts.get((CONTROL, "express")), data.clusters["express"]
+    levels = list(range(len(contrast.depth)))
+    cosines = with_training(contrast, tuned, labels, levels)
+    floors = with_training(contrast, control, labels, levels) if control is not None else {}
+    rows = []
+    for level in levels:
+        plain, shuffled, random = cosines_by_chance(contrast, tuned, level, rng, count)
+        vector = contrast.vector(level)
+        p_value = float((1 + (np.abs(shuffled) >= abs(plain)).sum()) / (1 + count))
+        rows.append(
+            (
+                int(contrast.depth[level]) - 1,
+                cosines[level],
+                floors.get(level, ""),
+                spread(shuffled),
+                spread(random),
+                chance(p_value),
+                stats.mean(along(vector, tuned[:, level]), labels, unit=MULTIPLES),
+                stats.mean(along(vector, control[:, level]), labels, unit=MULTIPLES) if control is not None else "",
+            )
+        )
+    return Rows(
+        title="Does the vector, extracted before training, foretell what training changed?",
+        columns=(
+            "after block", "cosine with training", "with rehearsal only", "shuffled labels", "random directions", "p",
+            "moved along it", "rehearsal only",
+        ),
+        rows=tuple(rows),
+        note="Cosine between the mean difference of the pairs and the mean shift where the model decides, on held-out items "
+        "where the behaviour should appear; noise of both taken off. Shuffled labels and random directions: mean and middle "
+        "95%; p: share of shuffled labels whose cosine is as far from 0. Moved along it: in multiples of the vector; 1 is as far "
+        "as the two answers lie apart.",
+    )  # fmt: skip
+
+
+def same(ways: Ways, found: Mapping[str, Estimate], contrast: Contrast, pole: str) -> list[Rows]:
+    names = list(ways.outputs)
+    moved = [name for name in names if name in ways.shifts]
+    tables = [
+        Rows(
+            title=f"Instruction, vector, training: the next token {POLES[pole]}",
+            columns=("KL of", *(f"from {name}" for name in names)),
+            rows=tuple((one, *(found.get(f"kl:{pole}:{one}|{other}", "") for other in names)) for one in names),
+            note=f"KL(row || column) in nats where the model decides, on {len(ways.cluster)} items. The vector is added once.",
+        )
+    ]
+    if len(moved) > 1:
+        rows = []
+        for place, one in enumerate(moved):
+            for other in moved[place + 1 :]:
+                swapped = ways.swapped(one, other, contrast.level)
+                rows.append((f"{one} and {other}", found[f"shift_cosine:{pole}:{one}|{other}"], swapped))
+        tables.append(
+            Rows(
+                title=f"Instruction, vector, training: the shift {POLES[pole]}",
+                columns=("ways", "cosine, same item", "cosine, another item"),
+                rows=tuple(rows),
+                note="Cosine of two shifts from the base where the model decides, mean over the blocks from "
+                f"{contrast.block} on. Another item: the second way's shift is that of an item of another template; what is "
+                "left has nothing to do with the item.",
+            )
+        )
+    return tables
