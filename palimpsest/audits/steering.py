@@ -42,9 +42,9 @@ class Steering(Audit[Data]):
         Do contrastive pairs share a direction, does adding it steer the behaviour, and does it foretell what training changes?
     Method:
         A pair is one prompt with the answer that shows the behaviour and with other answers, from the training split. The
-        base's residual stream is read at the tokens of the answers (their mean, the first 8), not at the end of a chat template. The
-        direction is the mean difference; uncentred PCA and logistic regression stand beside it. Consistency: cosine of each
-        pair with the direction in sample, without its own template, between halves, between pairs, and d' along
+        base's residual stream is read at the tokens of the answers (their mean, the first 8), not at the end of a chat
+        template. The direction is the mean difference; uncentred PCA and logistic regression stand beside it. Consistency:
+        cosine of each pair with the direction in sample, without its own template, between halves, between pairs, and d' along
         it, each beside random signs of the pairs. It is added where it steered pairs of other templates most, from the place
         where the model decides on; on text at every token. An item's slope is half of the difference in log-odds between adding
         and subtracting it once, held against random directions of the same length.
@@ -52,8 +52,8 @@ class Steering(Audit[Data]):
         off), and how far training moved along it. And an instruction in the context, the vector (added once) and training are
         held against each other on the same items: by the divergence of the next token, and by the cosine of their shifts.
     Reads:
-        `contrasts` and `steered` of the base; `activations` and `distributions` of base, tuned and rehearsal-only control on the
-        items of both poles; of the base also with the behaviour's `instruction` as system message.
+        `contrasts` and `steered` of the base; `activations` and `distributions` of base, tuned and rehearsal-only control on
+        the items of both poles; of the base also with the behaviour's `instruction` as system message.
     Null:
         Random signs, random directions of the same length, and training on rehearsal only. Five pairs that have nothing in
         common have an in-sample cosine of 0.45.

@@ -21,7 +21,7 @@ def contrasts(express: Sequence[Example], withhold: Sequence[Example], check: Ch
     Where items have two options or more, a pair is a prompt of the express pole with the behaviour's option and with the
     others. Where they come with a worse answer, it is their answer and that one. Otherwise an answer that shows the behaviour
     (the only option, or the reference answer of the express pole) stands against the reference answer of an item of the
-    withhold pole, on the prompts of both poles in turn: so that an answer that belongs to another prompt is as often on either side.
+    withhold pole, on the prompts of both poles in turn: an answer that belongs to another prompt is as often on either side.
 
     Args:
         express: items where the behaviour should appear.

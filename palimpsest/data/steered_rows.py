@@ -83,7 +83,7 @@ def how_little(contrast: Contrast, chosen: Agreed, rng: np.random.Generator) -> 
         rows=tuple(rows),
         note="A pair is part of the direction it is compared with, so few pairs always agree: k pairs with a mean pairwise "
         "cosine \N{GREEK SMALL LETTER RHO} give \N{SQUARE ROOT}((1 + (k \N{MINUS SIGN} 1)\N{GREEK SMALL LETTER RHO}) / k). "
-        "With 5 pairs, 0.61 means \N{GREEK SMALL LETTER RHO} = 0.22. In the last row the formula is \N{GREEK SMALL LETTER RHO} itself. "
+        "With 5 pairs, 0.61 means \N{GREEK SMALL LETTER RHO} = 0.22. In the last row stands \N{GREEK SMALL LETTER RHO} itself. "
         f"Ranges: middle 95% of draws. After block {contrast.block}.",
     )
 
@@ -168,8 +168,8 @@ def training(data: Data, rng: np.random.Generator, count: int) -> Rows:
         rows=tuple(rows),
         note="Cosine between the mean difference of the pairs and the mean shift where the model decides, on held-out items "
         "where the behaviour should appear; noise of both taken off. Shuffled labels and random directions: mean and middle "
-        "95%; p: share of shuffled labels whose cosine is as far from 0. Moved along it: in multiples of the vector; 1 is as far "
-        "as the two answers lie apart.",
+        "95%; p: share of shuffled labels whose cosine is as far from 0. Moved along it: in multiples of the vector; 1 is as "
+        "far as the two answers lie apart.",
     )  # fmt: skip
 
 
