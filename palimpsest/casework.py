@@ -110,9 +110,12 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
     notes = [*materials.told]
     if not renderer.has_template:
         notes.append(PLAIN_NOTE)
+    contrasting = _contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour else {}
+    told = behaviour is not None and f"{INSTRUCTED}:express" in contrasting
     return Case(
         roles=("base", "tuned"),
-        items={**items, **(_contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour else {})},
+        items={**items, **contrasting},
+        instruction=((behaviour and behaviour.instruction) or "") if told else "",
         check=behaviour.check if behaviour else None,
         generation={
             "max_new_tokens": (behaviour and behaviour.generation.max_new_tokens)
@@ -141,8 +144,10 @@ def _contrasting(
     found = {PAIRS: [one for one in contrasts(express, withhold, behaviour.check) if fits(one)]}
     for pole in ("express", "withhold"):
         if behaviour.instruction and pole in items:
-            told = [instructed(item, behaviour.instruction) for item in items[pole].items]
-            found[f"{INSTRUCTED}:{pole}"] = [one for one in told if one] if all(map(fits, told)) else []
+            told = [instructed(item, behaviour.instruction) for item in (*items[pole].items, *found[PAIRS])]
+            found[f"{INSTRUCTED}:{pole}"] = (
+                [one for one in told if one][: len(items[pole].items)] if all(map(fits, told)) else []
+            )
     return {name: _set(name, some) for name, some in found.items() if some}
 
 

@@ -18,19 +18,23 @@ from palimpsest.data import steered_rows
 from palimpsest.data.grading import clusters, expected_option
 from palimpsest.data.steered import (
     CONTROL,
+    MADE_FROM,
     MULTIPLES,
     POLES,
     WAYS,
     Contrast,
     Data,
+    Direction,
     Effect,
     OnText,
     Ways,
     agreed,
     along,
     at_decision,
+    effects,
+    predicted,
+    same,
     same_cells,
-    with_training,
 )
 from palimpsest.data.steering import best_level, log_odds
 
@@ -49,8 +53,10 @@ class Steering(Audit[Data]):
         where the model decides on; on text at every token. An item's slope is half of the difference in log-odds between adding
         and subtracting it once, held against random directions of the same length.
         Then: the cosine between the direction and the shift that training made where the model decides (noise of both taken
-        off), and how far training moved along it. And an instruction in the context, the vector (added once) and training are
-        held against each other on the same items: by the divergence of the next token, and by the cosine of their shifts.
+        off), and how far training moved along it. Where the behaviour has an instruction, a second direction is made of
+        prompts with and without it, read where the model decides, and treated alike. And an instruction in the context, the
+        vectors (added once) and training are held against each other on the same items: by the divergence of the next token,
+        and by the cosine of their shifts.
     Reads:
         `contrasts` and `steered` of the base; `activations` and `distributions` of base, tuned and rehearsal-only control on
         the items of both poles; of the base also with the behaviour's `instruction` as system message.
@@ -58,7 +64,8 @@ class Steering(Audit[Data]):
         Random signs, random directions of the same length, and training on rehearsal only. Five pairs that have nothing in
         common have an in-sample cosine of 0.45.
     Limits:
-        Answers to one prompt differ in their words, so a direction may stand for the words. A place that steers one model well
+        Answers of one kind begin with the same words, so that pairs of answers agree already in these: a direction may stand
+        for the words. A place that steers one model well
         need not steer another. The vector is taken as given: intervals of effects and of training are over items. One
         instruction is not all instructions, and one multiple of the vector not all strengths.
     Reference:
@@ -82,78 +89,105 @@ class Steering(Audit[Data]):
             )
         if "express" not in case.items:
             raise NotApplicable("there are no held-out items where the behaviour should appear")
-        found = [_contrasts(), *(self._steered(name) for name in (*_poles(case), *_text(case)))]
+        found = []
+        for made_from in _made_from(case):
+            found += [
+                _contrasts(case, made_from),
+                *(self._steered(case, made_from, name) for name in (*_poles(case), *_text(case))),
+            ]
         for pole in _poles(case):
             found += [_read("activations", role, pole) for role in case.with_controls(CONTROL)]
             found += [_read("distributions", role, pole) for role in ("base", "tuned")]
-            if f"instructed:{pole}" in case.items:
+            if _is_told(case, pole):
                 found += [_instructed(measure, pole) for measure in ("activations", "distributions")]
         return tuple(found)
 
-    def _steered(self, name: str) -> Need:
+    def _steered(self, case: Case, made_from: str, name: str) -> Need:
         how: dict[str, object] = {"method": self.method}
-        if name == "withhold":
+        if name == "withhold" or (name != "express" and made_from != "answers"):
             how |= {"multipliers": (-1.0, 1.0), "draws": 0}
         elif name != "express":
             how |= {"draws": 3}
-        return Need(measure="steered", role="base", items=name, parameters=how, after=_contrasts())
+        return Need(measure="steered", role="base", items=name, parameters=how, after=_contrasts(case, made_from))
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
-        pairs = measured[_contrasts().name]
         moved = {
             (role, pole): measured[_read("activations", role, pole).name]
             for pole in _poles(case)
             for role in case.with_controls(CONTROL)[1:]
         }
-        _refuse(pairs, moved)
-        contrast = Contrast(
-            pairs.arrays["residual"],
-            clusters(case.items["pairs"]),
-            pairs.arrays["depth"],
-            best_level(pairs),
-            pairs.arrays["slope"],
-            clusters(case.items["pairs"])[pairs.arrays["trial"]],
-        )
-        steered = {pole: measured[self._steered(pole).name] for pole in _poles(case)}
-        told = [pole for pole in _poles(case) if f"instructed:{pole}" in case.items]
-        texts = [(name, measured[self._steered(name).name].arrays) for name in _text(case)]
+        _refuse(measured[_contrasts(case, "answers").name], moved)
+        directions = {made_from: self._direction(case, made_from, measured) for made_from in _made_from(case)}
+        depth = directions["answers"].contrast.depth
         return Data(
-            contrast,
-            {pole: _effect(case, pole, one) for pole, one in steered.items()},
-            {key: _shift(one, contrast.depth) for key, one in moved.items()},
+            directions,
+            {key: _shift(one, depth) for key, one in moved.items()},
             {pole: clusters(case.items[pole])[moved["tuned", pole].arrays["item"]] for pole in _poles(case)},
-            next(
-                (OnText(a["multiplier"], a["draw"], a["kl"], clusters(case.items[name])[a["item"]]) for name, a in texts), None
-            ),
-            {pole: _ways(case, pole, measured, steered[pole], contrast.depth, told=pole in told) for pole in _poles(case)},
-            "" if told else "the behaviour has no 'instruction' that fits into the context as a system message",
+            {pole: self._ways(case, pole, measured, depth) for pole in _poles(case)},
         )
 
+    def _direction(self, case: Case, made_from: str, measured: Mapping[str, Measurement]) -> Direction:
+        pairs, labels = measured[_contrasts(case, made_from).name], clusters(case.items["pairs"])
+        arrays = pairs.arrays
+        contrast = Contrast(
+            arrays["residual"], labels, arrays["depth"], best_level(pairs), arrays["slope"], labels[arrays["trial"]]
+        )
+        texts = []
+        for name in _text(case):
+            a = measured[self._steered(case, made_from, name).name].arrays
+            texts.append(OnText(a["multiplier"], a["draw"], a["kl"], clusters(case.items[name])[a["item"]]))
+        effects = {pole: _effect(case, pole, measured[self._steered(case, made_from, pole).name]) for pole in _poles(case)}
+        return Direction(contrast, effects, texts[0] if texts else None)
+
+    def _ways(self, case: Case, pole: str, measured: Mapping[str, Measurement], depth: np.ndarray) -> Ways:
+        """Return each way's next token and shift, on the items that were steered."""
+        steered = {made: measured[self._steered(case, made, pole).name].arrays for made in _made_from(case)}
+        lead = steered["answers"]
+        item = lead["item"]
+        outputs = {"base": (lead["decision"][0], lead["decision_rest"][0], lead.get("decision_token"))}
+        shifts = {}
+        for made, arrays in steered.items():
+            outputs[MADE_FROM[made]] = arrays["decision"][1], arrays["decision_rest"][1], arrays.get("decision_token")
+            shifts[MADE_FROM[made]] = arrays["shift"]
+        needs = {"training": (_read("distributions", "tuned", pole), _read("activations", "tuned", pole))}
+        if _is_told(case, pole):
+            needs["instruction"] = (_instructed("distributions", pole), _instructed("activations", pole))
+        for way, (output, moved) in needs.items():
+            outputs[way] = at_decision(measured[output.name], item)
+            kept = measured[moved.name]
+            rows = np.searchsorted(kept.arrays["item"], item)
+            if np.array_equal(kept.arrays["item"][np.minimum(rows, len(kept.arrays["item"]) - 1)], item):
+                shifts[way] = _shift(kept, depth)[rows]
+        order = [way for way in WAYS if way in outputs]
+        both = same_cells({way: outputs[way] for way in order})
+        return Ways(both, {way: shifts[way] for way in order if way in shifts}, clusters(case.items[pole])[item])
+
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
-        contrast = data.contrast
-        by_level = [agreed(contrast.pairs(level), contrast.cluster, rng, self.shuffles) for level in range(len(contrast.depth))]
-        chosen = by_level[contrast.level]
-        estimates = {f"{name}_agreement": one for name, one in chosen.found.items()}
-        estimates |= _effects(data) | _predicted(data)
-        tables = [
-            steered_rows.consistency(contrast, by_level),
-            steered_rows.how_little(contrast, chosen, rng),
-            steered_rows.methods(contrast),
-            steered_rows.curve(data),
-            steered_rows.training(data, rng, self.shuffles),
-        ]
+        estimates: dict[str, Estimate] = {}
+        tables: list[steered_rows.Rows] = []
+        for made_from, one in data.directions.items():
+            contrast, mark = one.contrast, "" if made_from == "answers" else f":{made_from}"
+            levels = range(len(contrast.depth))
+            by_level = [agreed(contrast.pairs(level), contrast.cluster, rng, self.shuffles) for level in levels]
+            chosen = by_level[contrast.level]
+            estimates |= {f"{name}_agreement{mark}": found for name, found in chosen.found.items()}
+            estimates |= effects(one, mark) | predicted(data, contrast, mark)
+            tables.append(steered_rows.consistency(contrast, by_level, made_from))
+            if made_from == "answers":
+                tables += [steered_rows.how_little(contrast, chosen, rng), steered_rows.methods(contrast)]
+            tables.append(steered_rows.curve(one, made_from))
+            tables.append(steered_rows.training(data, made_from, rng, self.shuffles))
         for pole, ways in data.ways.items():
-            found = _same(ways, contrast.level, pole)
+            found = same(ways, data.level, pole)
             estimates |= found
-            tables += steered_rows.same(ways, found, contrast, pole)
-        statement = _statement(estimates)
+            tables += steered_rows.same(data, found, pole)
         return Result(
             summary=_summary(data, estimates),
             estimates=estimates,
             findings=(
                 Finding(
                     tag="inside",
-                    statement=statement,
+                    statement=_foretold(estimates, ""),
                     estimate=estimates.get("projection_over_floor", estimates["projection"]),
                     subject="steering vector",
                     topic="movement along the vector that was extracted before training",
@@ -190,14 +224,14 @@ class Steering(Audit[Data]):
         for role, level in (("tuned", 0.3 + effect), (CONTROL, 0.3)):
             moved = level + 0.2 * rng.standard_normal(templates)[item] + 0.2 * rng.standard_normal(item.size)
             shifts[role, "express"] = moved[:, None, None] * vectors + rng.standard_normal((item.size, depths, width))
-        outputs = {way: (np.log(rng.dirichlet(np.ones(6), item.size)), np.full(item.size, -np.inf)) for way in WAYS}
-        ways = {way: shifts["tuned", "express"] + rng.standard_normal(shifts["tuned", "express"].shape) for way in WAYS[1:]}
+        names = ("base", "vector", "training")
+        outputs = {way: (np.log(rng.dirichlet(np.ones(6), item.size)), np.full(item.size, -np.inf)) for way in names}
+        ways = {way: shifts["tuned", "express"] + rng.standard_normal(shifts["tuned", "express"].shape) for way in names[1:]}
+        text = OnText(multiplier, draw, np.square(multiplier)[:, None] * rng.gamma(4.0, 0.1, (len(draw), 16)), np.arange(16))
         return Data(
-            contrast,
-            {"express": Effect(multiplier, draw, odds, item)},
+            {"answers": Direction(contrast, {"express": Effect(multiplier, draw, odds, item)}, text)},
             shifts,
             {"express": item},
-            OnText(multiplier, draw, np.square(multiplier)[:, None] * rng.gamma(4.0, 0.1, (len(draw), 16)), np.arange(16)),
             {"express": Ways(outputs, ways, item)},
         )
 
@@ -209,8 +243,17 @@ class Steering(Audit[Data]):
         drawing.curves(axes, result.figure)
 
 
-def _contrasts() -> Need:
-    return Need(measure="contrasts", role="base", items="pairs")
+def _contrasts(case: Case, made_from: str) -> Need:
+    how = {} if made_from == "answers" else {"instruction": case.instruction}
+    return Need(measure="contrasts", role="base", items="pairs", parameters=how)
+
+
+def _made_from(case: Case) -> list[str]:
+    return [made_from for made_from in MADE_FROM if made_from == "answers" or case.instruction]
+
+
+def _is_told(case: Case, pole: str) -> bool:
+    return f"instructed:{pole}" in case.items
 
 
 def _read(measure: str, role: str, pole: str) -> Need:
@@ -257,95 +300,28 @@ def _shift(one: Measurement, depth: np.ndarray) -> np.ndarray:
     return one.arrays["difference"][:, np.isin(one.arrays["depth"], depth), 0]
 
 
-def _ways(
-    case: Case, pole: str, measured: Mapping[str, Measurement], steered: Measurement, depth: np.ndarray, *, told: bool
-) -> Ways:
-    item, arrays = steered.arrays["item"], steered.arrays
-    outputs = {
-        way: (arrays["decision"][row], arrays["decision_rest"][row], arrays.get("decision_token"))
-        for row, way in enumerate(("base", "vector"))
-    }
-    needs = {"training": (_read("distributions", "tuned", pole), _read("activations", "tuned", pole))}
-    if told:
-        needs["instruction"] = (_instructed("distributions", pole), _instructed("activations", pole))
-    shifts = {"vector": arrays["shift"]}
-    for way, (output, moved) in needs.items():
-        outputs[way] = at_decision(measured[output.name], item)
-        kept = measured[moved.name]
-        rows = np.searchsorted(kept.arrays["item"], item)
-        if np.array_equal(kept.arrays["item"][np.minimum(rows, len(kept.arrays["item"]) - 1)], item):
-            shifts[way] = _shift(kept, depth)[rows]
-    order = [way for way in WAYS if way in outputs]
-    both = same_cells({way: outputs[way] for way in order})
-    return Ways(both, {way: shifts[way] for way in order if way in shifts}, clusters(case.items[pole])[item])
-
-
-def _effects(data: Data) -> dict[str, Estimate]:
-    found: dict[str, Estimate] = {}
-    for pole, one in data.effects.items():
-        mark = "" if pole == "express" else f":{pole}"
-        found[f"slope{mark}"] = stats.level(one.slope(), one.cluster, unit="nats")
-        found[f"anti_steerable{mark}"] = stats.rate((one.slope() < 0).astype(float), one.cluster)
-        if one.draws:
-            random = one.random_slopes
-            found[f"slope_random{mark}"] = stats.level(random.mean(0), one.cluster, unit="nats")
-            found[f"slope_over_floor{mark}"] = stats.level(one.slope() - random.mean(0), one.cluster, unit="nats")
-    if data.text:
-        for name, random in (("kl_text", False), ("kl_text_random", True)):
-            if (estimate := data.text.estimate(1.0, random=random)) is not None:
-                found[name] = estimate
-    return found
-
-
-def _predicted(data: Data) -> dict[str, Estimate]:
-    contrast, found = data.contrast, {}
-    for pole in data.clusters:
-        mark, labels = "" if pole == "express" else f":{pole}", data.clusters[pole]
-        tuned, control = data.shifts["tuned", pole], data.shifts.get((CONTROL, pole))
-        vector = contrast.vector(contrast.level)
-        moved = along(vector, tuned[:, contrast.level])
-        found[f"projection{mark}"] = stats.mean(moved, labels, unit=MULTIPLES)
-        found[f"cosine_with_training{mark}"] = with_training(contrast, tuned, labels, [contrast.level])[contrast.level]
-        if control is not None:
-            floor = along(vector, control[:, contrast.level])
-            found[f"projection_control{mark}"] = stats.mean(floor, labels, unit=MULTIPLES)
-            found[f"cosine_with_control{mark}"] = with_training(contrast, control, labels, [contrast.level])[contrast.level]
-            found[f"projection_over_floor{mark}"] = stats.mean_difference(floor, moved, labels, unit=MULTIPLES)
-    return found
-
-
-def _same(ways: Ways, level: int, pole: str) -> dict[str, Estimate]:
-    found = {
-        f"kl:{pole}:{one}|{other}": ways.nats(one, other) for one in ways.outputs for other in ways.outputs if one != other
-    }
-    names = list(ways.shifts)
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
-            found[f"shift_cosine:{pole}:{one}|{other}"] = ways.cosine(one, other, level)
-    return found
-
-
 def _figure(data: Data) -> dict[str, object]:
-    one, series = data.effects["express"], []
-    for label, random in (("the vector", False), ("random", True)):
-        x, y, low, high = [], [], [], []
-        for multiple in one.multiples:
-            values = one.random(multiple) if random else one.at(multiple)
-            if multiple == 0.0:
-                values = np.zeros(len(one.cluster))
-            if values is None:
-                continue
-            estimate = stats.mean(values, one.cluster, unit="nats")
-            ends = estimate.interval or (estimate.value, estimate.value)
-            for column, value in zip((x, y, low, high), (multiple, estimate.value, *ends), strict=True):
-                column.append(value)
-        if len(x) > 1:
-            series.append({"label": label, "x": x, "y": y, "low": low, "high": high})
-    return {"series": series, "x_label": "multiples of the vector added", "unit": "log-odds of the behaviour, change (nats)"}
+    series = []
+    for made_from, direction in data.directions.items():
+        one = direction.effects["express"]
+        label = "vector" if made_from == "answers" else "instruction"
+        series.append(_line(label, one, {multiple: one.at(multiple) for multiple in one.multiples}))
+        random = {multiple: one.random(multiple) for multiple in one.multiples if multiple}
+        known = {multiple: values for multiple, values in random.items() if values is not None}
+        if known and made_from == "answers":
+            series.append(_line("random", one, {**known, 0.0: np.zeros(len(one.cluster))}))
+    return {"series": series, "x_label": "multiples of the vector added", "unit": "change of the behaviour's log-odds (nats)"}
+
+
+def _line(label: str, one: Effect, values: Mapping[float, np.ndarray]) -> dict[str, object]:
+    found = {multiple: stats.mean(values[multiple], one.cluster, unit="nats") for multiple in sorted(values)}
+    ends = [each.interval or (each.value, each.value) for each in found.values()]
+    line = {"label": label, "x": list(found), "y": [each.value for each in found.values()]}
+    return {**line, "low": [low for low, _ in ends], "high": [high for _, high in ends]}
 
 
 def _places(data: Data) -> list[Place]:
-    contrast, labels = data.contrast, data.clusters["express"]
+    contrast, labels = data.directions["answers"].contrast, data.clusters["express"]
     tuned, control = data.shifts["tuned", "express"], data.shifts.get((CONTROL, "express"))
 
     def size(shift: np.ndarray, level: int) -> Estimate:
@@ -355,7 +331,7 @@ def _places(data: Data) -> list[Place]:
         Place(
             layer=depth - 1,
             part="residual",
-            quantity="movement along the steering vector (multiples, either way)",
+            quantity="movement along the steering vector (multiples of it, either way)",
             estimate=size(tuned, level),
             floor=size(control, level) if control is not None else None,
         )
@@ -363,22 +339,34 @@ def _places(data: Data) -> list[Place]:
     ]
 
 
-def _statement(estimates: Mapping[str, Estimate]) -> str:
-    cosine, moved = estimates["cosine_with_training"], estimates["projection"]
-    told = "could not be said" if cosine.value is None else shown(cosine, decimals=2).sentence
-    told = f"the vector extracted before training has a cosine with what training changed of {told}".replace(" cosine [", " [")
-    return f"{told}; training moved {shown(moved, decimals=2).sentence} along it"
+def _foretold(estimates: Mapping[str, Estimate], made: str) -> str:
+    cosine, moved = estimates[f"cosine_with_training{made}"], estimates[f"projection{made}"]
+    whose = "the vector of the instruction" if made else "the vector of the answers, extracted before training,"
+    if cosine.value is None:
+        return f"{whose} can't be held against what training changed ({cosine.method.removeprefix('could not say: ')})"
+    return f"{whose} has a cosine of {_said(cosine)} with what training changed, which moved by {_said(moved)} of it"
+
+
+def _said(estimate: Estimate) -> str:
+    text = shown(estimate, decimals=2, change=False).sentence
+    return text.replace(" cosine", "").replace(f" {MULTIPLES}", " times the length" if "[" not in text else "")
 
 
 def _summary(data: Data, estimates: Mapping[str, Estimate]) -> str:
     slope, random = estimates["slope"], estimates.get("slope_random")
-    said = f"Added once after block {data.contrast.block}, the vector changes the log-odds of the behaviour by "
-    said += shown(slope, decimals=2, change=True).sentence
+    said = f"Added once after block {data.directions['answers'].contrast.block}, the vector of the answers changes the "
+    said += f"behaviour's log-odds by {shown(slope, decimals=2, change=True).sentence}"
     if random is not None:
         said += f" (a random direction: {shown(random, decimals=2, change=True).sentence})"
     said += f"; {_percent(estimates['anti_steerable'])} of items go the other way. "
-    statement = _statement(estimates)
-    return said + statement[0].upper() + statement[1:] + "."
+    foretold = _foretold(estimates, "")
+    said += f"{foretold[0].upper()}{foretold[1:]}"
+    if "instruction" in data.directions:
+        said += f"; {_foretold(estimates, ':instruction')}"
+    both = estimates.get("shift_cosine:express:instruction|training")
+    if both is not None and both.value is not None:
+        said += f". Item by item, what the instruction and what training change have a cosine of {_said(both)}"
+    return f"{said}."
 
 
 def _percent(estimate: Estimate) -> str:
@@ -389,8 +377,8 @@ def _cannot_say(data: Data) -> tuple[str, ...]:
     said = []
     if (CONTROL, "express") not in data.shifts:
         said.append("How much of the movement is the noise of any training: give --control rehearsal_only=PATH.")
-    if data.no_instruction:
-        said.append(f"Whether an instruction does the same: {data.no_instruction}.")
-    if data.text is None:
+    if "instruction" not in data.directions:
+        said.append("Whether an instruction does the same: give the behaviour an 'instruction' that fits into the context.")
+    if data.directions["answers"].text is None:
         said.append("What adding the direction does to general text: give --text FILE.")
     return tuple(said)

@@ -30,7 +30,9 @@ from palimpsest.data.steering import direction, divergence
 
 CONTROL = "rehearsal_only"
 POLES = {"express": "where it should appear", "withhold": "where it should not"}
-WAYS = ("base", "instruction", "vector", "training")
+WAYS = ("base", "instruction", "vector", "instruction's vector", "training")
+MADE_FROM = {"answers": "vector", "instruction": "instruction's vector"}
+"""What the two sides of pairs differ in, and what the direction is then called among the ways."""
 HALVES = 8
 FEW = 5
 """So many pairs are often all that a direction is made from."""
@@ -298,15 +300,74 @@ def same_cells(
 
 
 @dataclass(frozen=True)
-class Data:
-    """Pairs, effects by pole, divergence on text, and the shifts of the models at the decision by (role, pole)."""
+class Direction:
+    """Pairs that differ in one thing, and what adding what they share does: effects by pole, and divergence on text."""
 
     contrast: Contrast
     effects: dict[str, Effect]
+    text: OnText | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Directions by what their pairs differ in (``MADE_FROM``), and the models' shifts at the decision by (role, pole)."""
+
+    directions: dict[str, Direction]
     shifts: dict[tuple[str, str], np.ndarray]
     """[items, depths, width], from the base."""
     clusters: dict[str, np.ndarray]
     """Of the items of each pole."""
-    text: OnText | None = None
     ways: dict[str, Ways] = field(default_factory=dict)
-    no_instruction: str = ""
+
+    @property
+    def level(self) -> int:
+        """From which depth on every direction has been added."""
+        return max(one.contrast.level for one in self.directions.values())
+
+
+def effects(direction: Direction, made: str) -> dict[str, Estimate]:
+    """Return what adding it once does, by pole and on text; ``made`` ends the estimates' names."""
+    found: dict[str, Estimate] = {}
+    for pole, one in direction.effects.items():
+        mark = made if pole == "express" else f":{pole}{made}"
+        found[f"slope{mark}"] = stats.level(one.slope(), one.cluster, unit="nats")
+        found[f"anti_steerable{mark}"] = stats.rate((one.slope() < 0).astype(float), one.cluster)
+        if one.draws:
+            random = one.random_slopes
+            found[f"slope_random{mark}"] = stats.level(random.mean(0), one.cluster, unit="nats")
+            found[f"slope_over_floor{mark}"] = stats.level(one.slope() - random.mean(0), one.cluster, unit="nats")
+    if direction.text:
+        for name, random in (("kl_text", False), ("kl_text_random", True)):
+            if (estimate := direction.text.estimate(1.0, random=random)) is not None:
+                found[f"{name}{made}"] = estimate
+    return found
+
+
+def predicted(data: Data, contrast: Contrast, made: str) -> dict[str, Estimate]:
+    """Return how far training moved along a direction, and its cosine with it, where that is added; ``made`` as above."""
+    found, level = {}, contrast.level
+    vector = contrast.vector(level)
+    for pole, labels in data.clusters.items():
+        mark = made if pole == "express" else f":{pole}{made}"
+        tuned, control = data.shifts["tuned", pole], data.shifts.get((CONTROL, pole))
+        moved = along(vector, tuned[:, level])
+        found[f"projection{mark}"] = stats.mean(moved, labels, unit=MULTIPLES)
+        found[f"cosine_with_training{mark}"] = with_training(contrast, tuned, labels, [level])[level]
+        if control is not None:
+            floor = along(vector, control[:, level])
+            found[f"projection_control{mark}"] = stats.mean(floor, labels, unit=MULTIPLES)
+            found[f"cosine_with_control{mark}"] = with_training(contrast, control, labels, [level])[level]
+            found[f"projection_over_floor{mark}"] = stats.mean_difference(floor, moved, labels, unit=MULTIPLES)
+    return found
+
+
+def same(ways: Ways, level: int, pole: str) -> dict[str, Estimate]:
+    """Return each way's divergence from each other way, and the cosine of their shifts."""
+    found = {
+        f"kl:{pole}:{one}|{other}": ways.nats(one, other) for one in ways.outputs for other in ways.outputs if one != other
+    }
+    names = list(ways.shifts)
+    for place, one in enumerate(names):
+        for other in names[place + 1 :]:
+            found[f"shift_cosine:{pole}:{one}|{other}"] = ways.cosine(one, other, level)
+    return found

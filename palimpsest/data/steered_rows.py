@@ -22,7 +22,7 @@ from palimpsest.data.steered import (
     Agreed,
     Contrast,
     Data,
-    Ways,
+    Direction,
     alone,
     along,
     cosines_by_chance,
@@ -32,6 +32,8 @@ from palimpsest.data.steered import (
 )
 
 Cell = str | int | Estimate | None
+_PAIRS = {"answers": "Pairs of answers", "instruction": "Prompts with and without the instruction"}
+_VECTORS = {"answers": "The vector of the answers", "instruction": "The vector of the instruction"}
 _METHODS = {"mean": "mean difference", "pca": "uncentred PCA", "logistic": "logistic regression"}
 
 
@@ -44,7 +46,7 @@ class Rows(NamedTuple):
     note: str = ""
 
 
-def consistency(contrast: Contrast, by_level: list[Agreed]) -> Rows:
+def consistency(contrast: Contrast, by_level: list[Agreed], made_from: str) -> Rows:
     rows, names = [], ("pairwise", "in_sample", "left_out", "split_half", "d_prime", "wrong_way")
     for level, one in enumerate(by_level):
         slope = stats.level(contrast.slope[level], contrast.trial, unit="nats")
@@ -53,7 +55,7 @@ def consistency(contrast: Contrast, by_level: list[Agreed]) -> Rows:
     rows.append(("random signs", *(spread(chosen.shuffled[name]) for name in names), ""))
     rows.append(("p", *(chance(chosen.p_value(name)) for name in names), ""))
     return Rows(
-        title="Do pairs that a direction was not made from agree with it?",
+        title=f"{_PAIRS[made_from]}: do pairs that the direction was not made from agree with it?",
         columns=(
             "after block", "between pairs", "in sample", "left out", "split half", "d\N{PRIME} left out", "wrong way",
             "trial slope",
@@ -105,39 +107,39 @@ def methods(contrast: Contrast) -> Rows:
     )
 
 
-def curve(data: Data) -> Rows:
-    one, rows = data.effects["express"], []
-    other = data.effects.get("withhold")
-    for multiple in (each for each in one.multiples if each):
-        random = one.random(multiple)
+def curve(one: Direction, made_from: str) -> Rows:
+    """Return what adding each multiple does."""
+    shown, other, text = one.effects["express"], one.effects.get("withhold"), one.text
+    rows: list[tuple[Cell, ...]] = []
+    for multiple in (each for each in shown.multiples if each):
+        random = shown.random(multiple)
+        elsewhere = other if other and multiple in other.multiples else None
         rows.append(
             (
-                f"{number(multiple, 1, signed=True)}",
-                stats.mean(one.at(multiple), one.cluster, unit="nats"),
-                None if random is None else stats.mean(random, one.cluster, unit="nats"),
-                stats.mean(other.at(multiple), other.cluster, unit="nats") if other and multiple in other.multiples else "",
-                data.text.estimate(multiple) if data.text and multiple in data.text.multiplier else "",
-                (data.text.estimate(multiple, random=True) or "") if data.text else "",
+                number(multiple, 1, signed=True),
+                stats.mean(shown.at(multiple), shown.cluster, unit="nats"),
+                "" if random is None else stats.mean(random, shown.cluster, unit="nats"),
+                "" if elsewhere is None else stats.mean(elsewhere.at(multiple), elsewhere.cluster, unit="nats"),
+                (text.estimate(multiple) if text else None) or "",
+                (text.estimate(multiple, random=True) if text else None) or "",
             )
         )
-    slopes = one.random_slopes.mean(1)
     note = "Change of the log-odds of the behaviour, in nats, against adding nothing. Random: directions of the same length. "
     note += "On text: divergence from adding nothing, in nats a token, added at every token."
-    if slopes.size:
-        note += (
-            f" Slopes of the {slopes.size} random directions: {', '.join(number(s, 2, signed=True) for s in sorted(slopes))}."
-        )
+    if shown.draws:
+        slopes = ", ".join(number(slope, 2, signed=True) for slope in sorted(shown.random_slopes.mean(1)))
+        note += f" Slopes of the {len(shown.draws)} random directions: {slopes}."
     return Rows(
-        title=f"What adding the direction after block {data.contrast.block} does",
+        title=f"{_VECTORS[made_from]}, added after block {one.contrast.block}: what it does",
         columns=("multiple", "where it should appear", "random", "where it should not", "on text", "random, on text"),
-        rows=tuple((*row[:2], "" if row[2] is None else row[2], *row[3:]) for row in rows),
+        rows=tuple(rows),
         note=note,
     )
 
 
-def training(data: Data, rng: np.random.Generator, count: int) -> Rows:
-    """Return the table that says whether the vector, extracted before training, predicts what training did."""
-    contrast, tuned = data.contrast, data.shifts["tuned", "express"]
+def training(data: Data, made_from: str, rng: np.random.Generator, count: int) -> Rows:
+    """Return whether a vector, extracted before training, foretells what training did."""
+    contrast, tuned = data.directions[made_from].contrast, data.shifts["tuned", "express"]
     control, labels = data.shifts.get((CONTROL, "express")), data.clusters["express"]
     levels = list(range(len(contrast.depth)))
     cosines = with_training(contrast, tuned, labels, levels)
@@ -160,7 +162,7 @@ def training(data: Data, rng: np.random.Generator, count: int) -> Rows:
             )
         )
     return Rows(
-        title="Does the vector, extracted before training, foretell what training changed?",
+        title=f"{_VECTORS[made_from]}, extracted before training: does it foretell what training changed?",
         columns=(
             "after block", "cosine with training", "with rehearsal only", "shuffled labels", "random directions", "p",
             "moved along it", "rehearsal only",
@@ -169,35 +171,38 @@ def training(data: Data, rng: np.random.Generator, count: int) -> Rows:
         note="Cosine between the mean difference of the pairs and the mean shift where the model decides, on held-out items "
         "where the behaviour should appear; noise of both taken off. Shuffled labels and random directions: mean and middle "
         "95%; p: share of shuffled labels whose cosine is as far from 0. Moved along it: in multiples of the vector; 1 is as "
-        "far as the two answers lie apart.",
+        "far as the two sides of a pair lie apart.",
     )  # fmt: skip
 
 
-def same(ways: Ways, found: Mapping[str, Estimate], contrast: Contrast, pole: str) -> list[Rows]:
+def same(data: Data, found: Mapping[str, Estimate], pole: str) -> list[Rows]:
+    """Return how far instruction, vectors and training are one thing: of the next token, and of the shift inside."""
+    ways = data.ways[pole]
     names = list(ways.outputs)
     moved = [name for name in names if name in ways.shifts]
+    blocks = sorted({one.contrast.block for one in data.directions.values()})
     tables = [
         Rows(
             title=f"Instruction, vector, training: the next token {POLES[pole]}",
             columns=("KL of", *(f"from {name}" for name in names)),
             rows=tuple((one, *(found.get(f"kl:{pole}:{one}|{other}", "") for other in names)) for one in names),
-            note=f"KL(row || column) in nats where the model decides, on {len(ways.cluster)} items. The vector is added once.",
+            note=f"KL(row || column) in nats where the model decides, on {len(ways.cluster)} items. Each vector is added once.",
         )
     ]
-    if len(moved) > 1:
-        rows = []
-        for place, one in enumerate(moved):
-            for other in moved[place + 1 :]:
-                swapped = ways.swapped(one, other, contrast.level)
-                rows.append((f"{one} and {other}", found[f"shift_cosine:{pole}:{one}|{other}"], swapped))
+    rows = []
+    for place, one in enumerate(moved):
+        for other in moved[place + 1 :]:
+            cosine = found[f"shift_cosine:{pole}:{one}|{other}"]
+            rows.append((f"{one} and {other}", cosine, ways.swapped(one, other, data.level)))
+    if rows:
         tables.append(
             Rows(
                 title=f"Instruction, vector, training: the shift {POLES[pole]}",
                 columns=("ways", "cosine, same item", "cosine, another item"),
                 rows=tuple(rows),
                 note="Cosine of two shifts from the base where the model decides, mean over the blocks from "
-                f"{contrast.block} on. Another item: the second way's shift is that of an item of another template; what is "
-                "left has nothing to do with the item.",
+                f"{blocks[-1]} on. Another item: the second way's shift is that of an item of another template; what is left "
+                "has nothing to do with the item.",
             )
         )
     return tables

@@ -84,7 +84,7 @@ class Added(Reader):
 
     def __init__(self, rows: Sequence[Row], depth: int, vector: np.ndarray) -> None:
         self.rows, self.depth, self.vector = rows, depth, torch.from_numpy(vector.astype(np.float32))
-        self.places: torch.Tensor | None = None
+        self.places = torch.zeros(1, 1)
 
     @contextmanager
     def watch(self, subject: Any) -> Iterator[None]:

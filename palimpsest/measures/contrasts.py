@@ -13,6 +13,7 @@ from pydantic import Field
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.contrast import instructed
 from palimpsest.data.steering import direction, log_odds
 from palimpsest.measures._forward import Row
 from palimpsest.measures._measure import Budget, Measure, Progress
@@ -29,7 +30,12 @@ class Contrasts(Measure):
     from) and ``slope`` [depths, items] (by how much adding the mean difference of the other pairs, of every second template,
     raises their log-odds: half of the difference between adding and subtracting it). Texts: ``why``, alone, of a model whose
     residual stream can't be found.
+    With an ``instruction`` the two sides are the prompt with it as system message and the prompt alone, both read where the
+    model decides (the last token of the context); trials are on the prompt alone.
     """
+
+    instruction: str = ""
+    """What the pairs differ in, where it is not the answer."""
 
     tokens: int = Field(default=8, ge=1)
     """So many tokens of an answer are read, from the first on."""
@@ -47,17 +53,31 @@ class Contrasts(Measure):
     def _take(self, subject: Any, items: ItemSet, budget: Budget, progress: Progress) -> Mapping[str, np.ndarray]:
         layers = len(blocks(subject.model))
         depths = [one for one in spread(layers + 1, self.depths) if one]
+        read = self._instructed if self.instruction else self._answered
+        residual = read(subject, items, depths, budget, progress)
+        found = {"residual": residual, "depth": np.array(depths), "layers": np.array([layers])}
+        return found if not self.trial else {**found, **self._tried(subject, items, residual, depths, budget, progress)}
+
+    def _answered(self, subject: Any, items: ItemSet, depths: list[int], budget: Budget, progress: Progress) -> np.ndarray:
+        """Read answers, the first of each item beside the mean of its others [pairs, 2, depths, width]."""
         rows, start = answer_rows(subject.renderer, items.items, self.tokens)
-        spans = [(row.first, len(row.tokens)) for row in rows]
-        reader = Streams(spans, depths)
+        reader = Streams([(row.first, len(row.tokens)) for row in rows], depths)
         # the last token of a row is not run, so each is made one longer
         longer = [Row((*row.tokens, row.tokens[-1]), len(row.tokens)) for row in rows]
         Passes(subject, longer, budget, progress, 1).run([reader])
         first, options = start[:-1], np.diff(start)
         others = (np.add.reduceat(reader.values, first, axis=0) - reader.values[first]) / (options - 1)[:, None, None]
-        residual = np.stack([reader.values[first], others], axis=1)
-        found = {"residual": residual, "depth": np.array(depths), "layers": np.array([layers])}
-        return found if not self.trial else {**found, **self._tried(subject, items, residual, depths, budget, progress)}
+        return np.stack([reader.values[first], others], axis=1)
+
+    def _instructed(self, subject: Any, items: ItemSet, depths: list[int], budget: Budget, progress: Progress) -> np.ndarray:
+        """Read prompts with the instruction beside the same without it [pairs, 2, depths, width]."""
+        told = [one for item in items.items if (one := instructed(item, self.instruction))]
+        rows, start = answer_rows(subject.renderer, [*told, *items.items], self.tokens)
+        leading = set(start[:-1].tolist())
+        spans = [(row.first - 1, row.first) if index in leading else None for index, row in enumerate(rows)]
+        reader = Streams(spans, depths)
+        Passes(subject, rows, budget, progress, 1).run([reader])
+        return np.stack(np.split(reader.values[start[:-1]], 2), axis=1)
 
     def _tried(
         self, subject: Any, items: ItemSet, residual: np.ndarray, depths: list[int], budget: Budget, progress: Progress
