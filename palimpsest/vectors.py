@@ -22,7 +22,7 @@ from palimpsest.core.seeds import numpy_stream
 from palimpsest.core.stats.directions import METHODS, Method
 from palimpsest.core.wording import chance, shown
 from palimpsest.data.grading import clusters
-from palimpsest.data.steered import Agreed, Contrast, agreed, alone, spread
+from palimpsest.data.steered import MADE_FROM, Agreed, Contrast, agreed, alone, spread
 from palimpsest.measures import _measure
 from palimpsest.measures._measure import Budget
 from palimpsest.models import subject
@@ -33,6 +33,10 @@ from palimpsest.store.vector_file import SteeringVectors
 
 SHUFFLES = 99
 _ALL = 10_000
+_READ = {
+    "answers": "mean residual stream over the first 8 tokens of an answer: the one that shows the behaviour - the others",
+    "instruction": "residual stream at the last token of the context: with the instruction as system message - without it",
+}
 _NAMES = ("pairwise", "in_sample", "left_out", "split_half", "d_prime", "wrong_way")
 
 
@@ -52,6 +56,7 @@ def extract(
     model: str,
     *,
     method: str = "mean",
+    made_from: str = "answers",
     layer: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
@@ -65,6 +70,7 @@ def extract(
         behaviour: its name, its YAML file, or itself.
         model: a Hugging Face folder, a hub id, or ``pocket``.
         method: ``mean``, ``pca`` or ``logistic``.
+        made_from: pairs of ``answers``, or prompts with and without the behaviour's ``instruction``.
         layer: only what leaves this block, counted from 0; by default all blocks.
         device: where it runs.
         dtype: type of the weights in memory.
@@ -86,6 +92,10 @@ def extract(
     problems.extend(also())
     if method not in METHODS:
         problems.add(f"there is no method '{method}'; there are {', '.join(METHODS)}")
+    if made_from not in MADE_FROM:
+        problems.add(f"pairs can't be made from '{made_from}', only from {' or '.join(MADE_FROM)}")
+    if made_from == "instruction" and not plan.case.instruction:
+        problems.add(f"behaviour '{loaded.name}' has no 'instruction' that fits into the context; give it one")
     try:
         audits.load("steering").needs(plan.case)
     except NotApplicable as reason:
@@ -93,10 +103,10 @@ def extract(
     problems.raise_if_any()
     progress.begin("reading contrastive pairs")
     with subject.load(plan.models["base"], plan.device, plan.request.dtype, chat_template=plan.template) as one:
-        return _extracted(plan, one, method, layer, progress)  # type: ignore[arg-type]
+        return _extracted(plan, one, method, made_from, layer, progress)  # type: ignore[arg-type]
 
 
-def _extracted(plan: Plan, one: Any, method: Method, layer: int | None, progress: Progress) -> Extracted:
+def _extracted(plan: Plan, one: Any, method: Method, made_from: str, layer: int | None, progress: Progress) -> Extracted:
     items = plan.case.items["pairs"]
     try:
         count = len(blocks(one.model))
@@ -104,7 +114,8 @@ def _extracted(plan: Plan, one: Any, method: Method, layer: int | None, progress
         raise UserError(f"{one.info.name}: {error}") from error
     if layer is not None and not 0 <= layer < count:
         raise UserError(f"--layer must be 0 to {count - 1}, the blocks of {one.info.name}; found {layer}")
-    measure = _measure.load("contrasts", {"trial": False, "depths": _ALL})
+    how = {"instruction": plan.case.instruction} if made_from == "instruction" else {}
+    measure = _measure.load("contrasts", {"trial": False, "depths": _ALL, **how})
     found = measure.take(one, items, Budget(plan.context), None, progress.at)
     if "why" in found.texts:
         raise UserError(f"{one.info.name}: {found.texts['why'][0]}")
@@ -119,7 +130,8 @@ def _extracted(plan: Plan, one: Any, method: Method, layer: int | None, progress
         "digest": one.digest,
         "behaviour": plan.request.behaviour.name if plan.request.behaviour else "",
         "layer_convention": "layer.N is added to what leaves block N, counted from 0",
-        "read": "mean residual stream over the first 8 tokens of an answer: the one that shows the behaviour - the others",
+        "made_from": made_from,
+        "read": _READ[made_from],
         "scale": "as long as the mean difference of the pairs",
         "pairs": len(items.items),
         "templates": len(set(contrast.cluster.tolist())),

@@ -17,6 +17,10 @@ def steer(
     model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
     gguf: Annotated[Path | None, typer.Option("--gguf", help="Also write a control vector for llama.cpp.")] = None,
     method: Annotated[str, typer.Option("--method", help="mean, pca or logistic.")] = "mean",
+    made_from: Annotated[
+        str,
+        typer.Option("--from", help="Pairs of answers, or instruction: prompts with and without the behaviour's instruction."),
+    ] = "answers",
     layer: Annotated[int | None, typer.Option("--layer", help="Only after this block, counted from 0; all by default.")] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -34,7 +38,16 @@ def steer(
     with Live(watched=not json) as live:
         live.begin("checking")
         found = extract(
-            behaviour, model, method=method, layer=layer, device=device, dtype=dtype, seed=seed, progress=live, also=problems
+            behaviour,
+            model,
+            method=method,
+            made_from=made_from,
+            layer=layer,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            progress=live,
+            also=problems,
         )
     vector_file.write(out, found.vectors)
     left_out = vector_file.write_gguf(gguf, found.vectors, found.model_type) if gguf else []
