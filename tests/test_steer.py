@@ -88,7 +88,7 @@ def test_what_is_wrong_is_told_before_any_work(
 def test_a_behaviour_without_pairs_says_what_to_give(command: Any, behaviour: Path, model: Path, tmp_path: Path) -> None:
     path = behaviour.with_name("bare.yaml")
     lines = [line for line in behaviour.read_text().splitlines() if not line.startswith(("withhold", "check"))]
-    path.write_text("\n".join([*lines, "check: {kind: contains, texts: ["Yes"]}", ""]))
+    path.write_text("\n".join([*lines, "check: {kind: contains, texts: ['Yes']}", ""]))
     code, _, error = command("steer", path, "--model", model, "--out", tmp_path / "v.safetensors", "--device", "cpu")
     assert code == 3
     assert "no contrastive pairs" in " ".join(error.split())

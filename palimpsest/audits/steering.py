@@ -166,13 +166,13 @@ class Steering(Audit[Data]):
         estimates: dict[str, Estimate] = {}
         tables: list[steered_rows.Rows] = []
         for made_from, one in data.directions.items():
-            contrast, mark = one.contrast, "" if made_from == "answers" else f":{made_from}"
+            contrast, mark = one.contrast, _mark(made_from)
             levels = range(len(contrast.depth))
             by_level = [agreed(contrast.pairs(level), contrast.cluster, rng, self.shuffles) for level in levels]
             chosen = by_level[contrast.level]
             estimates |= {f"{name}_agreement{mark}": found for name, found in chosen.found.items()}
             estimates |= effects(one, mark) | predicted(data, contrast, mark)
-            tables.append(steered_rows.consistency(contrast, by_level, made_from))
+            tables += steered_rows.consistency(contrast, by_level, made_from)
             if made_from == "answers":
                 tables += [steered_rows.how_little(contrast, chosen, rng), steered_rows.methods(contrast)]
             tables.append(steered_rows.curve(one, made_from))
@@ -187,7 +187,7 @@ class Steering(Audit[Data]):
             findings=(
                 Finding(
                     tag="inside",
-                    statement=_foretold(estimates, ""),
+                    statement=_foretold(estimates, "answers"),
                     estimate=estimates.get("projection_over_floor", estimates["projection"]),
                     subject="steering vector",
                     topic="movement along the vector that was extracted before training",
@@ -339,38 +339,49 @@ def _places(data: Data) -> list[Place]:
     ]
 
 
-def _foretold(estimates: Mapping[str, Estimate], made: str) -> str:
-    cosine, moved = estimates[f"cosine_with_training{made}"], estimates[f"projection{made}"]
-    whose = "the vector of the instruction" if made else "the vector of the answers, extracted before training,"
+_WHOSE = {"answers": "the vector of the answers", "instruction": "the vector of the instruction"}
+
+
+def _foretold(estimates: Mapping[str, Estimate], made_from: str) -> str:
+    mark = _mark(made_from)
+    cosine, moved = estimates[f"cosine_with_training{mark}"], estimates[f"projection{mark}"]
     if cosine.value is None:
-        return f"{whose} can't be held against what training changed ({cosine.method.removeprefix('could not say: ')})"
-    return f"{whose} has a cosine of {_said(cosine)} with what training changed, which moved by {_said(moved)} of it"
+        return f"what training changed has no direction to hold {_WHOSE[made_from]} against"
+    told = f"the cosine of {_WHOSE[made_from]}, extracted before training, with what training changed is {_said(cosine)}"
+    return f"{told}, and training moved {_said(moved)} of its length along it"
 
 
-def _said(estimate: Estimate) -> str:
-    text = shown(estimate, decimals=2, change=False).sentence
-    return text.replace(" cosine", "").replace(f" {MULTIPLES}", " times the length" if "[" not in text else "")
+def _steers(data: Data, estimates: Mapping[str, Estimate], made_from: str) -> str:
+    mark, block = _mark(made_from), data.directions[made_from].contrast.block
+    told = f"added once after block {block}, {_WHOSE[made_from]} changes the behaviour's log-odds by "
+    told += _said(estimates[f"slope{mark}"], signed=True)
+    if (random := estimates.get(f"slope_random{mark}")) is not None:
+        told += f" nats (a random direction: {_said(random, signed=True)})"
+    anti = estimates[f"anti_steerable{mark}"].value
+    return told + ("" if not anti else f"; {100 * anti:.0f}% of items go the other way")
 
 
 def _summary(data: Data, estimates: Mapping[str, Estimate]) -> str:
-    slope, random = estimates["slope"], estimates.get("slope_random")
-    said = f"Added once after block {data.directions['answers'].contrast.block}, the vector of the answers changes the "
-    said += f"behaviour's log-odds by {shown(slope, decimals=2, change=True).sentence}"
-    if random is not None:
-        said += f" (a random direction: {shown(random, decimals=2, change=True).sentence})"
-    said += f"; {_percent(estimates['anti_steerable'])} of items go the other way. "
-    foretold = _foretold(estimates, "")
-    said += f"{foretold[0].upper()}{foretold[1:]}"
-    if "instruction" in data.directions:
-        said += f"; {_foretold(estimates, ':instruction')}"
-    both = estimates.get("shift_cosine:express:instruction|training")
-    if both is not None and both.value is not None:
-        said += f". Item by item, what the instruction and what training change have a cosine of {_said(both)}"
-    return f"{said}."
+    said = []
+    for made_from in data.directions:
+        said += [_steers(data, estimates, made_from), _foretold(estimates, made_from)]
+    for pole in data.ways:
+        near, far = (estimates.get(f"kl:{pole}:training|{way}") for way in ("instruction", "base"))
+        if near is not None and far is not None:
+            told = f"training's next token is {_said(near)} nats from the instruction's ({_said(far)} from the base's)"
+            said.append(f"{POLES[pole]}, {told}")
+    return " ".join(f"{one[0].upper()}{one[1:]}." for one in said)
 
 
-def _percent(estimate: Estimate) -> str:
-    return "an unknown share" if estimate.value is None else f"{100 * estimate.value:.0f}%"
+def _said(estimate: Estimate, *, signed: bool = False) -> str:
+    """Return a number with its interval and without its unit."""
+    one = shown(estimate, decimals=2, change=signed)
+    return f"{one.value} {one.interval}".strip()
+
+
+def _mark(made_from: str) -> str:
+    """Return what the estimates of a direction end with."""
+    return "" if made_from == "answers" else f":{made_from}"
 
 
 def _cannot_say(data: Data) -> tuple[str, ...]:

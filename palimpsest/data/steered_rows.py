@@ -32,6 +32,7 @@ from palimpsest.data.steered import (
 )
 
 Cell = str | int | Estimate | None
+_MOST_BLOCKS = 7
 _PAIRS = {"answers": "Pairs of answers", "instruction": "Prompts with and without the instruction"}
 _VECTORS = {"answers": "The vector of the answers", "instruction": "The vector of the instruction"}
 _METHODS = {"mean": "mean difference", "pca": "uncentred PCA", "logistic": "logistic regression"}
@@ -46,26 +47,44 @@ class Rows(NamedTuple):
     note: str = ""
 
 
-def consistency(contrast: Contrast, by_level: list[Agreed], made_from: str) -> Rows:
-    rows, names = [], ("pairwise", "in_sample", "left_out", "split_half", "d_prime", "wrong_way")
-    for level, one in enumerate(by_level):
-        slope = stats.level(contrast.slope[level], contrast.trial, unit="nats")
-        rows.append((int(contrast.depth[level]) - 1, *(one.found[name] for name in names), slope))
-    chosen = by_level[contrast.level]
-    rows.append(("random signs", *(spread(chosen.shuffled[name]) for name in names), ""))
-    rows.append(("p", *(chance(chosen.p_value(name)) for name in names), ""))
-    return Rows(
-        title=f"{_PAIRS[made_from]}: do pairs that the direction was not made from agree with it?",
-        columns=(
-            "after block", "between pairs", "in sample", "left out", "split half", "d\N{PRIME} left out", "wrong way",
-            "trial slope",
+def consistency(contrast: Contrast, by_level: list[Agreed], made_from: str) -> list[Rows]:
+    """Return how far pairs agree, and how far their two sides lie apart, block by block."""
+    chosen, block = by_level[contrast.level], contrast.block
+    random = "Random signs: the same with the two sides of each pair exchanged at random, mean and middle 95% of draws, "
+    random += f"after block {block}."
+
+    def table(names: tuple[str, ...]) -> list[tuple[Cell, ...]]:
+        rows: list[tuple[Cell, ...]] = [
+            (int(contrast.depth[level]) - 1, *(by_level[level].found[name] for name in names)) for level in some(contrast)
+        ]
+        rows.append(("random signs", *(spread(chosen.shuffled[name]) for name in names)))
+        rows.append(("p", *(chance(chosen.p_value(name)) for name in names)))
+        return rows
+
+    slopes = [stats.level(contrast.slope[level], contrast.trial, unit="nats") for level in some(contrast)]
+    apart = table(("d_prime", "wrong_way"))
+    return [
+        Rows(
+            title=f"{_PAIRS[made_from]}: do they agree with a direction that they are not part of?",
+            columns=("after block", "between pairs", "in sample", "left out", "split half"),
+            rows=tuple(table(("pairwise", "in_sample", "left_out", "split_half"))),
+            note=f"Cosines of {len(contrast.cluster)} pairs. Left out: with the direction of all other templates. {random}",
         ),
-        rows=tuple(rows),
-        note=f"Cosines of {len(contrast.cluster)} pairs. Left out: with the direction of all other templates; wrong way: share "
-        "of pairs on its wrong side. Random signs: the same with the two answers of each pair exchanged at random, mean and "
-        f"middle 95% of draws, after block {contrast.block}. Trial slope: nats of log-odds that adding it once gives on pairs "
-        f"of other templates; the direction is added after block {contrast.block}, where that is largest.",
-    )  # fmt: skip
+        Rows(
+            title=f"{_PAIRS[made_from]}: do the two sides lie apart, and where does adding the difference steer?",
+            columns=("after block", "d\N{PRIME} left out", "wrong way", "trial slope"),
+            rows=tuple((*row, slope) for row, slope in zip(apart, [*slopes, "", ""], strict=True)),
+            note="Along the direction of all other templates; wrong way: share of pairs on its wrong side. Trial slope: nats of "
+            f"log-odds that adding it once gives on pairs of other templates. It is added after block {block}, where that is "
+            "largest.",
+        ),
+    ]
+
+
+def some(contrast: Contrast) -> list[int]:
+    """Return the levels that tables show: at most so many, evenly spread, with the one where the direction is added."""
+    even = np.linspace(0, len(contrast.depth) - 1, min(_MOST_BLOCKS, len(contrast.depth)))
+    return sorted({contrast.level, *(round(level) for level in even)})
 
 
 def how_little(contrast: Contrast, chosen: Agreed, rng: np.random.Generator) -> Rows:
@@ -141,14 +160,14 @@ def training(data: Data, made_from: str, rng: np.random.Generator, count: int) -
     """Return whether a vector, extracted before training, foretells what training did."""
     contrast, tuned = data.directions[made_from].contrast, data.shifts["tuned", "express"]
     control, labels = data.shifts.get((CONTROL, "express")), data.clusters["express"]
-    levels = list(range(len(contrast.depth)))
+    levels = some(contrast)
     cosines = with_training(contrast, tuned, labels, levels)
     floors = with_training(contrast, control, labels, levels) if control is not None else {}
     rows = []
     for level in levels:
         plain, shuffled, random = cosines_by_chance(contrast, tuned, level, rng, count)
         vector = contrast.vector(level)
-        p_value = float((1 + (np.abs(shuffled) >= abs(plain)).sum()) / (1 + count))
+        p_value = float((1 + (np.abs(random) >= abs(plain)).sum()) / (1 + count))
         rows.append(
             (
                 int(contrast.depth[level]) - 1,
@@ -170,8 +189,9 @@ def training(data: Data, made_from: str, rng: np.random.Generator, count: int) -
         rows=tuple(rows),
         note="Cosine between the mean difference of the pairs and the mean shift where the model decides, on held-out items "
         "where the behaviour should appear; noise of both taken off. Shuffled labels and random directions: mean and middle "
-        "95%; p: share of shuffled labels whose cosine is as far from 0. Moved along it: in multiples of the vector; 1 is as "
-        "far as the two sides of a pair lie apart.",
+        "95%; p: share of random directions whose cosine is as far from 0. Pairs that all agree give the same direction or its "
+        "opposite when shuffled, so that their range is wide. Moved along it: in multiples of the vector; 1 is as far as the "
+        "two sides of a pair lie apart.",
     )  # fmt: skip
 
 
