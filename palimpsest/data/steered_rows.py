@@ -71,11 +71,11 @@ def consistency(contrast: Contrast, by_level: list[Agreed], made_from: str) -> l
             note=f"Cosines of {len(contrast.cluster)} pairs. Left out: with the direction of all other templates. {random}",
         ),
         Rows(
-            title=f"{_PAIRS[made_from]}: do the two sides lie apart, and where does adding the difference steer?",
+            title=f"{_PAIRS[made_from]}: do both sides lie apart, and where does adding it steer?",
             columns=("after block", "d\N{PRIME} left out", "wrong way", "trial slope"),
             rows=tuple((*row, slope) for row, slope in zip(apart, [*slopes, "", ""], strict=True)),
-            note="Along the direction of all other templates; wrong way: share of pairs on its wrong side. Trial slope: nats of "
-            f"log-odds that adding it once gives on pairs of other templates. It is added after block {block}, where that is "
+            note="Along the direction of all other templates. Wrong way: share of pairs on its wrong side. Trial slope: by how "
+            f"much adding it once raises log-odds on pairs of other templates. It is added after block {block}, where this is "
             "largest.",
         ),
     ]
