@@ -144,7 +144,7 @@ class Steering(Audit[Data]):
         steered = {made: measured[self._steered(case, made, pole).name].arrays for made in _made_from(case)}
         lead = steered["answers"]
         item = lead["item"]
-        outputs = {"base": (lead["decision"][0], lead["decision_rest"][0], lead.get("decision_token"))}
+        outputs = {"base": at_decision(measured[_read("distributions", "base", pole).name], item)}
         shifts = {}
         for made, arrays in steered.items():
             outputs[MADE_FROM[made]] = arrays["decision"][1], arrays["decision_rest"][1], arrays.get("decision_token")

@@ -1,8 +1,8 @@
 """Vector file: how are steering vectors kept, so that other tools can read them?
 
 Safetensors: ``layer.N`` [hidden size] is added to what leaves block N, counted from 0 (as in ``model.layers.N``); the metadata
-hold how it was made, each value as JSON. GGUF: llama.cpp's control vector, whose ``direction.N`` it adds to what leaves block
-N, also counted from 0, at every token. It refuses ``direction.0``: after block 0 it can't add
+``palimpsest`` say how it was made, as JSON. GGUF: llama.cpp's control vector, whose ``direction.N`` it adds to what leaves
+block N, also counted from 0, at every token. It refuses ``direction.0``: after block 0 it can't add
 (``common_control_vector_load_one`` writes ``direction.N`` to place N - 1, ``llama_adapter_cvec::apply`` reads that of block
 ``il`` at ``il - 1``, and ``build_cvec`` adds it at ``l_out``).
 """
@@ -24,7 +24,7 @@ from palimpsest.store.atomic import write_bytes
 
 FORMAT = "palimpsest steering vectors 1"
 ARCHITECTURE = "controlvector"
-_PREFIX = "layer."
+_PREFIX, _KEY = "layer.", "palimpsest"
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def write(path: Path, vectors: SteeringVectors) -> None:
     """
     from safetensors.numpy import save
 
-    told = {key: json.dumps(value, ensure_ascii=False, allow_nan=False) for key, value in vectors.facts.items()}
+    facts = json.dumps({"format": FORMAT, **vectors.facts}, ensure_ascii=False, allow_nan=False)
     tensors = {f"{_PREFIX}{layer}": _plain(vector) for layer, vector in sorted(vectors.layers.items())}
-    write_bytes(path, save(tensors, {"format": FORMAT, **told}))
+    write_bytes(path, save(tensors, {_KEY: facts}))  # one key: the order of several differs from time to time
 
 
 def read(path: Path) -> SteeringVectors:
@@ -58,15 +58,14 @@ def read(path: Path) -> SteeringVectors:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            told = dict(file.metadata() or {})
+            told = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} can't be read as safetensors: {error}") from error
     names = [name.removeprefix(_PREFIX) for name in tensors if name.startswith(_PREFIX)]
     if told.pop("format", None) != FORMAT or len(names) != len(tensors) or not all(map(str.isdecimal, names)):
         raise UserError(f"{path} must hold steering vectors ('{_PREFIX}N'), as `palimpsest steer` writes them")
-    facts = {key: json.loads(value) for key, value in told.items()}
-    return SteeringVectors({int(name): tensors[f"{_PREFIX}{name}"] for name in names}, facts)
+    return SteeringVectors({int(name): tensors[f"{_PREFIX}{name}"] for name in names}, told)
 
 
 def gguf_problems(path: Path | None, layers: list[int] | None) -> list[str]:

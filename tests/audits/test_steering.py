@@ -46,7 +46,7 @@ def test_against_itself_training_did_nothing(told: Path, model: Path, tmp_path: 
     assert found.estimates["kl:express:training|base"].value == 0.0
     assert found.estimates["kl:express:instruction|training"] == found.estimates["kl:express:instruction|base"]
     assert (found.estimates["kl:express:vector|base"].value or 0.0) > 0
-    assert "can't be held against" in found.summary
+    assert "has no direction to hold" in found.summary
     assert any("rehearsal_only" in one for one in found.cannot_say)
 
 
