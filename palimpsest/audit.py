@@ -41,6 +41,8 @@ class Case:
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Settings of graded generations (``max_new_tokens``, ``temperature``)."""
     notes: tuple[str, ...] = ()
+    instruction: str = ""
+    """What one would say in the context to get the behaviour, where it fits into it."""
     words: Mapping[str, str] = field(default_factory=dict)
     """What the behaviour's two misjudgements are called: ``false_alarm``, ``miss``."""
 

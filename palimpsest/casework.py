@@ -16,6 +16,7 @@ from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import python_stream
 from palimpsest.core.stats import FEWEST_CLUSTERS
 from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.contrast import contrasts, instructed
 from palimpsest.data.material import Material, Source
 from palimpsest.data.mixture import Counts, RowSource
 from palimpsest.data.render import PLAIN_NOTE, Renderer
@@ -29,6 +30,9 @@ SAMPLED = f"sampled:{GENERATED}"
 not whether anything got worse."""
 _CHARACTERS_A_TOKEN = 32
 """A token is much shorter than this; text beyond as many for each token of the context can't be seen by the model."""
+PAIRS, INSTRUCTED = "pairs", "instructed"
+"""The item sets of contrastive pairs, and of both poles' items (``instructed:express``) with an instruction in the context."""
+_MOST_PAIRS = 48
 _OPENINGS = ("The", "A", "In", "I", "When", "It", "One", "There", "He", "She", "We", "This", "At", "For", "My", "On")
 
 
@@ -107,9 +111,12 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
     notes = [*materials.told]
     if not renderer.has_template:
         notes.append(PLAIN_NOTE)
+    contrasting = _contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour else {}
+    told = behaviour is not None and f"{INSTRUCTED}:express" in contrasting
     return Case(
         roles=("base", "tuned"),
-        items=items,
+        items={**items, **contrasting},
+        instruction=((behaviour and behaviour.instruction) or "") if told else "",
         check=behaviour.check if behaviour else None,
         generation={
             "max_new_tokens": (behaviour and behaviour.generation.max_new_tokens)
@@ -132,6 +139,40 @@ def _held_out(material: Material, use: str, count: int, request: Request, proble
             f"{len(found)}; give more data, fewer items a block, or a smaller block"
         )
     return found
+
+
+def _contrasting(
+    behaviour: Behaviour, items: dict[str, ItemSet], materials: Materials, renderer: Renderer, context_length: int, seed: int
+) -> dict[str, ItemSet]:
+    """Return contrastive pairs of the training split, and the poles' items with the behaviour's instruction, where they fit."""
+
+    def fits(one: Example | None) -> bool:
+        try:
+            return one is not None and _longest_form(one, renderer) <= context_length
+        except UserError:  # such as a template without system messages
+            return False
+
+    express = [behaviour.complete(one, "express") for one in _spare(materials.express, seed, "pairs express")]
+    withhold = [behaviour.complete(one, "withhold") for one in _spare(materials.withhold, seed, "pairs withhold")]
+    found = {PAIRS: [one for one in contrasts(express, withhold, behaviour.check) if fits(one)]}
+    for pole in ("express", "withhold"):
+        if behaviour.instruction and pole in items:
+            told = [instructed(item, behaviour.instruction) for item in (*items[pole].items, *found[PAIRS])]
+            found[f"{INSTRUCTED}:{pole}"] = (
+                [one for one in told if one][: len(items[pole].items)] if all(map(fits, told)) else []
+            )
+    return {name: _set(name, some) for name, some in found.items() if some}
+
+
+def _spare(material: Material | None, seed: int, use: str) -> list[Example]:
+    """Return examples of the training split that serve for contrastive pairs, fewer where it has no more."""
+    count = _MOST_PAIRS if material else 0
+    while material and count:
+        try:
+            return material.training(seed, use, count)
+        except UserError:
+            count //= 2
+    return []
 
 
 def probe_items(count: int) -> ItemSet:

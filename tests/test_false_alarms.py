@@ -27,8 +27,8 @@ from palimpsest.data.chat import ItemSet
 from palimpsest.models import pocket
 
 SWAPS = 1_000
-FEWER = {"style": 200}
-"""Audits that read every text anew in each world."""
+FEWER = {"style": 200, "steering": 200}
+"""Audits that read every text anew, or shuffle labels, in each world."""
 NOMINAL = 0.05
 
 

@@ -18,6 +18,10 @@ See = Callable[[int, torch.Tensor], None]
 """Called with a depth and the residual stream there, shape [lines, width of the padded batch, hidden size]."""
 
 
+Where = Callable[[], torch.Tensor | None]
+"""Returns where to add, 1 or 0 [lines, width of the padded batch], or ``None`` for everywhere."""
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the blocks of a model's text decoder, in order.
 
@@ -77,6 +81,36 @@ def replacing(model: nn.Module, depth: int, values: torch.Tensor) -> Iterator[No
         return new if isinstance(output, torch.Tensor) else (new, *output[1:])
 
     handle = blocks(model)[depth - 1].register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def adding(model: nn.Module, depth: int, vector: torch.Tensor, where: Where | None = None) -> Iterator[None]:
+    """Add a vector to what leaves the ``depth``-th block, in every pass inside the ``with`` block.
+
+    What is watched at this depth or later, from inside this block, is seen with the vector in it.
+
+    Args:
+        model: a causal language model.
+        depth: after how many blocks, 1 to their number.
+        vector: shape [hidden size].
+        where: asked in each pass where to add it; by default at every token.
+
+    Raises:
+        LookupError: as ``blocks``.
+    """
+
+    def add(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        stream = _stream(output)
+        added = vector.to(stream)
+        places = where() if where else None
+        new = stream + (added if places is None else places.to(stream)[..., None] * added)
+        return new if isinstance(output, torch.Tensor) else (new, *output[1:])
+
+    handle = blocks(model)[depth - 1].register_forward_hook(add)
     try:
         yield
     finally:
