@@ -129,7 +129,7 @@ class Study(Spec, ABC):
         """Return the runs, those that others need before them."""
 
     @abstractmethod
-    def collect(self, results: Results) -> Told:
+    def collect(self, results: Results, grid: Grid) -> Told:
         """Tell what the finished runs say; pure: the same results, the same bytes."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from palimpsest import behaviour as behaviours
 from palimpsest import study as studies
@@ -17,7 +17,8 @@ from palimpsest.core.progress import Progress
 from palimpsest.core.spec import digest
 from palimpsest.store.account import Account
 from palimpsest.study import Grid, Study
-from palimpsest.study_runner.executors import ExecutorName, executor
+from palimpsest.study_runner.executors import check_executor, executor
+from palimpsest.study_runner.foresight import foresee_study as foresee
 from palimpsest.study_runner.runner import Checked, check, finish
 
 RUNS = Path("runs")
@@ -36,7 +37,15 @@ def load(name: str, behaviour: str | Path | Behaviour = "directions", parameters
     """
     kind = studies.find(name)
     loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
-    return kind.read({**dict(parameters or {}), "behaviour": loaded}, f"the study '{name}'")
+    given = {key: _as_list(kind, key, value) for key, value in (parameters or {}).items()}
+    return kind.read({**given, "behaviour": loaded}, f"the study '{name}'")
+
+
+def _as_list(kind: type[Study], key: str, value: Any) -> Any:
+    """Return one value as a list of one, where the parameter is a list (``--set doses=200``)."""
+    known = kind.model_fields.get(key)
+    is_list = known is not None and get_origin(known.annotation) is tuple
+    return [value] if is_list and not isinstance(value, list | tuple) else value
 
 
 def folder_for(name: str, study: Study, grid: Grid) -> Path:
@@ -51,7 +60,7 @@ def run_study(
     *,
     grid: Grid = "default",
     jobs: int | None = None,
-    executor: ExecutorName = "local",
+    executor: str = "local",
     ray_address: str | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -74,6 +83,7 @@ def run_study(
     Raises:
         UserError: what is wrong with the study, before any work starts; or that not one of its runs could be finished.
     """
+    check_executor(executor, jobs, ray_address)
     study = load(name, behaviour, {"model": str(model), **parameters})
     where = Path(folder) if folder else folder_for(name, study, grid)
     return carry_out(check(name, study, grid, where, progress), where, jobs, executor, ray_address, progress)
@@ -83,7 +93,7 @@ def carry_out(
     checked: Checked,
     folder: Path,
     jobs: int | None = None,
-    kind: ExecutorName = "local",
+    kind: str = "local",
     ray_address: str | None = None,
     progress: Progress | None = None,
 ) -> Account:
@@ -91,4 +101,4 @@ def carry_out(
     return finish(checked, folder, lambda: executor(kind, jobs, ray_address), progress)
 
 
-__all__ = ["Checked", "carry_out", "check", "folder_for", "load", "run_study"]
+__all__ = ["Checked", "carry_out", "check", "check_executor", "folder_for", "foresee", "load", "run_study"]

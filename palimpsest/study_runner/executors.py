@@ -6,6 +6,7 @@ task (``worker.perform``), so that where a point ran changes no number.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import Spec
 
-ExecutorName = Literal["local", "ray"]
 _MOST_JOBS = 4
 """Without ``jobs`` no more runs at once: each holds its models in memory."""
+_LARGEST = 1024
 
 
 class Task(Spec):
@@ -55,7 +56,7 @@ class Executor(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
-def executor(name: ExecutorName, jobs: int | None = None, address: str | None = None) -> Executor:
+def executor(name: str, jobs: int | None = None, address: str | None = None) -> Executor:
     """Return an executor.
 
     Args:
@@ -64,16 +65,27 @@ def executor(name: ExecutorName, jobs: int | None = None, address: str | None = 
         address: of a Ray cluster that is there.
 
     Raises:
-        UserError: there is no such executor, ``jobs`` is below 1, or Ray is not installed or can't be reached.
+        UserError: as ``check_executor``, or there is no cluster at the address.
+    """
+    check_executor(name, jobs, address)
+    count = jobs or min(cores(), _MOST_JOBS)
+    return Ray(count, address) if name == "ray" else Local(count)
+
+
+def check_executor(name: str, jobs: int | None = None, address: str | None = None) -> None:
+    """Check what can be known before any work.
+
+    Raises:
+        UserError: there is no such executor, ``jobs`` is below 1, or Ray is not installed.
     """
     if name not in ("local", "ray"):
         raise UserError(f"the executor must be local or ray, found '{name}'")
-    if jobs is not None and jobs < 1:
-        raise UserError(f"jobs must be 1 or more, found {jobs}")
+    if jobs is not None and not 1 <= jobs <= _LARGEST:
+        raise UserError(f"jobs must be 1 to {_LARGEST}, found {jobs}")
     if address and name != "ray":
         raise UserError("the address of a Ray cluster goes with --executor ray")
-    count = jobs or min(cores(), _MOST_JOBS)
-    return Ray(count, address) if name == "ray" else Local(count)
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("the executor 'ray' needs the ray package: pip install 'palimpsest-lm[ray]'")
 
 
 def cores() -> int:
@@ -167,16 +179,14 @@ class Ray:
     """Tasks of a Ray cluster: one that is there, whose machines see the study's folder, or one that is started here.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster at the address.
+        UserError: there is no cluster at the address, or none can be started.
     """
 
     def __init__(self, jobs: int, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("the executor 'ray' needs the ray package: pip install 'palimpsest-lm[ray]'") from error
+        import ray
+
         from palimpsest.study_runner.worker import perform
 
         self.jobs, self.ray = jobs, ray

@@ -62,7 +62,9 @@ def _check_order(points: Sequence[Point], problems: Problems) -> None:
     if not points:
         problems.add("it has no runs at all; give it more than one value to compare")
     for point in points:
-        problems.extend(f"run '{point.name}' needs '{name}', which does not come before it" for name in point.needs if name not in before)
+        problems.extend(
+            f"run '{point.name}' needs '{name}', which does not come before it" for name in point.needs if name not in before
+        )
         before.add(point.name)
 
 
@@ -215,7 +217,7 @@ def _account(state: Progressing) -> Account:
     readings: Mapping[str, Reading] = {
         point.name: reading(records[point.name]) for point in checked.points if point.name in records
     }
-    told = checked.study.collect(readings)
+    told = checked.study.collect(readings, checked.grid)
     sections = checked.study.sections()
     return Account(
         kind="study",
@@ -241,7 +243,9 @@ def _account(state: Progressing) -> Account:
 def _lost(state: Progressing) -> list[str]:
     if not state.failed:
         return []
-    return [f"{len(state.failed)} of {len(state.checked.points)} runs failed and are missing here; the same command tries them again"]
+    return [
+        f"{len(state.failed)} of {len(state.checked.points)} runs failed and are missing here; the same command tries them again"
+    ]
 
 
 def _member(state: Progressing, point: Point) -> Member:

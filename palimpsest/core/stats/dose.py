@@ -103,7 +103,9 @@ def half_dose(doses: Sequence[float], by_seed: Sequence[Sequence[Estimate]]) -> 
     curves = [logistic(doses, row) for row in values]
     straight = sum(not one.bends for one in curves)
     if straight:
-        return unknown("examples", len(seeds), f"the curve of {straight} of {len(seeds)} seeds does not bend within these doses")
+        return unknown(
+            "examples", len(seeds), f"the curve of {straight} of {len(seeds)} seeds does not bend within these doses"
+        )
     errors, clusters = _item_errors(seeds)
     moved = [[logistic(doses, row + sign * error).half for sign in (1, -1)] for row, error in zip(values, errors, strict=True)]
     items = float(np.mean([abs(math.log(up / down)) / 2 for up, down in moved]))
@@ -116,7 +118,9 @@ def _of_logs(logs: np.ndarray, items: float, clusters: int) -> Estimate:
     error = float(logs.std(ddof=1)) / n**0.5
     reach = math.hypot(quantile(0.975, n - 1) * error, quantile(0.975, max(clusters - 1, 1)) * items)
     if reach == 0.0:
-        return Estimate(value=math.exp(centre), unit="examples", n=n, interval=None, method="could not say: all seeds give the same")
+        return Estimate(
+            value=math.exp(centre), unit="examples", n=n, interval=None, method="could not say: all seeds give the same"
+        )
     return Estimate(
         value=math.exp(centre),
         unit="examples",
@@ -131,7 +135,10 @@ def _item_errors(seeds: Sequence[Sequence[Estimate]]) -> tuple[np.ndarray, int]:
     clusters = max((each.n for one in seeds for each in one), default=2)
     reach = quantile(0.975, max(clusters - 1, 1))
     return np.array(
-        [[0.0 if each.interval is None else (each.interval[1] - each.interval[0]) / (2 * reach) for each in one] for one in seeds]
+        [
+            [0.0 if each.interval is None else (each.interval[1] - each.interval[0]) / (2 * reach) for each in one]
+            for one in seeds
+        ]
     ), clusters
 
 
@@ -158,7 +165,11 @@ def threshold(doses: Sequence[float], over_seeds: Sequence[Estimate], least: flo
     above = [dose for place, dose in enumerate(doses) if all(side is True for side in sides[place:])]
     if not above:
         return Estimate(
-            value=crossing, unit="examples", n=n, interval=None, method="could not say: at no dose is the effect surely above it"
+            value=crossing,
+            unit="examples",
+            n=n,
+            interval=None,
+            method="could not say: at no dose is the effect surely above it",
         )
     return Estimate(
         value=crossing,
@@ -196,7 +207,9 @@ def later(doses: Sequence[float], values: Sequence[Sequence[float]], reference: 
         return unknown("doublings", n, f"{n} seed, 2 are needed")
     found = []
     for own, other in zip(values, reference, strict=True):
-        halves = [crossing_dose(doses, [one / curve[-1] for one in curve], 0.5) if curve[-1] else None for curve in (own, other)]
+        halves = [
+            crossing_dose(doses, [one / curve[-1] for one in curve], 0.5) if curve[-1] else None for curve in (own, other)
+        ]
         if halves[0] is None or halves[1] is None:
             return unknown("doublings", n, "it does not change at the largest dose")
         found.append(math.log2((1 + halves[0]) / (1 + halves[1])))
@@ -232,10 +245,14 @@ def paired(after: Sequence[float], before: Sequence[float], unit: str, margin: f
         return unknown(unit, 0, "no seed has both")
     centre = float(differences.mean())
     if n == 1:
-        return Estimate(value=centre, unit=unit, n=1, interval=None, method="could not say: 1 seed, 2 are needed", margin=margin)
+        return Estimate(
+            value=centre, unit=unit, n=1, interval=None, method="could not say: 1 seed, 2 are needed", margin=margin
+        )
     error, degrees = float(differences.std(ddof=1)) / n**0.5, n - 1.0
     if error == 0.0:
-        return Estimate(value=centre, unit=unit, n=n, interval=None, method="could not say: all seeds give the same", margin=margin)
+        return Estimate(
+            value=centre, unit=unit, n=n, interval=None, method="could not say: all seeds give the same", margin=margin
+        )
     low, high = around(centre, error, degrees, level=0.90)
     return Estimate(
         value=centre,
