@@ -1,7 +1,7 @@
 """Study: which question needs many runs, and what do they say together?
 
-A study is one module in ``palimpsest/studies``. It says which runs to make (``points``), turns what they left into a told answer
-(``collect``) and makes worlds whose answer is known (``simulate``). It starts nothing: ``palimpsest.study_runner`` carries the
+A study is one module in ``palimpsest/studies``. It says which runs to make (``points``), turns what they left into an answer
+(``collect``), and makes worlds whose answer is known (``simulate``). It starts nothing: ``palimpsest.study_runner`` carries the
 points out, each in its own folder and by the very path of ``palimpsest run``.
 """
 

@@ -42,11 +42,9 @@ def study(
     where = folder or study_runner.folder_for(name, one, grid)
     with Live(watched=not json, folder=where) as live:
         checked = study_runner.check(name, one, grid, where, live)
-        if dry_run:
-            foreseen = study_runner.foresee(checked, where, jobs)
-        else:
-            account = study_runner.carry_out(checked, where, jobs, executor, ray_address, live)
-    if dry_run:
+        account = None if dry_run else study_runner.carry_out(checked, where, jobs, executor, ray_address, live)
+    if account is None:
+        foreseen = study_runner.foresee(checked, where, jobs)
         as_json(foreseen.plain()) if json else _print_foreseen(foreseen)
         return
     as_json(account.model_dump(mode="json")) if json else _print_account(account, where)

@@ -8,6 +8,7 @@ from typing import Any
 
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.store.account import Figure
 from palimpsest.study import Point, Reading, Results
 
 BEHAVIOUR_AUDITS = ("outcome", "judgement", "forgetting")
@@ -151,3 +152,13 @@ def word(name: str, one: Estimate, holm: Mapping[str, bool], more: str = "more",
     if holm.get(name):
         return more if one.value > 0 else less
     return "unchanged" if one.equivalent else "not decided"
+
+
+def figures(
+    title: str, caption: str, series: list[dict[str, Any]], unit: str, marks: Sequence[dict[str, Any]] = ()
+) -> tuple[Figure, ...]:
+    """Return the figure of some curves over doses, or none where there is nothing to draw."""
+    if not series:
+        return ()
+    numbers = {"series": series, "x_label": "examples", "unit": unit, "scale": "dose", "marks": list(marks)}
+    return (Figure(title=title, caption=caption, drawing="curves", numbers=numbers),)

@@ -23,8 +23,8 @@ class Passes(Study):
     """Several passes over fewer examples against one pass over fresh ones, with as many optimizer steps.
 
     Question:
-        At equal optimizer steps, what is lost or gained by repeating fewer examples, rehearsal rows as well, instead of one pass
-        over fresh ones?
+        At equal optimizer steps, what is lost or gained by repeating fewer examples (rehearsal rows as well) than by one
+        pass over fresh ones?
     Method:
         For each dose n: one pass over n examples, and k passes over the first n / k of them, each stopped after as many
         optimizer steps as the one pass has, with the same learning rate schedule. Rehearsal rows are repeated like the others.

@@ -176,7 +176,7 @@ class Rehearsal(Study):
             figures=(
                 Figure(
                     title="Change in loss",
-                    caption="The mean over everything measured, and the three that change most without rehearsal. Bars: 95% t intervals over seeds.",
+                    caption="The mean over all, and the three that change most at the smallest share. Bars: 95% t intervals over seeds.",
                     drawing="curves",
                     numbers=numbers,
                 ),
@@ -217,7 +217,8 @@ class Rehearsal(Study):
             for spared, column in columns.items():
                 column.append(self._mean(without[seed], spared) - self._mean(with_[seed], spared))
         if not seeds:
-            return (unknown("nats/token", 0, "no seed has both"),) * 3
+            nothing = unknown("nats/token", 0, "no seed has both")
+            return nothing, nothing, nothing
         costs = [stats.across_seeds([exact(one, "nats/token") for one in column]) for column in columns.values()]
         return costs[0], costs[1], stats.paired(columns[True], columns[False], "nats/token")
 
@@ -233,10 +234,11 @@ class Rehearsal(Study):
         key = f"targeted:{dose}"
         one, spared = estimates[key], ", ".join(self.left_out)
         state = word(key, one, holm, "they lose more than the rest", "they lose less than the rest")
-        rows = []
         both = [runs.losses(_setting(dose, self.targeted_share, out)) for out in (False, True)]
-        for name in both[0]:
-            rows.append((name, "left out" if name in self.left_out else "rehearsed", both[0][name], both[1].get(name)))
+        rows = [
+            (name, "left out" if name in self.left_out else "rehearsed", change, both[1].get(name))
+            for name, change in both[0].items()
+        ]
         rows.sort(key=lambda row: row[1] != "left out")
         return Part(
             name=f"left out of rehearsal, {dose} examples",

@@ -57,8 +57,8 @@ class StudyForeseen:
         minutes = math.ceil(self.seconds / 60)
         yield f"{total} runs of {len(self.settings)} settings, {self.done} of them done; {self.jobs} at once"
         yield (
-            f"time: roughly {minutes} minutes for one run after the other, at most; the base model is measured once for all, and "
-            "once the first run is done, the time left is told"
+            f"time: roughly {minutes} minutes for one run after the other, at most: the base model is measured only once; "
+            "when the first run is done, the time left is told"
         )
         largest = max((one.memory.needed for one in self.settings.values()), default=0)
         yield f"memory: about {largest * self.jobs / 2**20:,.0f} MiB for {self.jobs} at once"

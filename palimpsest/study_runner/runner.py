@@ -244,7 +244,7 @@ def _lost(state: Progressing) -> list[str]:
     if not state.failed:
         return []
     return [
-        f"{len(state.failed)} of {len(state.checked.points)} runs failed and are missing here; the same command tries them again"
+        f"{len(state.failed)} of {len(state.checked.points)} runs failed and are missing here; the same command tries again"
     ]
 
 

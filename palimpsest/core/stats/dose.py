@@ -113,7 +113,7 @@ def half_dose(doses: Sequence[float], by_seed: Sequence[Sequence[Estimate]]) -> 
 
 
 def _of_logs(logs: np.ndarray, items: float, clusters: int) -> Estimate:
-    """Return the geometric mean with an interval in which the reach over seeds and that over items are joined (squares added)."""
+    """Return the geometric mean with an interval that joins the reach over seeds and that over items (squares added)."""
     n, centre = logs.size, float(logs.mean())
     error = float(logs.std(ddof=1)) / n**0.5
     reach = math.hypot(quantile(0.975, n - 1) * error, quantile(0.975, max(clusters - 1, 1)) * items)
@@ -181,7 +181,7 @@ def threshold(doses: Sequence[float], over_seeds: Sequence[Estimate], least: flo
 
 
 def crossing_dose(doses: Sequence[float], values: Sequence[float], level: float) -> float | None:
-    """Return where a curve first passes a level, straight lines between doses on the axis log(1 + dose); ``None`` if it never does."""
+    """Return where a curve first passes a level (``None``: never), along straight lines on the axis log(1 + dose)."""
     x = np.log1p(np.asarray(doses, dtype=float))
     for place in range(1, len(values)):
         before, after = values[place - 1], values[place]
