@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from nursery import Nursery
 from spine import behaviour, leftovers, model, nursery
+from test_cli import command
 
 import palimpsest
 from palimpsest import study_runner
@@ -192,6 +193,42 @@ def test_a_point_starts_from_another_points_model(small: dict[str, Any]) -> None
     assert request.base == "/somewhere/model"
     assert request.controls == {"rehearsal_only": "/somewhere/else"}
     assert point.needs == ("first", "first")
+
+
+def test_the_command_says_what_would_run_and_refuses_what_cannot(
+    command: Any, behaviour: Path, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    code, out, err = command(*arguments(behaviour, model, folder, "--set", "compared=,", "--dry-run", "--json"))
+    found = json.loads(out)
+    assert code == 0, err
+    assert sum(found["runs"].values()) == 10
+    assert not folder.exists()
+    for words, said in (
+        (["dose_respons"], "Did you mean 'dose_response'"),
+        (["passes", "--set", "pases=2"], "Did you mean 'passes'"),
+        (["passes", "--set", "passes"], "NAME=VALUE"),
+        (["passes", "--set", "passes=2", "--set", "passes=3"], "given twice"),
+        (["passes", "--set", "passes=two"], "passes"),
+        (["passes", "--grid", "huge"], "default or full"),
+        (["passes", "--executor", "slurm"], "local or ray"),
+        (["passes", "--seeds", "0"], "seeds"),
+        (["passes", "--behaviour", "direction"], "Did you mean 'directions'"),
+    ):
+        code, _, err = command("study", *words)
+        assert code == 3, err
+        assert said in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_is_in_the_account(behaviour: Path) -> None:
+    from palimpsest.study_runner.runner import Checked, command
+
+    one = study_runner.load("dose_response", behaviour, {"doses": (0, 8), "seeds": 2, "model": "pocket", "compared": ()})
+    said = command(Checked("dose_response", one, "full", (), {}))
+    assert " ".join(said) == (
+        "palimpsest study dose_response --model pocket --behaviour b.yaml --grid full --set compared=, --set doses=0,8 --seeds 2"
+    )
 
 
 @pytest.mark.slow

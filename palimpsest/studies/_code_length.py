@@ -36,11 +36,11 @@ def part(trained: Sequence[int], readings: Callable[[int], Sequence[Reading]], e
         estimates[f"code_length:{dose}"] = found[0]
         curve.append(found[1])
         rows.append((str(dose), *found))
-    figure = line("", trained, curve)
+    figure, whole, last = line("", trained, curve), shown(rows[-1][1]).sentence, shown(rows[-1][3]).sentence
     return Part(
         name="code length",
         question="How many bits does it take to tell the examples to the model, each told before it is learnt?",
-        answer=f"All {trained[-1]} examples: {shown(rows[-1][1]).sentence}; in the last quarter of the steps {shown(rows[-1][3]).sentence}.",
+        answer=f"All {trained[-1]} examples: {whole}; in the last quarter of the steps {last}.",
         figures=figures(
             "Bits an example, mean over the run", "Bars: 95% t intervals over seeds.", lines([figure]), "bits an example"
         ),

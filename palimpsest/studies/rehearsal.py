@@ -176,7 +176,7 @@ class Rehearsal(Study):
             figures=(
                 Figure(
                     title="Change in loss",
-                    caption="The mean over all, and the three that change most at the smallest share. Bars: 95% t intervals over seeds.",
+                    caption="Mean over all, and the three that change most at the smallest share. Bars: 95% over seeds.",
                     drawing="curves",
                     numbers=numbers,
                 ),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import api
+from palimpsest import behaviour as behaviours
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.store.account import Account, Member
@@ -44,14 +45,15 @@ def check(name: str, study: Study, grid: Grid, folder: Path, progress: Progress 
     problems = Problems(f"The study '{name}' can't be run:")
     _check_order(points, problems)
     problems.raise_if_any()
-    progress.begin("checking the runs", len(points))
+    settings = _one_of_each(points)
+    progress.begin("checking the runs", len(settings))
     base = _planned(study, points[0], problems)
     models = base.identity["models"]["base"] if base else ""
     identity = {"study": name, "grid": grid, "parameters": study.model_dump(mode="json"), "model": models}
     if base is None or not _was_checked(folder, identity):
-        for done, point in enumerate(_one_of_each(points)[1:], start=1):
+        for done, point in enumerate(settings[1:], start=1):
+            progress.at(done, len(settings))
             _planned(study, point, problems)
-            progress.at(done, len(points))
     problems.raise_if_any()
     return Checked(name, study, grid, points, identity)
 
@@ -260,13 +262,26 @@ def _member(state: Progressing, point: Point) -> Member:
 def _provenance(checked: Checked, record: RunRecord) -> dict[str, Any]:
     """Return with what the runs were made, as the first of them noted it; nothing that depends on where or how they ran."""
     shared = {key: value for key, value in record.provenance.items() if key not in ("command", "seeds", "digests")}
-    command = ["palimpsest", "study", checked.name, "--model", checked.study.model, "--behaviour", checked.study.behaviour.name]
     return {
         **shared,
         "seeds": list(checked.study.train_seeds),
         "digests": {"base": checked.identity["model"]},
-        "command": command,
+        "command": list(command(checked)),
     }
+
+
+def command(checked: Checked) -> tuple[str, ...]:
+    """Return the command line that asks for this study, in its shortest form; a behaviour not in the library is a file."""
+    study, own = checked.study, checked.study.behaviour.name
+    words = ["palimpsest", "study", checked.name, "--model", study.model]
+    words += ["--behaviour", own if own in behaviours.names() else f"{own}.yaml"]
+    words += ["--grid", checked.grid] if checked.grid != "default" else []
+    for name in sorted(study.model_fields_set - {"model", "behaviour"}):
+        value = getattr(study, name)
+        if value != type(study).model_fields[name].default:
+            said = ",".join(map(str, value)) + ("," if len(value) == 1 else "") if isinstance(value, tuple) else str(value)
+            words += [f"--{name}", said] if name in ("seeds", "device", "dtype") else ["--set", f"{name}={said}"]
+    return tuple(words)
 
 
 def _spelt(seconds: float) -> str:
