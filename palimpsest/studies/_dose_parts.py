@@ -15,9 +15,12 @@ from palimpsest.core.wording import amount
 from palimpsest.store.account import Part
 from palimpsest.studies._readings import (
     ATTENTION,
+    CONFLICT,
+    D_PRIME,
     DIVERGENCE,
     EXPRESS,
     FORGETTING,
+    RESIDUAL,
     WEIGHTS,
     WITHHOLD,
     Quantity,
@@ -41,7 +44,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "adamw": {"optim": "adamw"},
     "lora": {"optim": "adamw", "lora": {"r": 8}},
 }
-_INSIDE = (ATTENTION, DIVERGENCE, WEIGHTS, WITHHOLD)
+_INSIDE = (ATTENTION, CONFLICT, RESIDUAL, DIVERGENCE, WEIGHTS, WITHHOLD)
+_DRAWN = (ATTENTION, RESIDUAL, DIVERGENCE, WEIGHTS)
 _CURVE = 48
 """Points of a fitted line."""
 
@@ -125,11 +129,13 @@ class DoseParts:
 
     def _numbers(self) -> Table:
         rows = [
-            (f"{pole}, {dose}", *(self.runs.over(setting(HOUSE, pole, dose), one) for one in (EXPRESS, WITHHOLD)))
+            (f"{pole}, {dose}", *(self.runs.over(setting(HOUSE, pole, dose), one) for one in (EXPRESS, WITHHOLD, D_PRIME)))
             for pole in self.study.poles
             for dose in self.study.trained
         ]
-        return Table(title="Every dose", columns=("trained on, dose", EXPRESS.label, WITHHOLD.label), rows=tuple(rows))
+        return Table(
+            title="Every dose", columns=("trained on, dose", EXPRESS.label, WITHHOLD.label, D_PRIME.label), rows=tuple(rows)
+        )
 
     def _fitted(self, by_seed: Mapping[int, Sequence[Estimate]]) -> dict[str, Any]:
         if len(self.study.axis) < 4 or not by_seed:
@@ -164,7 +170,8 @@ class DoseParts:
             state = word(key, compared[key], holm, "later", "earlier")
             said.append(f"{quantity.label}: {state}")
             rows.append((quantity.label, compared[key], amount(compared[key].minimum_detectable, "doublings"), state))
-            drawn.append(_share(self.study.axis, quantity.label, self._by_seed(HOUSE, self.study.main, quantity)))
+            if quantity in _DRAWN:
+                drawn.append(_share(self.study.axis, quantity.label, self._by_seed(HOUSE, self.study.main, quantity)))
         return Part(
             name="what moves first",
             question="At which dose is each quantity half of what it becomes, against the outcome?",
@@ -182,7 +189,7 @@ class DoseParts:
                     title="Half-way dose against the outcome's",
                     columns=("", "doublings later (below 0: earlier)", "finds", "after Holm"),
                     rows=tuple(rows),
-                    note="Attention and divergence are beyond the rehearsal-only control of the same dose, where there is one.",
+                    note="Attention, residual stream, divergence: beyond the rehearsal-only control of the same dose.",
                 ),
             ),
         )

@@ -57,6 +57,19 @@ ATTENTION = Quantity(
     "% that goes elsewhere, beyond the control",
     ("attention_shift.distance_over_floor", "attention_shift.distance"),
 )
+CONFLICT = Quantity(
+    "conflict",
+    "attention on the conflict",
+    "% on the conflict, beyond the control",
+    ("attention_shift.conflict_over_floor", "attention_shift.conflict_shift"),
+)
+RESIDUAL = Quantity(
+    "residual",
+    "residual stream",
+    "% of its length, beyond the control",
+    ("activation_shift.shift_over_floor",),
+)
+D_PRIME = Quantity("d_prime", "d'", "d'", ("judgement.d_prime_change",))
 DIVERGENCE = Quantity(
     "divergence",
     "divergence",

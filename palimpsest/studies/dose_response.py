@@ -20,7 +20,7 @@ from palimpsest.studies._readings import ATTENTION, BEHAVIOUR_AUDITS, DIVERGENCE
 from palimpsest.study import Grid, Point, Reading, Results, Study, Told
 from palimpsest.training.settings import TrainingSettings
 
-_INSIDE = ("attention_shift", "divergence", "weight_change")
+_INSIDE = ("attention_shift", "activation_shift", "divergence", "weight_change")
 
 
 class DoseResponse(Study):
@@ -36,8 +36,8 @@ class DoseResponse(Study):
         steps are done as the largest dose has. A four-parameter logistic in the logarithm of the dose is fitted to each seed;
         its half-way dose (EC50) is told only where it lies inside the doses and four fifths of the fitted rise were seen.
         The threshold is where the effect passes the stated least effect. *What moves first*: the dose at which a quantity is
-        half of what it is at the largest dose, against that of the outcome, in doublings, paired by seed; attention and
-        divergence are taken beyond the rehearsal-only control of the same dose (trained once and shared by the seeds).
+        half of what it is at the largest dose, against that of the outcome, in doublings, paired by seed; attention,
+        residual stream and divergence are taken beyond the rehearsal-only control of the same dose (one for all seeds).
         Four claims of a practical plan are held against the runs. *10 find it*: the outcome rises by more than `found` (2
         points). *50 smooth it*: the rise where the behaviour should not appear is below a fifth of the rise where it should,
         and where it should it has risen. *200 verify it*: it rises by at least the least effect (40 points) and stays below
@@ -48,7 +48,8 @@ class DoseResponse(Study):
         of the express and of the withhold rows, each times its tokens (decision tokens only; rehearsal is left out; the rows of
         one batch are scored by the same weights), in bits.
     Reads:
-        `judgement`, `outcome`, `forgetting`, `attention_shift`, `divergence`, `weight_change` of every run; its step log.
+        `judgement`, `outcome` and `forgetting` of every run, its step log, and at the behaviour's own settings `attention_shift`,
+        `activation_shift`, `divergence` and `weight_change`.
     Null:
         No change at any dose; no comparison between settings other than 0 (paired by seed, Holm over the study's comparisons,
         the minimum detectable effect beside every null).

@@ -12,6 +12,7 @@ from palimpsest import api
 from palimpsest import behaviour as behaviours
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Progress, Silent
+from palimpsest.core.spec import digest
 from palimpsest.store.account import Account, Member
 from palimpsest.store.record import RunRecord
 from palimpsest.store.run_folder import RunFolder, RunReader
@@ -49,7 +50,13 @@ def check(name: str, study: Study, grid: Grid, folder: Path, progress: Progress 
     progress.begin("checking the runs", len(settings))
     base = _planned(study, points[0], problems)
     models = base.identity["models"]["base"] if base else ""
-    identity = {"study": name, "grid": grid, "parameters": study.model_dump(mode="json"), "model": models}
+    identity = {
+        "study": name,
+        "grid": grid,
+        "parameters": study.model_dump(mode="json"),
+        "model": models,
+        "runs": digest([point.model_dump(mode="json") for point in points]),  # another version may make other runs of it
+    }
     if base is None or not _was_checked(folder, identity):
         for done, point in enumerate(settings[1:], start=1):
             progress.at(done, len(settings))
