@@ -190,7 +190,7 @@ def _dose_axis(axes: Axes, doses: Sequence[float]) -> None:
     kept: list[float] = []
     for dose in doses:
         places = [axes.transData.transform((one, 0.0))[0] for one in (*kept[-1:], dose)]
-        if len(places) == 1 or places[1] - places[0] > 17.0:
+        if len(places) == 1 or places[1] - places[0] > 19.0:
             kept.append(dose)
     axes.set_xticks(kept, [f"{dose:g}" for dose in kept])
     axes.set_xticks([], minor=True)

@@ -41,9 +41,7 @@ def part(trained: Sequence[int], readings: Callable[[int], Sequence[Reading]], e
         name="code length",
         question="How many bits does it take to tell the examples to the model, each told before it is learnt?",
         answer=f"All {trained[-1]} examples: {whole}; in the last quarter of the steps {last}.",
-        figures=figures(
-            "Bits an example, mean over the run", "Bars: 95% t intervals over seeds.", lines([figure]), "bits an example"
-        ),
+        figures=figures("Bits an example, mean over the run", lines([figure]), "bits an example"),
         tables=(
             Table(
                 title="Prequential code length of one pass",

@@ -93,10 +93,10 @@ class DoseParts:
             answer=self._said("both" if self.study.main == BOTH else "express", estimates),
             figures=figures(
                 "Change from the base model",
-                caption,
                 lines(drawn),
                 "points: appear = where it should; not = where not",
-                marks,
+                caption=caption,
+                marks=marks,
             ),
             tables=(
                 Table(
@@ -180,9 +180,9 @@ class DoseParts:
             else "What moves first could not be said: nothing besides the outcome was measured.",
             figures=figures(
                 f"Share of what it is at {self.study.trained[-1]} examples",
-                "Means over seeds. A line to the left of the outcome's moved first.",
                 lines(drawn),
                 "% of the change at the largest dose",
+                caption="Means over seeds. A line to the left of the outcome's moved first.",
             ),
             tables=(
                 Table(
@@ -210,9 +210,7 @@ class DoseParts:
             series = line("", self.study.axis, self._curve(HOUSE, self.study.main, quantity), factor)
             if series:
                 unit = quantity.unit + (" (%)" if quantity is WEIGHTS else "")
-                drawn += figures(
-                    quantity.label[0].upper() + quantity.label[1:], "Bars: 95% t intervals over seeds.", [series], unit
-                )
+                drawn += figures(quantity.label[0].upper() + quantity.label[1:], [series], unit)
         return Part(
             name="what else moves",
             question="What moves that was not to change, and how far does the inside move?",
@@ -286,7 +284,6 @@ class DoseParts:
             + (f" At equal steps the half-way dose is {_examples(half)}." if half.value is not None else ""),
             figures=figures(
                 "Change where it should appear",
-                "Bars: 95% t intervals over seeds.",
                 lines([line("one pass", self.study.axis, one_pass, 100.0), line("equal steps", self.study.axis, equal, 100.0)]),
                 EXPRESS.unit,
             ),

@@ -163,15 +163,21 @@ def word(name: str, one: Estimate, holm: Mapping[str, bool], more: str = "more",
     if one.value is None or not one.known:
         return "could not say"
     if holm.get(name):
-        return more if one.value > 0 else less
+        return (more if one.value > 0 else less) + (", within the margin" if one.equivalent else "")
     return "unchanged" if one.equivalent else "not decided"
 
 
 def figures(
-    title: str, caption: str, series: list[dict[str, Any]], unit: str, marks: Sequence[dict[str, Any]] = ()
+    title: str,
+    series: list[dict[str, Any]],
+    unit: str,
+    *,
+    caption: str = "Bars: 95% t intervals over seeds.",
+    x_label: str = "examples",
+    marks: Sequence[dict[str, Any]] = (),
 ) -> tuple[Figure, ...]:
     """Return the figure of some curves over doses, or none where there is nothing to draw."""
     if not series:
         return ()
-    numbers = {"series": series, "x_label": "examples", "unit": unit, "scale": "dose", "marks": list(marks)}
+    numbers = {"series": series, "x_label": x_label, "unit": unit, "scale": "dose", "marks": list(marks)}
     return (Figure(title=title, caption=caption, drawing="curves", numbers=numbers),)

@@ -48,7 +48,7 @@ class DoseResponse(Study):
         of the express and of the withhold rows, each times its tokens (decision tokens only; rehearsal is left out; the rows of
         one batch are scored by the same weights), in bits.
     Reads:
-        `judgement`, `outcome` and `forgetting` of every run, its step log, and at the behaviour's own settings `attention_shift`,
+        `judgement`, `outcome`, `forgetting` and the step log of every run; at the behaviour's own settings `attention_shift`,
         `activation_shift`, `divergence` and `weight_change`.
     Null:
         No change at any dose; no comparison between settings other than 0 (paired by seed, Holm over the study's comparisons,

@@ -11,8 +11,19 @@ from pydantic import Field, field_validator
 from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact, unknown
-from palimpsest.store.account import Figure, Part
-from palimpsest.studies._readings import BEHAVIOUR_AUDITS, EXPRESS, FORGETTING, WITHHOLD, Runs, decided, line, lines, word
+from palimpsest.store.account import Part
+from palimpsest.studies._readings import (
+    BEHAVIOUR_AUDITS,
+    EXPRESS,
+    FORGETTING,
+    WITHHOLD,
+    Runs,
+    decided,
+    figures,
+    line,
+    lines,
+    word,
+)
 from palimpsest.study import Grid, Point, Reading, Results, Study, Told
 from palimpsest.training.settings import TrainingSettings
 
@@ -188,22 +199,16 @@ class LearningRate(Study):
             rows.append((f"{rate:g}", *found, ", ".join(runs.fell(at, self.margin)) or "none", state))
         curve = [[runs.over(_setting(way, dose, rate), one) for rate in self.rates] for one in (EXPRESS, WITHHOLD)]
         series = lines(line(label, self.factors, found, 100.0) for label, found in zip(("appear", "not"), curve, strict=True))
-        numbers = {"series": series, "x_label": f"times {self.settings.learning_rate:g}, the behaviour's own rate",
-                   "scale": "dose", "unit": "points: appear = where it should; not = where it should not"}  # fmt: skip
         return Part(
             name=f"{way}, {dose} examples",
             question=f"Which learning rates are right for {way} with {dose} examples?",
             answer=f"{window[0].upper()}{window[1:]}.",
-            figures=(
-                Figure(
-                    title="Change from the base model",
-                    caption="Bars: 95% t intervals over seeds.",
-                    drawing="curves",
-                    numbers=numbers,
-                ),
-            )
-            if series
-            else (),
+            figures=figures(
+                "Change from the base model",
+                series,
+                "points: appear = where it should; not = where not",
+                x_label=f"times {self.settings.learning_rate:g}, the behaviour's own rate",
+            ),
             tables=(
                 Table(
                     title="Rates",

@@ -11,8 +11,19 @@ from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.data.mixture import counts_for
-from palimpsest.store.account import Figure, Part
-from palimpsest.studies._readings import BEHAVIOUR_AUDITS, EXPRESS, FORGETTING, WITHHOLD, Runs, decided, line, lines, word
+from palimpsest.store.account import Part
+from palimpsest.studies._readings import (
+    BEHAVIOUR_AUDITS,
+    EXPRESS,
+    FORGETTING,
+    WITHHOLD,
+    Runs,
+    decided,
+    figures,
+    line,
+    lines,
+    word,
+)
 from palimpsest.study import Grid, Point, Reading, Results, Study, Told
 from palimpsest.training.settings import TrainingSettings
 
@@ -123,22 +134,16 @@ class Passes(Study):
             line(label, self._counts, [runs.over(_setting(dose, count), one) for count in self._counts], 100.0)
             for label, one in (("appear", EXPRESS), ("not", WITHHOLD))
         )
-        numbers = {"series": series, "x_label": f"passes over {dose} / passes examples", "scale": "dose",
-                   "unit": "points: appear = where it should; not = where it should not"}  # fmt: skip
         return Part(
             name=f"{dose} examples",
             question=f"One pass over {dose} examples, or several over fewer, with as many steps?",
             answer=f"Where it should appear, against one pass over {dose}: {', '.join(said)}.",
-            figures=(
-                Figure(
-                    title="Change from the base model",
-                    caption="Bars: 95% t intervals over seeds.",
-                    drawing="curves",
-                    numbers=numbers,
-                ),
-            )
-            if series
-            else (),
+            figures=figures(
+                "Change from the base model",
+                series,
+                "points: appear = where it should; not = where not",
+                x_label=f"passes over {dose} / passes examples",
+            ),
             tables=(
                 Table(
                     title="Passes × examples, at equal steps",

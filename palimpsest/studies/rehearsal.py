@@ -13,7 +13,18 @@ from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.store.account import Figure, Part
-from palimpsest.studies._readings import BEHAVIOUR_AUDITS, EXPRESS, FORGETTING, WITHHOLD, Runs, decided, line, lines, word
+from palimpsest.studies._readings import (
+    BEHAVIOUR_AUDITS,
+    EXPRESS,
+    FORGETTING,
+    WITHHOLD,
+    Runs,
+    decided,
+    figures,
+    line,
+    lines,
+    word,
+)
 from palimpsest.study import Grid, Point, Reading, Results, Study, Told
 
 _LOSS = "loss_change:"
@@ -117,7 +128,7 @@ class Rehearsal(Study):
             parts.append(self._shares(runs, dose, estimates, holm))
             parts += [self._targeted_part(runs, dose, estimates, holm)] if self.left_out else []
         return Told(
-            headline=parts[0].answer.rstrip("."),
+            headline=parts[0].answer.split(". ")[0].rstrip("."),
             sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
             reasons=tuple(part.answer.rstrip(".") for part in parts),
             parts=tuple(parts),
@@ -135,54 +146,23 @@ class Rehearsal(Study):
                 (f"{100 * share:g}%", *(runs.over(at, each) for each in (EXPRESS, WITHHOLD, FORGETTING)), one,
                  word(name, one, holm, "more is lost", "less is lost") if one else "", ", ".join(fell[share]) or "none")
             )  # fmt: skip
-        lost = [f"{100 * share:g}% ({', '.join(names)})" for share, names in fell.items() if names]
-        worse = [f"{100 * float(name.split(':')[2]):g}%" for name, told in holm.items()
-                 if told and name.startswith(f"share:{dose}:") and (estimates[name].value or 0) > 0]  # fmt: skip
+        lost = [f"{100 * share:g}%" for share, names in fell.items() if names]
+        worse = [
+            f"{100 * share:g}%"
+            for share in self.shares[:-1]
+            if holm.get(f"share:{dose}:{share:g}") and estimates[f"share:{dose}:{share:g}"].above(0.0) is True
+        ]
         answer = (
-            f"Something is lost beyond {self.margin:g} nats a token with {'; '.join(lost)}"
+            f"Something is surely lost beyond {self.margin:g} nats a token with {', '.join(lost)} rehearsal"
             if lost
-            else (f"Nothing is surely lost beyond {self.margin:g} nats a token at any share")
+            else f"Nothing is surely lost beyond {self.margin:g} nats a token at any share"
         )
-        answer += f". More is lost in the mean than with {100 * self.shares[-1]:g}% at {', '.join(worse)}." if worse else "."
-        series = lines(
-            [
-                line(
-                    "mean",
-                    [100 * share for share in self.shares],
-                    [runs.over(_setting(dose, share), FORGETTING) for share in self.shares],
-                )
-            ]
-        )
-        capabilities = list(runs.losses(_setting(dose, self.shares[0])))
-        worst = sorted(capabilities, key=lambda name: -(runs.losses(_setting(dose, self.shares[0]))[name].value or 0.0))[:3]
-        series += lines(
-            line(
-                name,
-                [100 * share for share in self.shares],
-                [runs.losses(_setting(dose, share)).get(name, unknown("", 0, "")) for share in self.shares],
-            )
-            for name in worst
-        )
-        numbers = {
-            "series": series,
-            "x_label": "rehearsal rows over all rows (%)",
-            "unit": "change in loss (nats a token)",
-            "scale": "dose",
-        }
+        more = f" The mean loss is higher than with {100 * self.shares[-1]:g}% at {', '.join(worse)}." if worse else ""
         return Part(
             name=f"share of rehearsal, {dose} examples",
             question="How much rehearsal keeps how much of what was not to change?",
-            answer=answer,
-            figures=(
-                Figure(
-                    title="Change in loss",
-                    caption="Mean over all, and the three that change most at the smallest share. Bars: 95% over seeds.",
-                    drawing="curves",
-                    numbers=numbers,
-                ),
-            )
-            if series
-            else (),
+            answer=f"{answer}.{more}",
+            figures=self._curves(runs, dose),
             tables=(
                 Table(
                     title="Shares",
@@ -200,12 +180,27 @@ class Rehearsal(Study):
                 Table(
                     title="Change in loss of each",
                     columns=("", *(f"{100 * share:g}%" for share in self.shares)),
-                    rows=tuple(
-                        (name, *(runs.losses(_setting(dose, share)).get(name) for share in self.shares))
-                        for name in capabilities
-                    ),
+                    rows=tuple((name, *row) for name, row in self._losses(runs, dose).items()),
                 ),
             ),
+        )
+
+    def _losses(self, runs: Runs, dose: int) -> dict[str, list[Estimate | None]]:
+        """Return each capability's change in loss at every share."""
+        columns = [runs.losses(_setting(dose, share)) for share in self.shares]
+        return {name: [column.get(name) for column in columns] for name in dict.fromkeys(key for one in columns for key in one)}
+
+    def _curves(self, runs: Runs, dose: int) -> tuple[Figure, ...]:
+        axis, nothing = [100 * share for share in self.shares], unknown("nats/token", 0, "it was not measured")
+        losses = {name: [one or nothing for one in row] for name, row in self._losses(runs, dose).items()}
+        worst = sorted(losses, key=lambda name: -(losses[name][0].value or 0.0))[:3]
+        mean = [runs.over(_setting(dose, share), FORGETTING) for share in self.shares]
+        return figures(
+            "Change in loss",
+            lines([line("mean", axis, mean), *(line(name, axis, losses[name]) for name in worst)]),
+            "change in loss (nats a token)",
+            caption="Mean over all, and the three that change most at the smallest share. Bars: 95% t intervals over seeds.",
+            x_label="rehearsal rows over all rows (%)",
         )
 
     def _targeted(self, runs: Runs, dose: int) -> tuple[Estimate, Estimate, Estimate]:
