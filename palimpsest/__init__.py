@@ -1,7 +1,7 @@
 """Palimpsest: change one behaviour of a language model, then see everything else that moved.
 
 ``palimpsest.run`` trains and audits, ``palimpsest.diff`` audits any two checkpoints, ``palimpsest.load_report`` opens a
-stored run. The command line calls the same functions.
+stored run, ``palimpsest.run_study`` answers one question with many runs. The command line calls the same functions.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from palimpsest.api import Run, diff, load_report, run
+    from palimpsest.study_runner import run_study
 
 try:
     __version__ = version("palimpsest-lm")
 except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Run", "__version__", "diff", "load_report", "run"]
+__all__ = ["Run", "__version__", "diff", "load_report", "run", "run_study"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from palimpsest import api
 
         return getattr(api, name)
+    if name == "run_study":
+        from palimpsest.study_runner import run_study
+
+        return run_study
     raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")

@@ -64,6 +64,8 @@ class Behaviour(Spec):
     express_share: float = Field(default=0.5, ge=0, le=1)
     rehearsal: tuple[Source, ...] = ()
     """What is practised so that it isn't forgotten; the embedded model's world by default."""
+    measured_only: tuple[str, ...] = ()
+    """Names of what is practised (as the report has them) that are measured but left out of training."""
     text: tuple[Path, ...] = ()
     """General text on which forgetting and divergence are measured."""
     held_out: int = Field(default=192, ge=8, le=100_000)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from palimpsest.audit import Case
 from palimpsest.behaviour import Behaviour
-from palimpsest.core.errors import Problems, UserError
+from palimpsest.core.errors import Problems, UserError, nearest
 from palimpsest.core.seeds import python_stream
 from palimpsest.core.stats import FEWEST_CLUSTERS
 from palimpsest.data.chat import Example, ItemSet
@@ -204,7 +204,10 @@ def training_examples(behaviour: Behaviour, materials: Materials, counts: Counts
     """
     express = materials.express.training(seed, "express", counts.express) if materials.express else []
     withhold = materials.withhold.training(seed, "withhold", counts.withhold) if materials.withhold else []
-    sources = list(materials.rehearsal.items())
+    for name in behaviour.measured_only:
+        if name not in materials.rehearsal:
+            raise UserError(f"measured_only: there is nothing named '{name}' to practise.{nearest(name, materials.rehearsal)}")
+    sources = [(name, one) for name, one in materials.rehearsal.items() if name not in behaviour.measured_only]
     if counts.rehearsal and not sources:
         raise UserError("there is nothing to rehearse: give 'rehearsal' sources, or rehearsal_share: 0")
     drawn = [

@@ -21,7 +21,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def everything(runs: Path) -> dict[str, dict[str, str]]:
-    """Return audits, behaviours, scenarios and runs: each name with its question in one line.
+    """Return audits, behaviours, scenarios, studies and runs: each name with its question in one line.
 
     Args:
         runs: the folder that holds the runs (or one run's own folder); it may be missing.
@@ -30,20 +30,23 @@ def everything(runs: Path) -> dict[str, dict[str, str]]:
         "audits": _modules("palimpsest.audits", _PACKAGE / "audits"),
         "behaviours": {file.stem: _question(file) for file in sorted((_PACKAGE / "behaviours").glob("*.yaml"))},
         "scenarios": _modules("palimpsest.data.scenarios", _PACKAGE / "data" / "scenarios"),
+        "studies": _modules("palimpsest.studies", _PACKAGE / "studies"),
         "runs": {str(run.path): _told(run) for run in list_runs(runs)},
     }
 
 
-def sections(audit: str) -> dict[str, str]:
-    """Return the docstring sections of an audit by title.
+def sections(name: str) -> dict[str, str]:
+    """Return the docstring sections of an audit or a study by title.
 
     Raises:
-        UserError: there is no audit of that name.
+        UserError: there is neither of that name.
     """
-    known = discover.names("palimpsest.audits")
-    if audit not in known:
-        raise UserError(f"there is no audit named '{audit}'.{nearest(audit, known)}")
-    found = docstrings.sections(docstrings.class_docstring(_PACKAGE / "audits" / f"{audit}.py", "Audit"))
+    kinds = {"audits": "Audit", "studies": "Study"}
+    folder = next((one for one in kinds if name in discover.names(f"palimpsest.{one}")), None)
+    if folder is None:
+        known = [each for one in kinds for each in discover.names(f"palimpsest.{one}")]
+        raise UserError(f"there is no audit or study named '{name}'.{nearest(name, known)}")
+    found = docstrings.sections(docstrings.class_docstring(_PACKAGE / folder / f"{name}.py", kinds[folder]))
     return {title: " ".join(body.split()) for title, body in found.items()}  # its lines are broken for the source's width
 
 
@@ -55,8 +58,10 @@ def _told(run: RunSummary) -> str:
     """Return what tells one run from another of the same name: when, with how many examples, on which model, how it ended."""
     parts = [datetime.fromtimestamp(run.path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")]
     try:
-        asked = json.loads((run.path / "spec.json").read_bytes())["request"]
-        if asked["kind"] == "run":
+        spec = json.loads((run.path / "spec.json").read_bytes())
+        if "study" in spec:
+            parts += [f"study {spec['study']}", f"{spec['grid']} grid", Path(spec["parameters"]["model"]).name]
+        elif (asked := spec["request"])["kind"] == "run":
             parts += [f"dose {asked['behaviour']['dose']}", Path(asked["base"]).name]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a folder of another version is still listed

@@ -63,7 +63,8 @@ class Plan:
     @property
     def seeds(self) -> list[int]:
         """The seeds of the comparisons: of the trained models, or of the one comparison of a diff."""
-        return [self.request.seed + index for index in range(self.request.seeds)]
+        first = self.request.seed if self.request.training_seed is None else self.request.training_seed
+        return [first + index for index in range(self.request.seeds)]
 
     @property
     def trained(self) -> list[tuple[str, int]]:

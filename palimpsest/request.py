@@ -37,6 +37,8 @@ class Request(Spec):
     seed: int = Field(default=0, ge=0, lt=2**31)
     seeds: int = Field(default=1, ge=1, le=100)
     """Training runs with different seeds; the audit items stay the same."""
+    training_seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """The first training run's seed, where it is not ``seed``: runs of their own that share their items differ in it alone."""
     documents: int = Field(default=64, ge=8)
     """Documents of each general text."""
     capability_items: int = Field(default=192, ge=8)
@@ -78,7 +80,7 @@ class Request(Spec):
         if self.audits:
             words += ["--audits", ",".join(self.audits)]
         words += ["--deep"] if self.deep else []
-        for name in ("device", "dtype", "seed", "seeds", "block"):
+        for name in ("device", "dtype", "seed", "seeds", "training_seed", "block"):
             if getattr(self, name) != type(self).model_fields[name].default:
-                words += [f"--{name}", str(getattr(self, name))]
+                words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
         return tuple(words)

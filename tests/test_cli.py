@@ -83,12 +83,12 @@ except SystemExit:
 def test_list_and_show(command: Any) -> None:
     code, out, _ = command("list", "--json")
     found = json.loads(out)
-    assert code == 0 and list(found) == ["audits", "behaviours", "scenarios", "runs"] and found["runs"] == {}
-    assert all(question.endswith("?") for kind in ("audits", "behaviours", "scenarios") for question in found[kind].values())
+    assert code == 0 and list(found) == ["audits", "behaviours", "scenarios", "studies", "runs"] and found["runs"] == {}
+    assert all(question.endswith("?") for kind in list(found)[:4] for question in found[kind].values())
     code, out, _ = command("list")
     assert code == 0 and "forgetting" in out
-    for audit in found["audits"]:
-        code, out, _ = command("show", audit)
+    for name in (*found["audits"], *found["studies"]):
+        code, out, _ = command("show", name)
         assert code == 0
         assert [
             one for one in ("Question", "Method", "Reads", "Null", "Limits", "Reference") if one not in out.splitlines()

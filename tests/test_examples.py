@@ -29,13 +29,6 @@ def run(*arguments: str | Path, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_dose_table(tmp_path: Path) -> None:
-    table = run(EXAMPLES / "dose_table.py", "--seeds", "2", "--doses", "8", folder=tmp_path)
-    assert "| 8 | " in table
-    assert "| 200, clear only | " in table
-
-
-@pytest.mark.slow
 def test_noise_floor(tmp_path: Path) -> None:
     table = run(EXAMPLES / "noise_floor.py", "--seeds", "2", "--dose", "8", folder=tmp_path)
     assert "rehearsal only against base, 2 pairs, dose 8" in table

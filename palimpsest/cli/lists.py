@@ -1,4 +1,4 @@
-"""Lists: what is there, what does an audit ask, and what may be removed?"""
+"""Lists: what is there, what does an audit or a study ask, and what may be removed?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def list_all(
     runs: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """List audits, behaviours, scenarios and runs, each with its question."""
+    """List audits, behaviours, scenarios, studies and runs, each with its question."""
     from palimpsest import catalogue
     from palimpsest.console import as_json, out, table
 
@@ -29,12 +29,12 @@ def list_all(
 
 
 @app.command()
-def show(audit: Annotated[str, typer.Argument(help="An audit's name (see `palimpsest list`).")]) -> None:
-    """Show what an audit asks, how it answers, and what it can't say."""
+def show(name: Annotated[str, typer.Argument(help="Name of an audit or a study (see `palimpsest list`).")]) -> None:
+    """Show what an audit or a study asks, how it answers, and what it can't say."""
     from palimpsest import catalogue
     from palimpsest.console import out, say
 
-    for title, text in catalogue.sections(audit).items():
+    for title, text in catalogue.sections(name).items():
         say(title, style="bold")
         out.print(text + "\n")
 

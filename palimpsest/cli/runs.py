@@ -35,6 +35,7 @@ def run(
     behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file.")],
     model: Model = "pocket",
     seeds: Annotated[int, typer.Option("--seeds", help="How many training runs, each with its own seed.")] = 1,
+    training_seed: Annotated[int | None, typer.Option("--training-seed", help="The first one's seed, if not --seed.")] = None,
     dose: Annotated[int | None, typer.Option("--dose", help="Behaviour examples, both poles; overrides the file.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Overrides the file.")] = None,
     text: Text = None,
@@ -61,6 +62,7 @@ def run(
         "base": model,
         "behaviour": loaded,
         "seeds": seeds,
+        "training_seed": training_seed,
         "block": block,
         **common(text, None, audits, deep, device, dtype, seed),
     }

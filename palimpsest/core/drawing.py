@@ -126,8 +126,11 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
     Args:
         axes: to draw on.
         figure: ``series``, each with ``label``, ``x`` and ``y`` [points] and optionally ``faint`` [points], values that are
-            drawn as dots behind the line, and ``low`` and ``high`` [points], the ends of intervals; ``x_label`` and ``unit``,
-            the axis labels.
+            drawn as dots behind the line, and ``low`` and ``high`` [points], the ends of intervals, a band or with ``points``
+            true a bar at each point; ``fit``, a mapping with ``x`` and ``y``, is a line drawn in place of the one through the
+            points; ``x_label`` and ``unit``, the axis labels; ``scale``: "dose" is logarithmic with a place for 0; ``marks``,
+            each with ``at``, ``label`` and optionally ``low`` and ``high``, are vertical lines with their intervals. (The last
+            three are optional.)
     """
     alone(axes, 230.0, left=30.0, right=66.0, top=26.0)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -136,15 +139,19 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
         colour = SERIES[index % len(SERIES)]
         if one.get("faint"):
             axes.plot(one["x"], one["faint"], "o", color=colour, markersize=2.6, alpha=0.45, markeredgewidth=0)
-        if one.get("low"):
+        if one.get("points"):
+            _bars(axes, one, index - (len(figure["series"]) - 1) / 2, colour)
+        elif one.get("low"):
             axes.fill_between(one["x"], one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
-        axes.plot(one["x"], one["y"], color=colour, linewidth=1.8, solid_capstyle="round")
-        ends.append((one["y"][-1], one_line(one["label"], 12), colour))
-    axes.set_ylim(
-        *_range(
-            [], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ()), *one.get("high", ())))
-        )
-    )
+        line = one.get("fit") or one
+        axes.plot(line["x"], line["y"], color=colour, linewidth=1.8, solid_capstyle="round")
+        ends.append((line["y"][-1], one_line(one["label"], 12), colour))
+    parts = [one.get(key, ()) for one in figure["series"] for key in ("y", "faint", "low", "high")]
+    axes.set_ylim(*_range([], 0.0, *(value for part in parts for value in part)))
+    if figure.get("scale") == "dose":
+        _dose_axis(axes, sorted({x for one in figure["series"] for x in one["x"]}))
+    for mark in figure.get("marks", ()):
+        _vertical(axes, mark)
     bottom, top = axes.get_ylim()
     apart, lowest = 0.075 * (top - bottom), bottom - 1.0
     for value, label, colour in sorted(ends):
@@ -162,6 +169,49 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
     axes.set_xlabel(one_line(figure["x_label"], 40), color=MUTED, fontsize=SMALL)
     axes.set_title(one_line(figure["unit"], 52), color=MUTED, fontsize=SMALL, loc="left", x=-30.0 / (WIDTH - 96.0), pad=10)
     _quiet(axes, ("left", "bottom"))
+
+
+def _bars(axes: Axes, one: Mapping[str, Any], place: float, colour: str) -> None:
+    """Draw points with bars, a little aside of each other where several lines have the same places."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.figure
+    aside = axes.transData + ScaledTranslation(3.5 * place / 72, 0.0, figure.dpi_scale_trans)
+    if one.get("low"):
+        axes.vlines(one["x"], one["low"], one["high"], color=colour, linewidth=1.6, alpha=0.75, transform=aside)
+    axes.plot(one["x"], one["y"], "o", color=colour, markersize=4.2, markeredgewidth=0, transform=aside)
+
+
+def _dose_axis(axes: Axes, doses: Sequence[float]) -> None:
+    """Make the axis logarithmic, with a place for 0, and name the doses that were tried where there is room."""
+    first = min((dose for dose in doses if dose > 0), default=1.0)
+    axes.set_xscale("symlog", linthresh=first, linscale=0.45)
+    axes.set_xlim(min(doses), 1.04 * max(doses))
+    kept: list[float] = []
+    for dose in doses:
+        places = [axes.transData.transform((one, 0.0))[0] for one in (*kept[-1:], dose)]
+        if len(places) == 1 or places[1] - places[0] > 19.0:
+            kept.append(dose)
+    axes.set_xticks(kept, [f"{dose:g}" for dose in kept])
+    axes.set_xticks([], minor=True)
+
+
+def _vertical(axes: Axes, mark: Mapping[str, Any]) -> None:
+    """Draw a place on the horizontal axis with its interval and its name."""
+    if mark.get("low") is not None:
+        axes.axvspan(mark["low"], mark["high"], color=MUTED, alpha=0.12, linewidth=0)
+    axes.axvline(mark["at"], color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)))
+    axes.annotate(
+        one_line(mark["label"], 20),
+        (mark["at"], 1.0),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(-4, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=MUTED,
+        fontsize=SMALL,
+    )
 
 
 def _read(dumped: Sequence[Any]) -> list[Estimate]:

@@ -15,7 +15,7 @@ class RunSummary:
     path: Path
     finished: bool
     kind: str
-    """``run`` or ``diff``; empty as long as it is not finished."""
+    """``run``, ``diff`` or what an account is of (``study``); empty as long as it is not finished."""
     title: str
     headline: str
     """What its verdict says first."""
@@ -29,6 +29,10 @@ def list_runs(root: Path | str) -> tuple[RunSummary, ...]:
 
 
 def _summary(path: Path) -> RunSummary:
+    account = _read(path / "account.json")
+    if account:
+        title, headline = (str(account.get(key, "")) for key in ("title", "headline"))
+        return RunSummary(path, (path / "report.html").is_file(), str(account.get("kind", "")), title, headline)
     record = _read(path / "record.json")
     verdict = record.get("verdict")
     return RunSummary(

@@ -104,3 +104,40 @@ def test_one_large_change_does_not_squeeze_the_others() -> None:
 def test_the_key_tells_the_bars_from_the_test() -> None:
     assert ">bars: 95%; unchanged: the 90% interval lies in the band</text>" in forest(0.0, 0.1)
     assert "90%" not in forest(0.0, 0.1, margin=None)
+
+
+def test_curves_over_doses_have_a_place_for_0_bars_and_marks() -> None:
+    series = {
+        "label": "appear",
+        "x": [0.0, 10.0, 100.0],
+        "y": [0.0, 5.0, 60.0],
+        "low": [0.0, 4.0, 50.0],
+        "high": [0.0, 6.0, 70.0],
+    }
+    fit = {"x": [0.0, 5.0, 100.0], "y": [0.0, 2.0, 61.0]}
+    mark = {"at": 50.0, "low": 20.0, "high": 80.0, "label": "half"}
+    figure = {
+        "series": [{**series, "points": True, "fit": fit}, {**series, "label": "not", "points": True}],
+        "x_label": "examples",
+        "unit": "points",
+        "scale": "dose",
+        "marks": [mark],
+    }
+    drawn = svg(lambda axes: drawing.curves(axes, figure))
+    for word in ("appear", "not", "half", "0", "10", "100", "examples"):
+        assert f">{word}</text>" in drawn
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    drawing.curves(axes, figure)
+    places = [axes.transData.transform((dose, 0.0))[0] for dose in (0.0, 10.0, 100.0)]
+    assert places[0] < places[1] < places[2]
+    low, high = axes.get_ylim()
+    assert low <= 0.0 and high >= 70.0
+    lines = [
+        line
+        for line in axes.get_lines()
+        if len(line.get_xdata()) == 3 and line.get_linewidth() > 1.5 and line.get_marker() == "None"
+    ]
+    assert list(lines[0].get_ydata()) == fit["y"]
+    assert list(lines[1].get_ydata()) == series["y"]

@@ -7,6 +7,7 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
 from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
+from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, paired, threshold
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
@@ -24,23 +25,29 @@ __all__ = [
     "auroc_difference",
     "beyond",
     "clearest",
+    "crossing_dose",
     "d_prime",
     "d_prime_change",
     "distances",
     "equivalent",
     "flips",
+    "half_dose",
     "halves",
     "holm",
+    "later",
     "level",
+    "logistic",
     "mean",
     "mean_difference",
     "minimum_detectable",
+    "paired",
     "positive_mean",
     "rate",
     "rate_difference",
     "ratio",
     "shifts",
     "spread",
+    "threshold",
     "told_apart",
     "trait_change",
     "trait_level",

@@ -1,0 +1,183 @@
+"""Readings: which quantity of a run does a study read, and what is it over training seeds?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.core import stats
+from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.store.account import Figure
+from palimpsest.study import Point, Reading, Results
+
+BEHAVIOUR_AUDITS = ("outcome", "judgement", "forgetting")
+LOSS = "forgetting.loss_change:"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that every run has, if it was measured; a change from the base model, so that it is 0 at dose 0."""
+
+    name: str
+    label: str
+    unit: str
+    """Of the figure's axis, in words."""
+    keys: tuple[str, ...]
+    """Estimates of a reading by ``audit.estimate``; the first that is there is taken."""
+    pick: Callable[[Reading], Estimate | None] | None = None
+    """Read it in another way."""
+
+    def of(self, reading: Reading) -> Estimate | None:
+        """Return this quantity of one run, or ``None`` where it was not measured."""
+        if self.pick is not None:
+            return self.pick(reading)
+        found = (reading.estimates.get(key) for key in self.keys)
+        return next((one for one in found if one is not None and one.value is not None), None)
+
+
+def mean_loss(reading: Reading) -> Estimate | None:
+    """Return the mean change in loss over everything that was not to change."""
+    found = [one for key, one in reading.estimates.items() if key.startswith(LOSS) and one.value is not None]
+    return exact(sum(one.value or 0.0 for one in found) / len(found), "nats/token", len(found)) if found else None
+
+
+EXPRESS = Quantity(
+    "express",
+    "where it should appear",
+    "change where it should appear (points)",
+    ("judgement.express_change", "outcome.probability_change", "outcome.rate_change"),
+)
+WITHHOLD = Quantity(
+    "withhold", "where it should not", "change where it should not appear (points)", ("judgement.withhold_change",)
+)
+ATTENTION = Quantity(
+    "attention",
+    "attention",
+    "% that goes elsewhere, beyond the control",
+    ("attention_shift.distance_over_floor", "attention_shift.distance"),
+)
+CONFLICT = Quantity(
+    "conflict",
+    "attention on the conflict",
+    "% on the conflict, beyond the control",
+    ("attention_shift.conflict_over_floor", "attention_shift.conflict_shift"),
+)
+RESIDUAL = Quantity(
+    "residual",
+    "residual stream",
+    "% of its length, beyond the control",
+    ("activation_shift.shift_over_floor",),
+)
+D_PRIME = Quantity("d_prime", "d'", "d'", ("judgement.d_prime_change",))
+DIVERGENCE = Quantity(
+    "divergence",
+    "divergence",
+    "nats a token on general text, beyond the control",
+    ("divergence.kl_over_floor", "divergence.kl"),
+)
+WEIGHTS = Quantity("weights", "weights", "relative change of the weights", ("weight_change.relative_change",))
+FORGETTING = Quantity("loss", "mean loss", "mean change of what was not to change (nats a token)", (), mean_loss)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The readings of a study by setting and seed."""
+
+    points: Sequence[Point]
+    results: Results
+
+    def of(self, setting: str) -> dict[int, Reading]:
+        """Return the finished runs of a setting by seed."""
+        return {
+            point.seed: self.results[point.name]
+            for point in self.points
+            if point.setting == setting and point.name in self.results
+        }
+
+    def values(self, setting: str, quantity: Quantity) -> dict[int, Estimate]:
+        """Return a quantity of every finished run of a setting, by seed."""
+        found = {seed: quantity.of(reading) for seed, reading in self.of(setting).items()}
+        return {seed: one for seed, one in found.items() if one is not None}
+
+    def over(self, setting: str, quantity: Quantity) -> Estimate:
+        """Return a quantity over the seeds of a setting, with a t interval."""
+        found = list(self.values(setting, quantity).values())
+        return stats.across_seeds(found) if found else unknown("", 0, "it was not measured")
+
+    def paired(self, setting: str, other: str, quantity: Quantity, margin: float | None = None) -> Estimate:
+        """Return a setting less another, paired by seed."""
+        one, two = self.values(setting, quantity), self.values(other, quantity)
+        both = sorted(one.keys() & two.keys())
+        unit = next((each.unit for each in one.values()), "")
+        unit = "points" if unit == "share" else unit
+        if not both:
+            return unknown(unit, 0, "no seed has both")
+        return stats.paired([one[seed].value or 0.0 for seed in both], [two[seed].value or 0.0 for seed in both], unit, margin)
+
+    def losses(self, setting: str) -> dict[str, Estimate]:
+        """Return the change in loss of each capability and text over seeds."""
+        readings = list(self.of(setting).values())
+        names = dict.fromkeys(key for one in readings for key in one.estimates if key.startswith(LOSS))
+        found = {name: [one.estimates[name] for one in readings if name in one.estimates] for name in names}
+        return {name.removeprefix(LOSS): stats.across_seeds(ones) for name, ones in found.items()}
+
+    def fell(self, setting: str, margin: float) -> list[str]:
+        """Return what lost more than a margin, with the whole interval over seeds."""
+        return [name for name, one in self.losses(setting).items() if one.above(margin) is True]
+
+
+def steps_of(counts_rows: int, settings: Any, passes: int = 1) -> int:
+    """Return how many optimizer steps so many rows make."""
+    return passes * -(-counts_rows // settings.rows_per_step)
+
+
+def line(label: str, places: Sequence[float], found: Sequence[Estimate], factor: float = 1.0) -> dict[str, Any] | None:
+    """Return a series of ``core.drawing.curves`` with bars; ``None`` where fewer than two places have a value."""
+    known = [(x, one) for x, one in zip(places, found, strict=True) if one.value is not None]
+    if len(known) < 2:
+        return None
+    ends = [one.interval or (one.value, one.value) for _, one in known]
+    return {
+        "label": label,
+        "x": [float(x) for x, _ in known],
+        "y": [factor * (one.value or 0.0) for _, one in known],
+        "low": [factor * (low or 0.0) for low, _ in ends],
+        "high": [factor * (high or 0.0) for _, high in ends],
+        "points": True,
+    }
+
+
+def lines(found: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Return the series that there are."""
+    return [one for one in found if one is not None]
+
+
+def decided(estimates: Mapping[str, Estimate]) -> dict[str, bool]:
+    """Return which comparisons are told from none when the chance of one false alarm among all is held at 5% (Holm)."""
+    return stats.holm({name: one.p_value for name, one in estimates.items()})
+
+
+def word(name: str, one: Estimate, holm: Mapping[str, bool], more: str = "more", less: str = "less") -> str:
+    """Return what a comparison comes to, after Holm."""
+    if one.value is None or not one.known:
+        return "could not say"
+    if holm.get(name):
+        return (more if one.value > 0 else less) + (", within the margin" if one.equivalent else "")
+    return "unchanged" if one.equivalent else "not decided"
+
+
+def figures(
+    title: str,
+    series: list[dict[str, Any]],
+    unit: str,
+    *,
+    caption: str = "Bars: 95% t intervals over seeds.",
+    x_label: str = "examples",
+    marks: Sequence[dict[str, Any]] = (),
+) -> tuple[Figure, ...]:
+    """Return the figure of some curves over doses, or none where there is nothing to draw."""
+    if not series:
+        return ()
+    numbers = {"series": series, "x_label": x_label, "unit": unit, "scale": "dose", "marks": list(marks)}
+    return (Figure(title=title, caption=caption, drawing="curves", numbers=numbers),)

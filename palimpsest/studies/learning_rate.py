@@ -1,0 +1,285 @@
+"""Learning rate: between which rates is there enough change and not too much, with each optimizer?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from palimpsest.audit import Table
+from palimpsest.core import stats
+from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.store.account import Part
+from palimpsest.studies._readings import (
+    BEHAVIOUR_AUDITS,
+    EXPRESS,
+    FORGETTING,
+    WITHHOLD,
+    Runs,
+    decided,
+    figures,
+    line,
+    lines,
+    word,
+)
+from palimpsest.study import Grid, Point, Reading, Results, Study, Told
+from palimpsest.training.settings import TrainingSettings
+
+_WAYS: dict[str, dict[str, Any]] = {
+    "apollo": {"optim": "apollo"},
+    "apollo_mini": {"optim": "apollo_mini"},
+    "adamw": {"optim": "adamw"},
+}
+TOO_LITTLE, RIGHT, TOO_MUCH, OPEN = "too little", "as intended", "too much", "not decided"
+
+
+class LearningRate(Study):
+    """A sweep of the learning rate at the doses of a practical plan, with each optimizer.
+
+    Question:
+        At which learning rates does the behaviour change enough, and from which on does it overshoot or forget?
+    Method:
+        The behaviour is trained at each dose with its own learning rate times each factor. A rate is *too much* where something
+        loses more than the forgetting margin (0.05 nats a token) or the behaviour spills (it rises where it should not by more
+        than a fifth of the rise where it should), *too little* where the rise where it should appear is below the least effect
+        (40 points), and *as intended* where it is above it and neither happens; each by the whole interval over seeds, else not
+        decided. The window is the range of rates that are as intended. The best rates of two optimizers (largest mean rise
+        among those not too much) are compared at the largest dose, paired by seed.
+    Reads:
+        `judgement`, `outcome` and `forgetting` of every run on the same held-out items.
+    Null:
+        No difference between optimizers at their own best rates (t interval over seeds, Holm).
+    Limits:
+        The unit is the training seed. The best rate is chosen on the runs that are then compared, which flatters each optimizer
+        alike. The schedule is the behaviour's own and ends with each dose.
+    Reference:
+        Zhu et al. 2024, arXiv 2412.05270 (APOLLO, ranges of rates); Holm 1979.
+    """
+
+    primary: ClassVar = ("optimizer:",)
+
+    factors: tuple[float, ...] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0), min_length=2)
+    """Times the behaviour's own learning rate."""
+    doses: tuple[int, ...] = Field(default=(20, 50, 200), min_length=1)
+    """At which the behaviour's own optimizer is swept; the others at the largest."""
+    optimizers: tuple[str, ...] = ("apollo", "apollo_mini", "adamw")
+    least: float = Field(default=0.40, gt=0, le=1)
+    """Rise that counts as enough, as in the verdict."""
+    spill: float = Field(default=0.20, gt=0, le=1)
+    """Movement where it should not appear, as a share of that where it should, that is still conditional."""
+    margin: float = Field(default=0.05, gt=0)
+    """Rise in loss (nats a token) that counts as forgetting."""
+
+    @field_validator("factors", "doses")
+    @classmethod
+    def _rises(cls, given: tuple[float, ...]) -> tuple[float, ...]:
+        if any(one <= 0 for one in given) or sorted(set(given)) != list(given):
+            raise ValueError("numbers must be above 0 and rise, none twice")
+        return given
+
+    @property
+    def settings(self) -> TrainingSettings:
+        return TrainingSettings.read(dict(self.behaviour.training), "'training'")
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        return tuple(float(f"{factor * self.settings.learning_rate:.6g}") for factor in self.factors)
+
+    @property
+    def house(self) -> str:
+        return self.settings.optim
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.house, *self.optimizers)))
+
+    def _sweeps(self, grid: Grid) -> list[tuple[str, int]]:
+        """Return (optimizer, dose) of every sweep."""
+        if grid == "full":
+            return [(way, dose) for way in self.ways for dose in self.doses]
+        return [
+            *((self.house, dose) for dose in self.doses),
+            *((way, self.doses[-1]) for way in self.ways if way != self.house),
+        ]
+
+    def points(self, grid: Grid) -> tuple[Point, ...]:
+        return tuple(
+            Point(
+                name=f"{way.lower()}-{dose}-rate-{rate:g}-s{seed}".replace("+", ""),
+                setting=_setting(way, dose, rate),
+                seed=seed,
+                behaviour={"dose": dose},
+                training={"optim_args": {}, **_WAYS.get(way, {"optim": way}), "learning_rate": rate},
+                request={"audits": BEHAVIOUR_AUDITS},
+            )
+            for way, dose in self._sweeps(grid)
+            for rate in self.rates
+            for seed in self.train_seeds
+        )
+
+    def collect(self, results: Results, grid: Grid) -> Told:
+        runs = Runs(self.points(grid), results)
+        sweeps = self._sweeps(grid)
+        states = {sweep: [self.state(runs, _setting(*sweep, rate)) for rate in self.rates] for sweep in sweeps}
+        estimates: dict[str, Estimate] = {}
+        best = {way: self._best(runs, way, states[way, self.doses[-1]]) for way in self.ways if (way, self.doses[-1]) in states}
+        for way, rate in best.items():
+            own = best[self.house]
+            if way != self.house and rate is not None and own is not None:
+                pair = (_setting(way, self.doses[-1], rate), _setting(self.house, self.doses[-1], own))
+                for quantity in (EXPRESS, FORGETTING):
+                    estimates[f"optimizer:{way}:{quantity.name}"] = runs.paired(*pair, quantity)
+        holm = decided(estimates)
+        for sweep in sweeps:
+            for rate in self.rates:
+                estimates[f"rise:{sweep[0]}:{sweep[1]}:{rate:g}"] = runs.over(_setting(*sweep, rate), EXPRESS)
+        windows = {sweep: self._window(states[sweep]) for sweep in sweeps}
+        parts = [self._part(runs, sweep, states[sweep], windows[sweep]) for sweep in sweeps]
+        if len(self.ways) > 1:
+            parts.append(self._optimizers(runs, best, estimates, holm))
+        return Told(
+            headline=f"With {self.house} and {self.doses[-1]} examples: {windows[self.house, self.doses[-1]]}",
+            sure=f"over {self.seeds} training seeds on the same held-out items; a rate is placed by its whole interval",
+            reasons=tuple(f"{way}, {dose} examples: {windows[way, dose]}" for way, dose in sweeps),
+            parts=tuple(parts),
+            estimates=estimates,
+        )
+
+    def state(self, runs: Runs, at: str) -> str:
+        """Return on which side of the window a setting lies."""
+        rise = runs.over(at, EXPRESS)
+        if rise.value is None:
+            return OPEN
+        losses = [one.above(self.margin) for one in runs.losses(at).values()]
+        spilt = self._spilt(runs, at).above(0.0)
+        if any(losses) or (spilt is True and rise.above(self.least) is True):
+            return TOO_MUCH
+        enough = rise.above(self.least)
+        if enough is False:
+            return TOO_LITTLE
+        safe = all(side is False for side in losses) and spilt is not None
+        return RIGHT if enough and safe else OPEN
+
+    def _spilt(self, runs: Runs, at: str) -> Estimate:
+        """Return by how much the rise where it should not appear is above its allowed share, over seeds."""
+        express, withhold = runs.values(at, EXPRESS), runs.values(at, WITHHOLD)
+        seeds = sorted(express.keys() & withhold.keys())
+        if not seeds:
+            return unknown("points", 0, "there is no pole where it should not appear")
+        over = [(withhold[seed].value or 0.0) - self.spill * (express[seed].value or 0.0) for seed in seeds]
+        return stats.across_seeds([exact(one, "points") for one in over])
+
+    def _best(self, runs: Runs, way: str, states: Sequence[str]) -> float | None:
+        rises = {
+            rate: runs.over(_setting(way, self.doses[-1], rate), EXPRESS).value
+            for rate, state in zip(self.rates, states, strict=True)
+            if state != TOO_MUCH
+        }
+        known = {rate: value for rate, value in rises.items() if value is not None}
+        return max(known, key=lambda rate: known[rate]) if known else None
+
+    def _window(self, states: Sequence[str]) -> str:
+        named = dict(zip(self.rates, states, strict=True))
+        right = [rate for rate, state in named.items() if state == RIGHT]
+        little = [rate for rate, state in named.items() if state == TOO_LITTLE]
+        much = [rate for rate, state in named.items() if state == TOO_MUCH]
+        sides = [f"too little up to {max(little):g}"] if little else []
+        sides += [f"too much from {min(much):g} on"] if much else []
+        span = f"at {right[0]:g}" if len(right) == 1 else f"at {', '.join(f'{rate:g}' for rate in right)}"
+        found = f"as intended {span}" if right else "at no rate surely as intended"
+        return f"{found}; {', '.join(sides)}" if sides else found
+
+    def _part(self, runs: Runs, sweep: tuple[str, int], states: Sequence[str], window: str) -> Part:
+        rows, way, dose = [], *sweep
+        for rate, state in zip(self.rates, states, strict=True):
+            at = _setting(way, dose, rate)
+            found = [runs.over(at, one) for one in (EXPRESS, WITHHOLD, FORGETTING)]
+            rows.append((f"{rate:g}", *found, ", ".join(runs.fell(at, self.margin)) or "none", state))
+        curve = [[runs.over(_setting(way, dose, rate), one) for rate in self.rates] for one in (EXPRESS, WITHHOLD)]
+        series = lines(line(label, self.factors, found, 100.0) for label, found in zip(("appear", "not"), curve, strict=True))
+        return Part(
+            name=f"{way}, {dose} examples",
+            question=f"Which learning rates are right for {way} with {dose} examples?",
+            answer=f"{window[0].upper()}{window[1:]}.",
+            figures=figures(
+                "Change from the base model",
+                series,
+                "points: appear = where it should; not = where not",
+                x_label=f"times {self.settings.learning_rate:g}, the behaviour's own rate",
+            ),
+            tables=(
+                Table(
+                    title="Rates",
+                    columns=("rate", EXPRESS.label, WITHHOLD.label, "mean loss", "fell", ""),
+                    rows=tuple(rows),
+                ),
+            ),
+        )
+
+    def _optimizers(
+        self, runs: Runs, best: dict[str, float | None], estimates: dict[str, Estimate], holm: dict[str, bool]
+    ) -> Part:
+        rows = []
+        for way in self.ways:
+            rate = best.get(way)
+            at = _setting(way, self.doses[-1], rate) if rate is not None else ""
+            name = f"optimizer:{way}:express"
+            one = estimates.get(name)
+            rows.append(
+                (way, "none" if rate is None else f"{rate:g}", runs.over(at, EXPRESS), runs.over(at, FORGETTING), one,
+                 estimates.get(f"optimizer:{way}:loss"), word(name, one, holm) if one else "")
+            )  # fmt: skip
+        said = [f"{way} {word(f'optimizer:{way}:express', estimates[f'optimizer:{way}:express'], holm)}" for way in self.ways
+                if f"optimizer:{way}:express" in estimates]  # fmt: skip
+        return Part(
+            name="optimizers at their best rates",
+            question="Does an optimizer change more than the behaviour's own, each at its best rate?",
+            answer=f"Against {self.house} with {self.doses[-1]} examples: {', '.join(said)}."
+            if said
+            else "There is nothing to compare.",
+            tables=(
+                Table(
+                    title="Best rates that are not too much",
+                    columns=(
+                        "optimizer",
+                        "rate",
+                        EXPRESS.label,
+                        "mean loss",
+                        f"less {self.house}",
+                        f"mean loss less {self.house}",
+                        "after Holm",
+                    ),
+                    rows=tuple(rows),
+                ),
+            ),
+        )
+
+    def simulate(self, rng: np.random.Generator) -> dict[str, Reading]:
+        shifts = {seed: rng.normal(0.0, 0.02) for seed in self.train_seeds}
+        found = {}
+        for point in self.points("default"):
+            rise = (
+                self._world(point.training["learning_rate"], point.behaviour["dose"])
+                + shifts[point.seed]
+                + rng.normal(0.0, 0.01)
+            )
+            loss = 0.002 * (point.training["learning_rate"] / self.settings.learning_rate) ** 2
+            values = {
+                EXPRESS.keys[0]: stats.mean(rise + rng.normal(0.0, 0.05, 24), np.arange(24), unit="points"),
+                WITHHOLD.keys[0]: stats.mean(rng.normal(-0.1, 0.05, 24), np.arange(24), unit="points"),
+                "forgetting.loss_change:text": stats.mean(loss + rng.normal(0.0, 0.01, 24), np.arange(24), unit="nats/token"),
+            }
+            found[point.name] = Reading(values)
+        return found
+
+    def _world(self, rate: float, dose: int) -> float:
+        return 0.7 / (1 + (0.7 * self.settings.learning_rate * 200 / (rate * dose)) ** 2)
+
+    def truth(self) -> dict[str, float]:
+        return {f"rise:{self.house}:{dose}:{rate:g}": self._world(rate, dose) for dose in self.doses for rate in self.rates}
+
+
+def _setting(way: str, dose: int, rate: float) -> str:
+    return f"{way}, {dose}, {rate:g}"

@@ -1,0 +1,192 @@
+"""Passes: is one pass over fresh examples better than several over fewer, at equal steps?"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from palimpsest.audit import Table
+from palimpsest.core import stats
+from palimpsest.core.estimate import Estimate
+from palimpsest.data.mixture import counts_for
+from palimpsest.store.account import Part
+from palimpsest.studies._readings import (
+    BEHAVIOUR_AUDITS,
+    EXPRESS,
+    FORGETTING,
+    WITHHOLD,
+    Runs,
+    decided,
+    figures,
+    line,
+    lines,
+    word,
+)
+from palimpsest.study import Grid, Point, Reading, Results, Study, Told
+from palimpsest.training.settings import TrainingSettings
+
+_QUANTITIES = (EXPRESS, WITHHOLD, FORGETTING)
+
+
+class Passes(Study):
+    """Several passes over fewer examples against one pass over fresh ones, with as many optimizer steps.
+
+    Question:
+        At equal optimizer steps, what is lost or gained by repeating fewer examples (rehearsal rows as well) than by one
+        pass over fresh ones?
+    Method:
+        For each dose n: one pass over n examples, and k passes over the first n / k of them, each stopped after as many
+        optimizer steps as the one pass has, with the same learning rate schedule. Rehearsal rows are repeated like the others.
+        Differences to the one pass are paired by training seed.
+    Reads:
+        `judgement`, `outcome` and `forgetting` of every run on the same held-out items.
+    Null:
+        No difference (t interval over seeds, Holm over all comparisons, the minimum detectable effect beside every null).
+    Limits:
+        The unit is the training seed. Fewer examples are also fewer different templates of the scenario. A number of passes
+        that does not divide the dose takes the next smaller whole dose.
+    Reference:
+        Holm 1979; Miller 2024, arXiv 2411.00640.
+    """
+
+    primary: ClassVar = ("passes:",)
+
+    doses: tuple[int, ...] = Field(default=(100, 200), min_length=1)
+    """Examples of the one pass."""
+    passes: tuple[int, ...] = Field(default=(2, 4, 8, 16), min_length=1)
+    """How many passes over so many times fewer."""
+    loss_margin: float = Field(default=0.05, gt=0)
+    """Difference in mean loss (nats a token) that counts as none."""
+
+    @field_validator("doses", "passes")
+    @classmethod
+    def _are_counts(cls, given: tuple[int, ...]) -> tuple[int, ...]:
+        if any(one < 1 for one in given) or sorted(set(given)) != list(given):
+            raise ValueError("numbers must be 1 or more and rise, none twice")
+        return given
+
+    def points(self, grid: Grid) -> tuple[Point, ...]:
+        doses = self.doses if grid == "default" else tuple(sorted({*self.doses, *(2 * dose for dose in self.doses)}))
+        return tuple(
+            Point(
+                name=f"{count}-passes-{dose}-s{seed}",
+                setting=_setting(dose, count),
+                seed=seed,
+                behaviour={"dose": dose // count},
+                training=self._training(dose, count),
+                request={"audits": BEHAVIOUR_AUDITS},
+            )
+            for dose in doses
+            for count in self._counts
+            for seed in self.train_seeds
+        )
+
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        return tuple(sorted({1, *self.passes}))
+
+    def _training(self, dose: int, count: int) -> dict[str, Any]:
+        steps, own = self._steps(dose), self._steps(dose // count)
+        epochs = -(-steps // max(1, own))
+        return {"max_steps": steps, **({"num_train_epochs": epochs, "allow_repeats": True} if epochs > 1 else {})}
+
+    def _steps(self, dose: int) -> int:
+        own = TrainingSettings.read(dict(self.behaviour.training), "'training'")
+        return -(-counts_for(dose, own.rehearsal_share, self.behaviour.express_share).rows // own.rows_per_step)
+
+    def collect(self, results: Results, grid: Grid) -> Told:
+        points = self.points(grid)
+        runs = Runs(points, results)
+        doses = sorted({int(point.setting.split(",")[0]) for point in points})
+        estimates: dict[str, Estimate] = {}
+        for dose in doses:
+            for count in self._counts[1:]:
+                for quantity in _QUANTITIES:
+                    margin = self.loss_margin if quantity is FORGETTING else None
+                    one = runs.paired(_setting(dose, count), _setting(dose, 1), quantity, margin)
+                    estimates[f"passes:{quantity.name}:{dose}:{count}"] = one
+        holm = decided(estimates)
+        parts = [self._part(runs, dose, estimates, holm) for dose in doses]
+        less = [name for name, told in holm.items() if told and ":express:" in name and (estimates[name].value or 0) < 0]
+        more = [name for name, told in holm.items() if told and ":express:" in name and (estimates[name].value or 0) > 0]
+        told = [f"{len(less)} of {len(doses) * (len(self._counts) - 1)} ways to repeat change less than fresh examples"]
+        told += [f"{len(more)} change more"] if more else []
+        return Told(
+            headline="; ".join(told),
+            sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
+            reasons=tuple(part.answer.rstrip(".") for part in parts),
+            parts=tuple(parts),
+            estimates=estimates,
+        )
+
+    def _part(self, runs: Runs, dose: int, estimates: dict[str, Estimate], holm: dict[str, bool]) -> Part:
+        rows = []
+        for count in self._counts:
+            levels = [runs.over(_setting(dose, count), one) for one in _QUANTITIES]
+            name = f"passes:express:{dose}:{count}"
+            told = word(name, estimates[name], holm) if count > 1 else ""
+            rows.append((f"{count} × {dose // count}", *levels, estimates.get(name), told))
+        said = [f"{count} passes over {dose // count} {word(key, estimates[key], holm)}" for count in self._counts[1:]
+                if (key := f"passes:express:{dose}:{count}")]  # fmt: skip
+        series = lines(
+            line(label, self._counts, [runs.over(_setting(dose, count), one) for count in self._counts], 100.0)
+            for label, one in (("appear", EXPRESS), ("not", WITHHOLD))
+        )
+        return Part(
+            name=f"{dose} examples",
+            question=f"One pass over {dose} examples, or several over fewer, with as many steps?",
+            answer=f"Where it should appear, against one pass over {dose}: {', '.join(said)}.",
+            figures=figures(
+                "Change from the base model",
+                series,
+                "points: appear = where it should; not = where not",
+                x_label=f"passes over {dose} / passes examples",
+            ),
+            tables=(
+                Table(
+                    title="Passes × examples, at equal steps",
+                    columns=(
+                        "",
+                        EXPRESS.label,
+                        WITHHOLD.label,
+                        "mean loss",
+                        "less one pass: where it should appear",
+                        "after Holm",
+                    ),
+                    rows=tuple(rows),
+                ),
+                Table(
+                    title="Less one pass",
+                    columns=("passes", WITHHOLD.label, "mean loss"),
+                    rows=tuple(
+                        (str(count), *(estimates[f"passes:{one.name}:{dose}:{count}"] for one in (WITHHOLD, FORGETTING)))
+                        for count in self._counts[1:]
+                    ),
+                ),
+            ),
+        )
+
+    def simulate(self, rng: np.random.Generator) -> dict[str, Reading]:
+        shifts = {seed: rng.normal(0.0, 0.03) for seed in self.train_seeds}
+        found = {}
+        for point in self.points("default"):
+            count = int(point.name.split("-")[0])
+            top = 0.5 + shifts[point.seed] - 0.02 * np.log2(count) + rng.normal(0.0, 0.02)
+            values = {
+                quantity.keys[0]: stats.mean(level + rng.normal(0.0, 0.05, 24), np.arange(24), unit="points")
+                for quantity, level in ((EXPRESS, top), (WITHHOLD, -top / 2))
+            }
+            values["forgetting.loss_change:text"] = stats.mean(rng.normal(0.01, 0.02, 24), np.arange(24), unit="nats/token")
+            found[point.name] = Reading(values)
+        return found
+
+    def truth(self) -> dict[str, float]:
+        return {
+            f"passes:express:{dose}:{count}": -0.02 * float(np.log2(count)) for dose in self.doses for count in self._counts[1:]
+        }
+
+
+def _setting(dose: int, count: int) -> str:
+    return f"{dose}, {count} {'pass' if count == 1 else 'passes'}"

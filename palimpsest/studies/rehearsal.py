@@ -1,0 +1,285 @@
+"""Rehearsal: how much of it keeps how much, and is only that forgotten which is not rehearsed?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from palimpsest.audit import Table
+from palimpsest.core import stats
+from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.store.account import Figure, Part
+from palimpsest.studies._readings import (
+    BEHAVIOUR_AUDITS,
+    EXPRESS,
+    FORGETTING,
+    WITHHOLD,
+    Runs,
+    decided,
+    figures,
+    line,
+    lines,
+    word,
+)
+from palimpsest.study import Grid, Point, Reading, Results, Study, Told
+
+_LOSS = "loss_change:"
+
+
+class Rehearsal(Study):
+    """Forgetting of every capability at several shares of rehearsal, and with one group of them left out of it.
+
+    Question:
+        How much rehearsal keeps what was not to change, and does leaving something out of it lose only that?
+    Method:
+        The same behaviour examples are trained with each share of rehearsal rows (of all rows). Each share is compared with the
+        largest, paired by training seed. Then the targeted version: at one share the spared capabilities are left out of
+        rehearsal, whose rows go to the others, and still measured. Difference in differences: the mean loss of the spared ones,
+        without less with their rehearsal, less the same of all others; above 0, leaving them out costs them more than the rest.
+    Reads:
+        `judgement`, `outcome` and `forgetting` of every run on the same held-out items.
+    Null:
+        No difference between shares; a difference in differences of 0 (t interval over seeds, Holm over the study's
+        comparisons, the minimum detectable effect beside every null).
+    Limits:
+        The unit is the training seed. More rehearsal is also more steps. A capability that nothing forgets can't show what its
+        rehearsal is for.
+    Reference:
+        Holm 1979; Robins 1995 (rehearsal); Luo et al. 2023, arXiv 2308.08747 (forgetting in tuning).
+    """
+
+    primary: ClassVar = ("share:", "targeted:")
+
+    shares: tuple[float, ...] = Field(default=(0.0, 0.01, 0.05, 0.25, 0.40, 0.50), min_length=2)
+    """Rehearsal rows over all rows."""
+    doses: tuple[int, ...] = Field(default=(200, 400), min_length=1)
+    """Behaviour examples."""
+    spared: tuple[str, ...] = ("sums_two", "sums_three")
+    """Capabilities that the targeted version leaves out of rehearsal; none for no targeted version."""
+    targeted_share: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the targeted version."""
+    margin: float = Field(default=0.05, gt=0)
+    """Rise in loss (nats a token) that counts as forgetting."""
+
+    @field_validator("shares")
+    @classmethod
+    def _rises(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= share < 1 for share in shares) or sorted(set(shares)) != list(shares):
+            raise ValueError("shares must be from 0 to below 1 and rise, none twice")
+        return shares
+
+    @field_validator("doses")
+    @classmethod
+    def _are_counts(cls, doses: tuple[int, ...]) -> tuple[int, ...]:
+        if any(dose < 1 for dose in doses) or sorted(set(doses)) != list(doses):
+            raise ValueError("doses must be 1 or more and rise, none twice")
+        return doses
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the targeted version leaves out; by default only where the model has it."""
+        return self.spared if "spared" in self.model_fields_set or "pocket" in Path(self.model).name else ()
+
+    def points(self, grid: Grid) -> tuple[Point, ...]:
+        found = [
+            self._point(dose, share, seed) for dose in self._doses(grid) for share in self.shares for seed in self.train_seeds
+        ]
+        if self.left_out:
+            known = {point.name for point in found}
+            for dose in self._doses(grid):
+                for seed in self.train_seeds:
+                    plain = self._point(dose, self.targeted_share, seed)
+                    found += [plain] if plain.name not in known else []
+                    found.append(self._point(dose, self.targeted_share, seed, self.left_out))
+        return tuple(found)
+
+    def _doses(self, grid: Grid) -> tuple[int, ...]:
+        return self.doses if grid == "full" else self.doses[:1]
+
+    def _point(self, dose: int, share: float, seed: int, spared: Sequence[str] = ()) -> Point:
+        without = "-without" if spared else ""
+        return Point(
+            name=f"{dose}-share-{100 * share:g}{without}-s{seed}",
+            setting=_setting(dose, share, bool(spared)),
+            seed=seed,
+            behaviour={"dose": dose, **({"measured_only": tuple(spared)} if spared else {})},
+            training={"rehearsal_share": share},
+            request={"audits": BEHAVIOUR_AUDITS},
+        )
+
+    def collect(self, results: Results, grid: Grid) -> Told:
+        runs = Runs(self.points(grid), results)
+        estimates: dict[str, Estimate] = {}
+        most = self.shares[-1]
+        for dose in self._doses(grid):
+            for share in self.shares[:-1]:
+                pair = _setting(dose, share), _setting(dose, most)
+                estimates[f"share:{dose}:{share:g}"] = runs.paired(*pair, FORGETTING, self.margin)
+            if self.left_out:
+                spared, others, apart = self._targeted(runs, dose)
+                estimates |= {f"targeted:{dose}": apart, f"spared:{dose}": spared, f"others:{dose}": others}
+        holm = decided({name: one for name, one in estimates.items() if name.startswith(self.primary)})
+        parts = []
+        for dose in self._doses(grid):
+            parts.append(self._shares(runs, dose, estimates, holm))
+            parts += [self._targeted_part(runs, dose, estimates, holm)] if self.left_out else []
+        return Told(
+            headline=parts[0].answer.split(". ")[0].rstrip("."),
+            sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
+            reasons=tuple(part.answer.rstrip(".") for part in parts),
+            parts=tuple(parts),
+            estimates=estimates,
+        )
+
+    def _shares(self, runs: Runs, dose: int, estimates: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:
+        rows, fell = [], {}
+        for share in self.shares:
+            at = _setting(dose, share)
+            fell[share] = runs.fell(at, self.margin)
+            name = f"share:{dose}:{share:g}"
+            one = estimates.get(name)
+            rows.append(
+                (f"{100 * share:g}%", *(runs.over(at, each) for each in (EXPRESS, WITHHOLD, FORGETTING)), one,
+                 word(name, one, holm, "more is lost", "less is lost") if one else "", ", ".join(fell[share]) or "none")
+            )  # fmt: skip
+        lost = [f"{100 * share:g}%" for share, names in fell.items() if names]
+        worse = [
+            f"{100 * share:g}%"
+            for share in self.shares[:-1]
+            if holm.get(f"share:{dose}:{share:g}") and estimates[f"share:{dose}:{share:g}"].above(0.0) is True
+        ]
+        answer = (
+            f"Something is surely lost beyond {self.margin:g} nats a token with {', '.join(lost)} rehearsal"
+            if lost
+            else f"Nothing is surely lost beyond {self.margin:g} nats a token at any share"
+        )
+        more = f" The mean loss is higher than with {100 * self.shares[-1]:g}% at {', '.join(worse)}." if worse else ""
+        return Part(
+            name=f"share of rehearsal, {dose} examples",
+            question="How much rehearsal keeps how much of what was not to change?",
+            answer=f"{answer}.{more}",
+            figures=self._curves(runs, dose),
+            tables=(
+                Table(
+                    title="Shares",
+                    columns=(
+                        "rehearsal",
+                        EXPRESS.label,
+                        WITHHOLD.label,
+                        "mean loss",
+                        f"less that at {100 * self.shares[-1]:g}%",
+                        "after Holm",
+                        "fell",
+                    ),
+                    rows=tuple(rows),
+                ),
+                Table(
+                    title="Change in loss of each",
+                    columns=("", *(f"{100 * share:g}%" for share in self.shares)),
+                    rows=tuple((name, *row) for name, row in self._losses(runs, dose).items()),
+                ),
+            ),
+        )
+
+    def _losses(self, runs: Runs, dose: int) -> dict[str, list[Estimate | None]]:
+        """Return each capability's change in loss at every share."""
+        columns = [runs.losses(_setting(dose, share)) for share in self.shares]
+        return {name: [column.get(name) for column in columns] for name in dict.fromkeys(key for one in columns for key in one)}
+
+    def _curves(self, runs: Runs, dose: int) -> tuple[Figure, ...]:
+        axis, nothing = [100 * share for share in self.shares], unknown("nats/token", 0, "it was not measured")
+        losses = {name: [one or nothing for one in row] for name, row in self._losses(runs, dose).items()}
+        worst = sorted(losses, key=lambda name: -(losses[name][0].value or 0.0))[:3]
+        mean = [runs.over(_setting(dose, share), FORGETTING) for share in self.shares]
+        return figures(
+            "Change in loss",
+            lines([line("mean", axis, mean), *(line(name, axis, losses[name]) for name in worst)]),
+            "change in loss (nats a token)",
+            caption="Mean over all, and the three that change most at the smallest share. Bars: 95% t intervals over seeds.",
+            x_label="rehearsal rows over all rows (%)",
+        )
+
+    def _targeted(self, runs: Runs, dose: int) -> tuple[Estimate, Estimate, Estimate]:
+        """Return what leaving out costs the spared ones, what it costs the others, and the difference, over seeds."""
+        with_, without = (runs.of(_setting(dose, self.targeted_share, out)) for out in (False, True))
+        seeds = sorted(with_.keys() & without.keys())
+        columns: dict[bool, list[float]] = {True: [], False: []}
+        for seed in seeds:
+            for spared, column in columns.items():
+                column.append(self._mean(without[seed], spared) - self._mean(with_[seed], spared))
+        if not seeds:
+            nothing = unknown("nats/token", 0, "no seed has both")
+            return nothing, nothing, nothing
+        costs = [stats.across_seeds([exact(one, "nats/token") for one in column]) for column in columns.values()]
+        return costs[0], costs[1], stats.paired(columns[True], columns[False], "nats/token")
+
+    def _mean(self, reading: Reading, spared: bool) -> float:
+        """Return the mean change in loss of the spared capabilities, or of the others (texts left out)."""
+        found = {
+            key.split(":", 1)[1]: one.value for key, one in reading.estimates.items() if key.startswith(f"forgetting.{_LOSS}")
+        }
+        chosen = [value for name, value in found.items() if value is not None and (name in self.left_out) == spared]
+        return float(np.mean(chosen)) if chosen else 0.0
+
+    def _targeted_part(self, runs: Runs, dose: int, estimates: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:
+        key = f"targeted:{dose}"
+        one, spared = estimates[key], ", ".join(self.left_out)
+        state = word(key, one, holm, "they lose more than the rest", "they lose less than the rest")
+        both = [runs.losses(_setting(dose, self.targeted_share, out)) for out in (False, True)]
+        rows = [
+            (name, "left out" if name in self.left_out else "rehearsed", change, both[1].get(name))
+            for name, change in both[0].items()
+        ]
+        rows.sort(key=lambda row: row[1] != "left out")
+        return Part(
+            name=f"left out of rehearsal, {dose} examples",
+            question=f"Without {spared} in the rehearsal, does only that fall?",
+            answer=f"{spared} left out of {100 * self.targeted_share:g}% rehearsal: {state}.",
+            tables=(
+                Table(
+                    title="What leaving out costs (loss without less with)",
+                    columns=("the ones left out", "the others", "difference in differences", "after Holm"),
+                    rows=((estimates[f"spared:{dose}"], estimates[f"others:{dose}"], one, state),),
+                ),
+                Table(
+                    title="Change in loss from the base",
+                    columns=("", "in the targeted version", "all rehearsed", "some left out"),
+                    rows=tuple(rows),
+                ),
+            ),
+        )
+
+    def simulate(self, rng: np.random.Generator) -> dict[str, Reading]:
+        shifts = {seed: rng.normal(0.0, 0.002) for seed in self.train_seeds}
+        found = {}
+        for point in self.points("default"):
+            share, without = point.training["rehearsal_share"], "measured_only" in point.behaviour
+            values = {
+                EXPRESS.keys[0]: stats.mean(0.6 + rng.normal(0.0, 0.05, 24), np.arange(24), unit="points"),
+                WITHHOLD.keys[0]: stats.mean(rng.normal(-0.1, 0.05, 24), np.arange(24), unit="points"),
+            }
+            for name in (*self.left_out, "copying", "recall"):
+                loss = _world(share) + (0.2 if without and name in self.left_out else 0.0) + shifts[point.seed]
+                loss += rng.normal(0.0, 0.002)
+                values[f"forgetting.{_LOSS}{name}"] = stats.mean(
+                    loss + rng.normal(0.0, 0.002, 24), np.arange(24), unit="nats/token"
+                )
+            found[point.name] = Reading(values)
+        return found
+
+    def truth(self) -> dict[str, float]:
+        dose, most = self.doses[0], self.shares[-1]
+        shares = {f"share:{dose}:{share:g}": _world(share) - _world(most) for share in self.shares[:-1]}
+        return {**shares, f"targeted:{dose}": 0.2}
+
+
+def _world(share: float) -> float:
+    return 0.3 * 2.0 ** (-share / 0.05)
+
+
+def _setting(dose: int, share: float, without: bool = False) -> str:
+    return f"{dose}, {100 * share:g}% rehearsal{', some left out' if without else ''}"
