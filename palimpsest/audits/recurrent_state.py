@@ -21,6 +21,7 @@ from palimpsest.data.kept import CONTROL, EXCHANGES, GATES, ODDS, OWN, PARTS, RE
 
 POLES = ("express", "withhold")
 COSINE = "1 \N{MINUS SIGN} cosine"
+STATELESS = "this model has no layer that keeps a state"
 DECIDING = "the weights that decide alone"
 SPANS = {OWN: "the direction", REST: "all else", "conflict": "what conflicts with it", "support": "what supports it"}
 
@@ -87,6 +88,8 @@ class RecurrentState(Audit[Data]):
 
     def needs(self, case: Case) -> tuple[Need, ...]:
         names = self._names(case)
+        if case.parts and not case.parts & {"recurrent", "other"}:  # what is not known may keep a state
+            raise NotApplicable(STATELESS)
         if not names:
             raise NotApplicable("there is nothing to read: give a behaviour with --behaviour FILE.yaml, or --text FILE")
         every = [need for name in names for need in (*self._drift(case, name).values(), *self._gates(case, name).values())]
@@ -126,7 +129,7 @@ class RecurrentState(Audit[Data]):
             )
             found = {**keeping.drifts(drift, labels), **keeping.gated(gates, labels)}
             unread += [f"Gates on {called(name)}: {why}." for why in keeping.whys(gates)]
-            kept_none &= all("no layer that keeps a state" in why for why in keeping.whys(gates)) and bool(keeping.whys(gates))
+            kept_none &= all(STATELESS in why for why in keeping.whys(gates)) and bool(keeping.whys(gates))
             if _has_options(case, name):
                 swaps = {role: measured[need.name] for role, need in self._exchange(name).items()}
                 why = next(iter(keeping.whys(swaps)), "") or keeping.unlike(swaps)
@@ -140,7 +143,7 @@ class RecurrentState(Audit[Data]):
             if found:
                 groups[name] = Kept(**found)
         if not groups:
-            raise NotApplicable("this model has no layer that keeps a state" if kept_none else " ".join(unread))
+            raise NotApplicable(STATELESS if kept_none else " ".join(unread))
         if not any(group.swap for group in groups.values()) and not any(one.startswith("Exchange") for one in unread):
             unread.append("Whether the change lies in states or in attention: these items name no options to decide between.")
         return Data(groups, tuple(dict.fromkeys(unread)))
