@@ -303,9 +303,7 @@ def _gate_spans(data: Data) -> Table:
     ]
     columns = ("gate", "before", "after", "change", "rehearsal only", "beyond it")
     wide = max((len(row) for row in rows), default=4)
-    note = (
-        "Mean over the span's tokens, layers and heads. Decay: what is kept of a state from one token to the next (100%: all)."
-    )
+    note = "Means over the span's tokens, layers and heads. Decay: what is kept of a state from token to token (100%: all)."
     return Table(title="Gates of the recurrent layers", columns=columns[:wide], rows=tuple(rows), note=note)
 
 
