@@ -20,8 +20,7 @@ from palimpsest.data.attended import ALLOWED, ALLOWED_HALF, Roles, mean
 GATES = {"write": "write strength", "decay": "decay"}
 OWN, REST = "direction", "rest"
 CONTROL = "rehearsal_only"
-ODDS = "nats"
-"""Of log-odds."""
+ODDS = "nats of log-odds"
 PARTS = {
     "recurrent": "recurrent states",
     "attention": "attention's keys and values",
