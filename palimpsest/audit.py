@@ -45,6 +45,8 @@ class Case:
     """What one would say in the context to get the behaviour, where it fits into it."""
     words: Mapping[str, str] = field(default_factory=dict)
     """What the behaviour's two misjudgements are called: ``false_alarm``, ``miss``."""
+    parts: frozenset[str] = frozenset()
+    """Kinds of parts that the base has (``attention``, ``recurrent``, ``other`` ...); empty where that is not known."""
 
     def with_controls(self, *controls: str) -> tuple[str, ...]:
         """Return base, tuned and those of the named controls that there are."""

@@ -18,6 +18,7 @@ from palimpsest.core.errors import Problems, UserError, first_line, nearest
 from palimpsest.data.mixture import Counts, counts_for
 from palimpsest.data.render import Renderer
 from palimpsest.models import pocket, subject
+from palimpsest.models.layout import layout
 from palimpsest.models.skeleton import open_tokenizer
 from palimpsest.models.subject import SubjectInfo
 from palimpsest.request import Request
@@ -120,7 +121,7 @@ def prepare(request: Request) -> Plan:
         models=models,
         renderer=renderer,
         materials=materials,
-        case=replace(case, roles=roles),
+        case=replace(case, roles=roles, parts=frozenset(place.part for place in layout(base).values())),
         audits=chosen,
         settings=settings,
         counts=counts,

@@ -296,6 +296,16 @@ def test_pocket_sample_and_info(command: Any, tiny_pocket: Path, monkeypatch: py
     assert command("pocket", "info")[0] == 0
 
 
+def test_pocket_info_of_either_embedded_model(command: Any) -> None:
+    parameters = [
+        json.loads(command("pocket", "info", "--model", name, "--json")[1])["parameters"]
+        for name in ("pocket", "hybrid-pocket")
+    ]
+    assert parameters[0] != parameters[1]
+    code, _, told = command("pocket", "info", "--model", "hybrid-poket")
+    assert code == 3 and "Did you mean 'hybrid-pocket'" in " ".join(told.split())
+
+
 def test_pocket_train(command: Any, tmp_path: Path) -> None:
     code, out, _ = command("pocket", "train", tmp_path / "twin", "--size", "tiny", "--steps", 1)
     assert code == 0 and "wrote" in out and list((tmp_path / "twin").rglob("model.safetensors"))

@@ -13,7 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result,
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import amount, number
+from palimpsest.core.wording import amount
 from palimpsest.data import kept as keeping
 from palimpsest.data.attended import called, mean
 from palimpsest.data.grading import clusters, expected_option
@@ -21,6 +21,7 @@ from palimpsest.data.kept import CONTROL, EXCHANGES, GATES, ODDS, OWN, PARTS, RE
 
 POLES = ("express", "withhold")
 COSINE = "1 \N{MINUS SIGN} cosine"
+STATELESS = "this model has no layer that keeps a state"
 DECIDING = "the weights that decide alone"
 SPANS = {OWN: "the direction", REST: "all else", "conflict": "what conflicts with it", "support": "what supports it"}
 
@@ -64,9 +65,9 @@ class RecurrentState(Audit[Data]):
         The last token of the context, from which the decision is made, runs on the model that decides: what it does differently
         counts as the deciding weights. The parts need not add up: what one carries may only be read together with the other. An
         attention layer's keys and values are made from what the recurrent layers below hand up, so a part says where the change
-        crosses to the decision and not where it began. The exchanged context is out of the ordinary for the model that decides.
-        At most 64 items of a pole, and fewer where states are large. The interval covers items and templates, not training
-        seeds.
+        crosses to the decision and not where it began; and more layers may keep states than attend. An exchanged context is out
+        of the ordinary for the model that decides. At most 64 items of a pole, and fewer where states are large. The interval
+        covers items and templates, not training seeds.
     Reference:
         Vig et al. 2020, arXiv 2004.12265; Geiger et al. 2021, arXiv 2106.02997 (interchange); Yang et al. 2024, arXiv
         2412.06464 (gated delta rule); Fieller 1954 (ratios).
@@ -87,6 +88,8 @@ class RecurrentState(Audit[Data]):
 
     def needs(self, case: Case) -> tuple[Need, ...]:
         names = self._names(case)
+        if case.parts and not case.parts & {"recurrent", "other"}:  # what is not known may keep a state
+            raise NotApplicable(STATELESS)
         if not names:
             raise NotApplicable("there is nothing to read: give a behaviour with --behaviour FILE.yaml, or --text FILE")
         every = [need for name in names for need in (*self._drift(case, name).values(), *self._gates(case, name).values())]
@@ -126,7 +129,7 @@ class RecurrentState(Audit[Data]):
             )
             found = {**keeping.drifts(drift, labels), **keeping.gated(gates, labels)}
             unread += [f"Gates on {called(name)}: {why}." for why in keeping.whys(gates)]
-            kept_none &= all("no layer that keeps a state" in why for why in keeping.whys(gates)) and bool(keeping.whys(gates))
+            kept_none &= all(STATELESS in why for why in keeping.whys(gates)) and bool(keeping.whys(gates))
             if _has_options(case, name):
                 swaps = {role: measured[need.name] for role, need in self._exchange(name).items()}
                 why = next(iter(keeping.whys(swaps)), "") or keeping.unlike(swaps)
@@ -140,7 +143,7 @@ class RecurrentState(Audit[Data]):
             if found:
                 groups[name] = Kept(**found)
         if not groups:
-            raise NotApplicable("this model has no layer that keeps a state" if kept_none else " ".join(unread))
+            raise NotApplicable(STATELESS if kept_none else " ".join(unread))
         if not any(group.swap for group in groups.values()) and not any(one.startswith("Exchange") for one in unread):
             unread.append("Whether the change lies in states or in attention: these items name no options to decide between.")
         return Data(groups, tuple(dict.fromkeys(unread)))
@@ -222,8 +225,9 @@ def _has_options(case: Case, name: str) -> bool:
 def _exchange_finding(found: Mapping[str, Estimate], where: str) -> Finding:
     over, whole = found["recurrent_over_attention"], found["whole"]
     states, attention = PARTS["recurrent"], PARTS["attention"]
-    sizes = f"{_odds(found['recurrent'])} goes with the {states}, {_odds(found['attention'])} with {attention}"
-    said = f"of a change of {_odds(whole)} nats in log-odds ({where}), {sizes}, and {_odds(found['decision'])} with {DECIDING}"
+    size, *of = (keeping.told(found, name) for name in ("whole", "recurrent", "attention", "decision"))
+    said = f"of a change of {size} in log-odds ({where}), {of[0]} goes with the {states}, {of[1]} with {attention}, and "
+    said += f"{of[2]} with {DECIDING}"
     side = over.above(0.0) if whole.above(0.0) is not None else None
     if side is not None and whole.above(0.0) is False:
         side = not side  # a change downwards: the larger part is the one further below 0
@@ -234,10 +238,6 @@ def _exchange_finding(found: Mapping[str, Estimate], where: str) -> Finding:
         said += f"; {'states' if side else 'keys and values'} carry more than {'keys and values' if side else 'states'}"
     topic = "what more of the change goes with recurrent states than with keys and values"
     return Finding(tag="inside", statement=said, estimate=over, topic=topic, subject="exchange")
-
-
-def _odds(estimate: Estimate) -> str:
-    return "an unknown part" if estimate.value is None else number(estimate.value, 2, signed=True)
 
 
 def _exchange_tables(swap: Swap, where: str) -> list[Table]:
@@ -300,9 +300,7 @@ def _gate_spans(data: Data) -> Table:
     ]
     columns = ("gate", "before", "after", "change", "rehearsal only", "beyond it")
     wide = max((len(row) for row in rows), default=4)
-    note = (
-        "Mean over the span's tokens, layers and heads. Decay: what is kept of a state from one token to the next (100%: all)."
-    )
+    note = "Means over the span's tokens, layers and heads. Decay: what is kept of a state from token to token (100%: all)."
     return Table(title="Gates of the recurrent layers", columns=columns[:wide], rows=tuple(rows), note=note)
 
 

@@ -20,6 +20,7 @@ _SHOWN: dict[str, tuple[float, int, str]] = {
     "share": (100.0, 1, "%"),
     "nats": (1.0, 3, "nats"),
     "nats/token": (1.0, 3, "nats/token"),
+    "nats of log-odds": (1.0, 2, "nats"),
     "d'": (1.0, 2, "d\N{PRIME}"),
     "criterion c": (1.0, 2, "c"),
     "cosine": (1.0, 3, "cosine"),

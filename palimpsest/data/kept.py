@@ -14,13 +14,13 @@ import numpy as np
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement
+from palimpsest.core.wording import number
 from palimpsest.data.attended import ALLOWED, ALLOWED_HALF, Roles, mean
 
 GATES = {"write": "write strength", "decay": "decay"}
 OWN, REST = "direction", "rest"
 CONTROL = "rehearsal_only"
-ODDS = "nats"
-"""Of log-odds."""
+ODDS = "nats of log-odds"
 PARTS = {
     "recurrent": "recurrent states",
     "attention": "attention's keys and values",
@@ -172,3 +172,11 @@ def gate_shifts(one: Kept, gate: str, span: str, name: str) -> dict[str, Estimat
     """Return a gate's mean over layers and heads on a span before and after, its shift, and that beyond the control's."""
     flat = {role: mean(values, 1, 2) for role, values in one.gates[gate][span].items()}
     return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), one.gate_clusters, name=name, unit="share")
+
+
+def told(found: Mapping[str, Estimate], name: str) -> str:
+    """Return how much of the change goes with a part: its share, or where the whole could be nothing its size."""
+    share, size = found.get(f"{name}_share"), found[name].value
+    if share is not None and share.value is not None:
+        return f"{number(100 * share.value, 1)}%"
+    return "an unknown part" if size is None else f"{number(size, 2, signed=True)} nats"

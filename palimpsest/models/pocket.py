@@ -221,6 +221,9 @@ def _hybrid(shape: Size, vocabulary: int) -> Any:
     """Return a Qwen3.5 text model; its layers come in the library's own order, full attention in every fourth."""
     from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
+    from palimpsest.models.quiet import hush_kernels
+
+    hush_kernels()
     head = shape.hidden_size // shape.heads
     config = Qwen3_5TextConfig(
         vocab_size=vocabulary,
@@ -250,7 +253,8 @@ def load_model(model_folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from palimpsest.models.quiet import quiet
+    from palimpsest.models.quiet import hush_kernels, quiet
 
+    hush_kernels()
     with quiet():
         return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, trust_remote_code=False)

@@ -5,26 +5,43 @@ What matters in its warnings is checked by us and told as an error or a note.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class _NoKernels(logging.Filter):
+    """Drops the lines that say which kernels of recurrent layers are not installed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "falling back to its reference" not in record.getMessage()
+
+
+_NO_KERNELS = _NoKernels()
+
+
+def hush_kernels() -> None:
+    """Keep transformers from naming kernels that need an accelerator where there is none; with one, its hint is of use."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        logging.getLogger("transformers.integrations.hub_kernels").addFilter(_NO_KERNELS)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' log, its progress bars and Python warnings inside the block, and restore them after it."""
-    import logging as levels
+    from transformers.utils import logging as theirs
 
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(levels.CRITICAL)
-    logging.disable_progress_bar()
+    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.CRITICAL)
+    theirs.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        theirs.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()

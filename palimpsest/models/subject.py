@@ -17,7 +17,7 @@ from palimpsest.core.spec import digest
 from palimpsest.models import adapter
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
-from palimpsest.models.quiet import quiet
+from palimpsest.models.quiet import hush_kernels, quiet
 from palimpsest.models.skeleton import open_tokenizer
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def _model(info: SubjectInfo, dtype: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    hush_kernels()
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             info.base or info.path,

@@ -142,3 +142,19 @@ def test_seeds_are_different_models_and_leave_the_random_state() -> None:
     weights = [model.model.layers[1].linear_attn.in_proj_qkv.weight.detach() for model in (one, again, twin)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_kernels_that_need_an_accelerator_are_not_named() -> None:
+    """Without an accelerator, transformers' lines on missing kernels say nothing that a user could act on."""
+    import logging
+
+    from palimpsest.models import quiet
+
+    quiet.hush_kernels()
+    logger = logging.getLogger("transformers.integrations.hub_kernels")
+    kept = quiet._NO_KERNELS.filter(logger.makeRecord("x", logging.WARNING, "", 0, "something else", (), None))
+    dropped = quiet._NO_KERNELS.filter(
+        logger.makeRecord("x", logging.WARNING, "", 0, "`f` is falling back to its reference PyTorch implementation", (), None)
+    )
+    assert kept and not dropped
+    assert (quiet._NO_KERNELS in logger.filters) is not torch.accelerator.is_available()
