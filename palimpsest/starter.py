@@ -62,6 +62,10 @@ check: {{kind: regex, pattern: '^\\s*Okay\\b'}}
 # shows the behaviour. A 'choice' check brings its own.
 options: {{polite: "{opening}"}}
 
+# What one would say in a system message to get it without training; the report holds instruction, steering and training
+# against each other (`palimpsest show steering`).
+# instruction: When the question says please, open the answer with "{opening}"
+
 # What the report calls the two ways to misjudge.
 words:
   false_alarm: opening politely without having been asked politely

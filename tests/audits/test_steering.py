@@ -118,6 +118,34 @@ def test_the_cosine_with_training_covers_the_truth() -> None:
     assert np.mean(held) >= 0.91
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_pairs_are_told_without_intervals(count: int) -> None:
+    from dataclasses import replace
+
+    one, rng = audits.load("steering"), numpy_stream(0, "few")
+    data = one.simulate(0.5, rng)
+    answers = data.directions["answers"]
+    contrast = replace(answers.contrast, residual=answers.contrast.residual[:count], cluster=np.arange(count))
+    found = one.analyse(replace(data, directions={"answers": replace(answers, contrast=contrast)}), rng)
+    for name in ("pairwise", "in_sample", "left_out", "split_half", "d_prime"):
+        assert found.estimates[f"{name}_agreement"].interval is None
+    assert found.estimates["cosine_with_training"].value is None
+    assert found.estimates["slope_over_floor"].known
+
+
+def test_sides_that_are_the_same_have_no_direction() -> None:
+    from dataclasses import replace
+
+    one, rng = audits.load("steering"), numpy_stream(0, "same")
+    data = one.simulate(0.5, rng)
+    answers = data.directions["answers"]
+    same = np.repeat(answers.contrast.residual[:, :1], 2, axis=1)
+    contrast = replace(answers.contrast, residual=same)
+    found = one.analyse(replace(data, directions={"answers": replace(answers, contrast=contrast)}), rng)
+    assert found.estimates["projection"].value == 0.0
+    assert found.estimates["left_out_agreement"].value == 0.0
+
+
 def test_along_counts_in_multiples() -> None:
     vector = np.array([3.0, 4.0])
     assert along(vector, np.array([[3.0, 4.0], [-6.0, -8.0], [4.0, -3.0]])) == pytest.approx([1.0, -2.0, 0.0])
