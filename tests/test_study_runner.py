@@ -23,7 +23,7 @@ from palimpsest.behaviour import load as load_behaviour
 from palimpsest.core.errors import UserError
 from palimpsest.core.progress import Silent
 from palimpsest.store.account import read
-from palimpsest.study import Point
+from palimpsest.study import Point, Reading, Results, Study, Told
 from palimpsest.study_runner import executors
 
 SMALL: dict[str, Any] = {
@@ -229,6 +229,38 @@ def test_the_command_is_in_the_account(behaviour: Path) -> None:
     assert " ".join(said) == (
         "palimpsest study dose_response --model pocket --behaviour b.yaml --grid full --set compared=, --set doses=0,8 --seeds 2"
     )
+
+
+class Relay(Study):
+    """Two runs, the second of which starts from the model of the first."""
+
+    primary = ()
+
+    def points(self, grid: str) -> tuple[Point, ...]:
+        first = Point(name="first", setting="first", seed=0, behaviour={"dose": 4}, request={"audits": ("outcome",)})
+        return (first, Point(name="next", setting="next", seed=0, behaviour={"dose": 4}, request=first.request, after="first"))
+
+    def collect(self, results: Results, grid: str) -> Told:
+        return Told("told", "sure", (), (), {name: one.estimates["outcome.rate_before"] for name, one in results.items()})
+
+    def simulate(self, rng: object) -> dict[str, Reading]:
+        return {}
+
+    def truth(self) -> dict[str, float]:
+        return {}
+
+
+def test_a_run_that_starts_from_another_ones_model(small: dict[str, Any], tmp_path: Path) -> None:
+    study = Relay(
+        behaviour=load_behaviour(small["behaviour"]), model=str(small["model"]), held_out=16, documents=8, device="cpu"
+    )
+    folder = tmp_path / "study"
+    checked = study_runner.check("relay", study, "default", folder)
+    account = study_runner.carry_out(checked, folder, jobs=2)
+    assert {member.state for member in account.members} == {"finished"}
+    first, second = (palimpsest.load_report(folder / "points" / name).record for name in ("first", "next"))
+    trained = next(one for one in first.subjects if one.role == "tuned")
+    assert next(one for one in second.subjects if one.role == "base").digest == trained.digest
 
 
 @pytest.mark.slow
