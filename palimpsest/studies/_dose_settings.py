@@ -36,8 +36,8 @@ def comparisons(parts: DoseParts, grid: Grid) -> dict[str, Estimate]:
     if grid == "full":
         for name in WAYS:
             for dose in parts.study.trained:
-                pair = (setting(f"{name}, {context} context", parts.study.main, dose) for context in ("frozen", "full"))
-                found[f"way:{name}, frozen less full:{dose}"] = parts.runs.paired(*pair, EXPRESS)
+                frozen, full = (setting(f"{name}, {context} context", parts.study.main, dose) for context in ("frozen", "full"))
+                found[f"way:{name}, frozen less full:{dose}"] = parts.runs.paired(frozen, full, EXPRESS)
     return found
 
 
