@@ -123,7 +123,10 @@ class Local:
     def _carry_out(self, task: Task) -> str:
         worker = getattr(self._own, "worker", None)
         if worker is None or not worker.alive:
-            worker = self._own.worker = _Worker(environment(self.jobs))
+            try:
+                worker = self._own.worker = _Worker(environment(self.jobs))
+            except OSError as error:
+                return f"its process could not be started: {error}"
             self._workers.append(worker)
         return worker.perform(task)
 

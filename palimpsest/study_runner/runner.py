@@ -297,7 +297,7 @@ def command(checked: Checked) -> tuple[str, ...]:
     for name in sorted(study.model_fields_set - {"model", "behaviour"}):
         value = getattr(study, name)
         if value != type(study).model_fields[name].default:
-            said = ",".join(map(str, value)) + ("," if len(value) == 1 else "") if isinstance(value, tuple) else str(value)
+            said = ",".join(map(str, value)) + ("," if len(value) < 2 else "") if isinstance(value, tuple) else str(value)
             words += [f"--{name}", said] if name in ("seeds", "device", "dtype") else ["--set", f"{name}={said}"]
     return tuple(words)
 
