@@ -309,8 +309,7 @@ def test_ray_gives_the_same_account(small: dict[str, Any], tmp_path: Path) -> No
     assert results(tmp_path / "local") == results(tmp_path / "ray")
 
 
-@pytest.mark.slow
 def test_a_ray_cluster_that_is_not_there_is_told(small: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'palimpsest-lm[ray]'")
     with pytest.raises(UserError, match="can't be used"):
-        palimpsest.run_study("dose_response", **small, executor="ray", ray_address="127.0.0.1:1", folder=tmp_path / "study")
+        executors.executor("ray", 1, "127.0.0.1:1")

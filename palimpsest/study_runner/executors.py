@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -194,6 +195,7 @@ class Ray:
         from palimpsest.study_runner.worker import perform
 
         self.jobs, self.ray = jobs, ray
+        _refuse_silence(address)
         own = {} if address else {"num_cpus": jobs, "include_dashboard": False}
         variables = {**environment(jobs), "PYTHONPATH": _path()}
         variables |= {name: value for name, value in os.environ.items() if name.startswith(("PALIMPSEST_", "HF_"))}
@@ -229,6 +231,21 @@ class Ray:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.ray.shutdown()
+
+
+def _refuse_silence(address: str | None) -> None:
+    """Refuse an address at which nobody listens: Ray itself would try for minutes.
+
+    Raises:
+        UserError: a HOST:PORT that can't be reached.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"the Ray cluster at {address} can't be used: {error}; start it, or leave out the address") from error
 
 
 def _path() -> str:
