@@ -206,11 +206,10 @@ class DoseParts:
             rows.append((str(dose), *found, ", ".join(self.runs.fell(at, self.study.margin)) or "none"))
         fell = rows[-1][-1]
         drawn = []
-        for quantity, factor in ((FORGETTING, 1.0), (ATTENTION, 100.0), (DIVERGENCE, 1.0), (WEIGHTS, 100.0)):
+        for quantity, factor in ((FORGETTING, 1.0), (ATTENTION, 100.0), (DIVERGENCE, 1.0), (WEIGHTS, 1.0)):
             series = line("", self.study.axis, self.curve(HOUSE, self.study.main, quantity), factor)
             if series:
-                unit = quantity.unit + (" (%)" if quantity is WEIGHTS else "")
-                drawn += figures(quantity.label[0].upper() + quantity.label[1:], [series], unit)
+                drawn += figures(quantity.label[0].upper() + quantity.label[1:], [series], quantity.unit)
         return Part(
             name="what else moves",
             question="What moves that was not to change, and how far does the inside move?",

@@ -238,7 +238,7 @@ class DoseResponse(Study):
                 unit = "nats/token" if quantity is DIVERGENCE else "share" if quantity is ATTENTION else "points"
                 noise = rng.normal(0.0, 0.02 * abs(top), clusters)
                 values[quantity.keys[0]] = stats.mean(top * own + noise, np.arange(clusters), unit=unit)
-            values[WEIGHTS.keys[0]] = exact(3e-4 * dose**0.5, "relative")
+            values[WEIGHTS.keys[0]] = exact(0.03 * dose**0.5, "% of the norm")
             values["forgetting.loss_change:text"] = stats.mean(
                 rng.normal(1e-4 * dose, 0.01, clusters), np.arange(clusters), unit="nats/token"
             )

@@ -96,7 +96,7 @@ def half_dose(doses: Sequence[float], by_seed: Sequence[Sequence[Estimate]]) -> 
     """
     seeds = [one for one in by_seed if all(each.value is not None for each in one)]
     if len(seeds) < 2:
-        return unknown("examples", len(seeds), f"{len(seeds)} seeds have a value at every dose, 2 are needed")
+        return unknown("examples", len(seeds), f"seeds that have a value at every dose: {len(seeds)}, 2 are needed")
     if len(doses) < 4:
         return unknown("examples", len(seeds), f"a curve of four parameters needs 4 doses, there are {len(doses)}")
     values = np.array([[each.value for each in one] for one in seeds], dtype=float)
