@@ -286,7 +286,7 @@ def test_interrupted_it_ends_its_workers_and_goes_on(behaviour: Path, model: Pat
     folder = tmp_path / "study"
     command = [sys.executable, "-m", "palimpsest", *arguments(behaviour, model, folder, "--jobs", "1")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    end = time.monotonic() + 300
+    end = time.monotonic() + 1200
     while not list(folder.glob("commits/points/*.json")) and time.monotonic() < end:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
