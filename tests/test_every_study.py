@@ -129,6 +129,7 @@ def test_any_run_may_be_missing(name: str) -> None:
     for lost in (order[0], order[len(order) // 2], order[-1]):
         assert one.collect({key: value for key, value in results.items() if key != lost}, "default").headline
     assert one.collect({order[0]: results[order[0]]}, "default").headline
+    assert one.collect(results, "full").headline, "of the full grid nothing but the default one is there"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,7 +30,6 @@ from palimpsest.studies._readings import (
     lines,
     word,
 )
-from palimpsest.study import Grid
 
 if TYPE_CHECKING:
     from palimpsest.studies.dose_response import DoseResponse
@@ -57,11 +56,12 @@ class DoseParts:
     study: DoseResponse
     runs: Runs
 
-    def _curve(self, way: str, pole: str, quantity: Quantity) -> list[Estimate]:
+    def curve(self, way: str, pole: str, quantity: Quantity) -> list[Estimate]:
+        """Return a quantity at every dose over seeds, from dose 0 on."""
         zero = exact(0.0, "points", self.study.seeds)
         return [zero, *(self.runs.over(setting(way, pole, dose), quantity) for dose in self.study.trained)]
 
-    def _by_seed(self, way: str, pole: str, quantity: Quantity) -> dict[int, list[Estimate]]:
+    def by_seed(self, way: str, pole: str, quantity: Quantity) -> dict[int, list[Estimate]]:
         """Return each seed's curve, of the seeds that have a value at every dose."""
         columns = [self.runs.values(setting(way, pole, dose), quantity) for dose in self.study.trained]
         seeds = [seed for seed in self.study.train_seeds if columns and all(seed in column for column in columns)]
@@ -70,8 +70,8 @@ class DoseParts:
     def outcome(self, estimates: dict[str, Estimate]) -> Part:
         rows, drawn, marks = [], [], []
         for pole in self.study.poles:
-            curve = self._curve(HOUSE, pole, EXPRESS)
-            by_seed = self._by_seed(HOUSE, pole, EXPRESS)
+            curve = self.curve(HOUSE, pole, EXPRESS)
+            by_seed = self.by_seed(HOUSE, pole, EXPRESS)
             half = stats.half_dose(self.study.axis, list(by_seed.values()))
             passes = stats.threshold(self.study.axis, curve, self.study.least)
             key = "both" if pole == BOTH else "express"
@@ -83,7 +83,7 @@ class DoseParts:
                 marks = [_mark("half", half)] if half.value is not None else []
             if self.study.behaviour.withhold:
                 label = "not, both" if pole == BOTH else "not, 1 pole"
-                drawn.append(line(label, self.study.axis, self._curve(HOUSE, pole, WITHHOLD), 100.0))
+                drawn.append(line(label, self.study.axis, self.curve(HOUSE, pole, WITHHOLD), 100.0))
         caption = "Bars: 95% t intervals over seeds."
         if marks:
             caption += " Line: mean of the logistics fitted to each seed; dashed: its half-way dose with its interval."
@@ -149,10 +149,10 @@ class DoseParts:
 
     def later(self) -> dict[str, Estimate]:
         """Return how much later than the outcome each quantity is half of what it becomes, by name."""
-        outcome = self._by_seed(HOUSE, self.study.main, EXPRESS)
+        outcome = self.by_seed(HOUSE, self.study.main, EXPRESS)
         found = {}
         for quantity in _INSIDE:
-            own = self._by_seed(HOUSE, self.study.main, quantity)
+            own = self.by_seed(HOUSE, self.study.main, quantity)
             seeds = sorted(own.keys() & outcome.keys())
             if seeds:
                 rows = [[[each.value or 0.0 for each in curve[seed]] for seed in seeds] for curve in (own, outcome)]
@@ -162,7 +162,7 @@ class DoseParts:
     def what_moves_first(self, compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:
         """Return the part that holds each quantity's half-way dose against the outcome's."""
         rows, said = [], []
-        drawn = [_share(self.study.axis, "outcome", self._by_seed(HOUSE, self.study.main, EXPRESS))]
+        drawn = [_share(self.study.axis, "outcome", self.by_seed(HOUSE, self.study.main, EXPRESS))]
         for quantity in _INSIDE:
             key = f"later:{quantity.name}"
             if key not in compared:
@@ -171,7 +171,7 @@ class DoseParts:
             said.append(f"{quantity.label}: {state}")
             rows.append((quantity.label, compared[key], amount(compared[key].minimum_detectable, "doublings"), state))
             if quantity in _DRAWN:
-                drawn.append(_share(self.study.axis, quantity.label, self._by_seed(HOUSE, self.study.main, quantity)))
+                drawn.append(_share(self.study.axis, quantity.label, self.by_seed(HOUSE, self.study.main, quantity)))
         return Part(
             name="what moves first",
             question="At which dose is each quantity half of what it becomes, against the outcome?",
@@ -206,11 +206,10 @@ class DoseParts:
             rows.append((str(dose), *found, ", ".join(self.runs.fell(at, self.study.margin)) or "none"))
         fell = rows[-1][-1]
         drawn = []
-        for quantity, factor in ((FORGETTING, 1.0), (ATTENTION, 100.0), (DIVERGENCE, 1.0), (WEIGHTS, 100.0)):
-            series = line("", self.study.axis, self._curve(HOUSE, self.study.main, quantity), factor)
+        for quantity, factor in ((FORGETTING, 1.0), (ATTENTION, 100.0), (DIVERGENCE, 1.0), (WEIGHTS, 1.0)):
+            series = line("", self.study.axis, self.curve(HOUSE, self.study.main, quantity), factor)
             if series:
-                unit = quantity.unit + (" (%)" if quantity is WEIGHTS else "")
-                drawn += figures(quantity.label[0].upper() + quantity.label[1:], [series], unit)
+                drawn += figures(quantity.label[0].upper() + quantity.label[1:], [series], quantity.unit)
         return Part(
             name="what else moves",
             question="What moves that was not to change, and how far does the inside move?",
@@ -232,33 +231,6 @@ class DoseParts:
             ),
         )
 
-    def comparisons(self, grid: Grid) -> dict[str, Estimate]:
-        """Return every difference between two settings, paired by seed, by name."""
-        found: dict[str, Estimate] = {}
-        for dose in self.study.trained[:-1]:
-            found[f"steps:{dose}"] = self.runs.paired(
-                setting(EQUAL, self.study.main, dose), setting(HOUSE, self.study.main, dose), EXPRESS
-            )
-        if len(self.study.poles) == 2:
-            for dose in self.study.trained:
-                found[f"poles:{dose}"] = self.runs.paired(setting(HOUSE, CLEAR, dose), setting(HOUSE, BOTH, dose), WITHHOLD)
-        for way in self.study.ways() if grid == "default" else ():
-            for dose in self.study.compared_doses():
-                found[f"way:{way}:{dose}"] = self.runs.paired(
-                    setting(way, self.study.main, dose), setting(HOUSE, self.study.main, dose), EXPRESS
-                )
-                for quantity in (WITHHOLD, FORGETTING):
-                    other = self.runs.paired(
-                        setting(way, self.study.main, dose), setting(HOUSE, self.study.main, dose), quantity
-                    )
-                    found[f"also:{way}:{dose}:{quantity.name}"] = other
-        if grid == "full":
-            for name in WAYS:
-                for dose in self.study.trained:
-                    pair = (setting(f"{name}, {context} context", self.study.main, dose) for context in ("frozen", "full"))
-                    found[f"way:{name}, frozen less full:{dose}"] = self.runs.paired(*pair, EXPRESS)
-        return found
-
     def one_pass_or_equal_steps(self, compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Iterator[Part]:
         keys = [name for name in compared if name.startswith("steps:")]
         if not keys:
@@ -270,7 +242,7 @@ class DoseParts:
             top,
         ]
         half = stats.half_dose(self.study.axis, list(self._equal_rows()))
-        one_pass = self._curve(HOUSE, self.study.main, EXPRESS)
+        one_pass = self.curve(HOUSE, self.study.main, EXPRESS)
         more = [name.split(":")[1] for name in keys if holm.get(name) and (compared[name].value or 0) > 0]
         yield Part(
             name="one pass or equal steps",
@@ -312,52 +284,6 @@ class DoseParts:
         for seed in self.study.train_seeds:
             if seed in top and all(seed in column for column in columns):
                 yield [exact(0.0, "points", 1), *(column[seed] for column in columns), top[seed]]
-
-    def other_settings(self, compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Iterator[Part]:
-        poles = {name: one for name, one in compared.items() if name.startswith("poles:")}
-        if poles:
-            more = [name.split(":")[1] for name in poles if holm.get(name) and (compared[name].value or 0) > 0]
-            yield Part(
-                name="one pole or both",
-                question="What does teaching only where it should appear do where it should not?",
-                answer=f"Taught alone it spills more than with both poles at {', '.join(more)} examples."
-                if more
-                else "No difference is decided.",
-                tables=(
-                    Table(
-                        title="Where it should not appear: one pole less both",
-                        columns=("dose", "difference", "after Holm"),
-                        rows=tuple((name.split(":")[1], one, word(name, one, holm)) for name, one in poles.items()),
-                    ),
-                ),
-            )
-        ways = {name: one for name, one in compared.items() if name.startswith("way:")}
-        if ways:
-            told = [
-                f"{name.removeprefix('way:').replace(':', ' at ')} {word(name, one, holm)}"
-                for name, one in ways.items()
-                if holm.get(name)
-            ]
-            rows = []
-            for name, one in ways.items():
-                way, _, dose = name.removeprefix("way:").rpartition(":")
-                also = (compared.get(f"also:{way}:{dose}:{quantity.name}") for quantity in (WITHHOLD, FORGETTING))
-                rows.append((f"{way}, {dose}", one, word(name, one, holm), *also))
-            yield Part(
-                name="one factor at a time",
-                question="What do optimizer and frozen context change, at the same dose?",
-                answer=("Where it should appear, against the behaviour's own settings: " + "; ".join(told) + ".")
-                if told
-                else "No difference is decided.",
-                tables=(
-                    Table(
-                        title="Less the behaviour's own settings, paired by seed",
-                        columns=("way, dose", EXPRESS.label, "after Holm", WITHHOLD.label, "mean loss"),
-                        rows=tuple(rows),
-                        note=f"LoRA (rank 8) at {self.study.lora_rate:g} times the learning rate.",
-                    ),
-                ),
-            )
 
 
 def setting(way: str, pole: str, dose: int) -> str:

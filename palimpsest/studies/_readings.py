@@ -76,7 +76,7 @@ DIVERGENCE = Quantity(
     "nats a token on general text, beyond the control",
     ("divergence.kl_over_floor", "divergence.kl"),
 )
-WEIGHTS = Quantity("weights", "weights", "relative change of the weights", ("weight_change.relative_change",))
+WEIGHTS = Quantity("weights", "weights", "% of the norm of the weights", ("weight_change.relative_change",))
 FORGETTING = Quantity("loss", "mean loss", "mean change of what was not to change (nats a token)", (), mean_loss)
 
 

@@ -16,6 +16,7 @@ from palimpsest.data.mixture import counts_for
 from palimpsest.studies import _code_length
 from palimpsest.studies._claims import Claims
 from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
+from palimpsest.studies._dose_settings import comparisons, every_setting, other_settings
 from palimpsest.studies._readings import ATTENTION, BEHAVIOUR_AUDITS, DIVERGENCE, EXPRESS, WEIGHTS, WITHHOLD, Runs, decided
 from palimpsest.study import Grid, Point, Reading, Results, Study, Told
 from palimpsest.training.settings import TrainingSettings
@@ -193,7 +194,7 @@ class DoseResponse(Study):
         runs = Runs(self.points(grid), results)
         tells = DoseParts(self, runs)
         claims = Claims(runs, self.trained, lambda dose: setting(HOUSE, self.main, dose), self)
-        compared = {**tells.later(), **tells.comparisons(grid)}
+        compared = {**tells.later(), **comparisons(tells, grid)}
         holm = decided({name: one for name, one in compared.items() if name.startswith(self.primary)})
         estimates = dict(compared)
         outcome = tells.outcome(estimates)
@@ -204,7 +205,8 @@ class DoseResponse(Study):
             moves_first,
             tells.side_effects(estimates),
             *tells.one_pass_or_equal_steps(compared, holm),
-            *tells.other_settings(compared, holm),
+            *other_settings(compared, holm),
+            *(every_setting(tells, estimates) if grid == "full" else ()),
             _code_length.part(self.trained, lambda dose: list(runs.of(setting(HOUSE, self.main, dose)).values()), estimates),
         )
         return Told(
@@ -236,7 +238,7 @@ class DoseResponse(Study):
                 unit = "nats/token" if quantity is DIVERGENCE else "share" if quantity is ATTENTION else "points"
                 noise = rng.normal(0.0, 0.02 * abs(top), clusters)
                 values[quantity.keys[0]] = stats.mean(top * own + noise, np.arange(clusters), unit=unit)
-            values[WEIGHTS.keys[0]] = exact(3e-4 * dose**0.5, "relative")
+            values[WEIGHTS.keys[0]] = exact(0.03 * dose**0.5, "% of the norm")
             values["forgetting.loss_change:text"] = stats.mean(
                 rng.normal(1e-4 * dose, 0.01, clusters), np.arange(clusters), unit="nats/token"
             )

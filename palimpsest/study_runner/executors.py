@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -122,7 +124,10 @@ class Local:
     def _carry_out(self, task: Task) -> str:
         worker = getattr(self._own, "worker", None)
         if worker is None or not worker.alive:
-            worker = self._own.worker = _Worker(environment(self.jobs))
+            try:
+                worker = self._own.worker = _Worker(environment(self.jobs))
+            except OSError as error:
+                return f"its process could not be started: {error}"
             self._workers.append(worker)
         return worker.perform(task)
 
@@ -190,6 +195,7 @@ class Ray:
         from palimpsest.study_runner.worker import perform
 
         self.jobs, self.ray = jobs, ray
+        _refuse_silence(address)
         own = {} if address else {"num_cpus": jobs, "include_dashboard": False}
         variables = {**environment(jobs), "PYTHONPATH": _path()}
         variables |= {name: value for name, value in os.environ.items() if name.startswith(("PALIMPSEST_", "HF_"))}
@@ -198,7 +204,7 @@ class Ray:
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 runtime_env={"env_vars": variables},
                 **own,
             )
@@ -225,6 +231,21 @@ class Ray:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.ray.shutdown()
+
+
+def _refuse_silence(address: str | None) -> None:
+    """Refuse an address at which nobody listens: Ray itself would try for minutes.
+
+    Raises:
+        UserError: a HOST:PORT that can't be reached.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"the Ray cluster at {address} can't be used: {error}; start it, or leave out the address") from error
 
 
 def _path() -> str:

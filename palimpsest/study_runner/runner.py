@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
 from palimpsest.store.account import Account, Member
-from palimpsest.store.record import RunRecord
 from palimpsest.store.run_folder import RunFolder, RunReader
 from palimpsest.study import Grid, Point, Reading, Study, reading
 from palimpsest.study_runner.executors import Executor, Task
@@ -101,13 +100,24 @@ def _was_checked(folder: Path, identity: dict[str, Any]) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What is kept in memory of a finished run."""
+
+    reading: Reading
+    models: dict[str, str]
+    """Folder of the model of each role that it trained, from the run's own folder."""
+    notes: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
 @dataclass
 class Progressing:
     """Which points are where."""
 
     checked: Checked
     home: RunFolder
-    done: dict[str, RunRecord] = field(default_factory=dict)
+    done: dict[str, Finished] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     seconds: list[float] = field(default_factory=list)
@@ -196,8 +206,7 @@ def _task(state: Progressing, point: Point) -> Task:
     """Return what a worker is told: the request, with the models of the points that this one needs."""
 
     def model(name: str, role: str) -> str:
-        trained = next(one for one in state.done[name].training if one.role == role)
-        return str(state.folder(name) / trained.model_folder)
+        return str(state.folder(name) / state.done[name].models[role])
 
     base = model(point.after, "tuned") if point.after else ""
     controls = {"rehearsal_only": model(point.control, "rehearsal_only")} if point.control else {}
@@ -205,12 +214,17 @@ def _task(state: Progressing, point: Point) -> Task:
     return Task(point=point.name, request=request.model_dump(mode="json"), folder=str(state.folder(point.name)))
 
 
-def _finished(folder: Path) -> RunRecord | None:
-    """Return the record of a finished point, or ``None`` where it is not finished or not whole."""
+def _finished(folder: Path) -> Finished | None:
+    """Return a finished point, or ``None`` where it is not finished or not whole."""
+    if not (folder / "report.html").is_file():  # written last
+        return None
     try:
-        return api.load_report(folder).record
+        record = api.load_report(folder).record
     except UserError:
         return None
+    models = {one.role: one.model_folder for one in record.training}
+    shared = {key: value for key, value in record.provenance.items() if key not in ("command", "seeds", "digests")}
+    return Finished(reading(record), models, record.notes, shared)
 
 
 def _noted(home: RunFolder, name: str) -> list[float]:
@@ -219,14 +233,12 @@ def _noted(home: RunFolder, name: str) -> list[float]:
 
 
 def _account(state: Progressing) -> Account:
-    checked, records = state.checked, state.done
-    if not records:
+    checked = state.checked
+    done = {point.name: state.done[point.name] for point in checked.points if point.name in state.done}
+    if not done:
         reasons = dict.fromkeys(state.failed.values())
         raise UserError("not one run could be finished:\n" + "\n".join(f"  - {reason}" for reason in reasons))
-    readings: Mapping[str, Reading] = {
-        point.name: reading(records[point.name]) for point in checked.points if point.name in records
-    }
-    told = checked.study.collect(readings, checked.grid)
+    told = checked.study.collect({name: one.reading for name, one in done.items()}, checked.grid)
     sections = checked.study.sections()
     return Account(
         kind="study",
@@ -243,8 +255,8 @@ def _account(state: Progressing) -> Account:
         ),
         members=tuple(_member(state, point) for point in checked.points),
         estimates=told.estimates,
-        notes=tuple(dict.fromkeys((*told.notes, *(note for one in records.values() for note in one.notes)))),
-        provenance=_provenance(checked, next(iter(records.values()))),
+        notes=tuple(dict.fromkeys((*told.notes, *(note for one in done.values() for note in one.notes)))),
+        provenance=_provenance(checked, next(iter(done.values()))),
         specification=checked.identity,
     )
 
@@ -260,17 +272,16 @@ def _lost(state: Progressing) -> list[str]:
 def _member(state: Progressing, point: Point) -> Member:
     folder = f"{POINTS}/{point.name}"
     if point.name in state.done:
-        return Member(name=point.name, folder=folder, state="finished", told=state.done[point.name].verdict.headline)
+        return Member(name=point.name, folder=folder, state="finished", told=state.done[point.name].reading.headline)
     if point.name in state.failed:
         return Member(name=point.name, folder=folder, state="failed", told=state.failed[point.name])
     return Member(name=point.name, folder="", state="not done", told="")
 
 
-def _provenance(checked: Checked, record: RunRecord) -> dict[str, Any]:
+def _provenance(checked: Checked, one: Finished) -> dict[str, Any]:
     """Return with what the runs were made, as the first of them noted it; nothing that depends on where or how they ran."""
-    shared = {key: value for key, value in record.provenance.items() if key not in ("command", "seeds", "digests")}
     return {
-        **shared,
+        **one.provenance,
         "seeds": list(checked.study.train_seeds),
         "digests": {"base": checked.identity["model"]},
         "command": list(command(checked)),
@@ -286,7 +297,7 @@ def command(checked: Checked) -> tuple[str, ...]:
     for name in sorted(study.model_fields_set - {"model", "behaviour"}):
         value = getattr(study, name)
         if value != type(study).model_fields[name].default:
-            said = ",".join(map(str, value)) + ("," if len(value) == 1 else "") if isinstance(value, tuple) else str(value)
+            said = ",".join(map(str, value)) + ("," if len(value) < 2 else "") if isinstance(value, tuple) else str(value)
             words += [f"--{name}", said] if name in ("seeds", "device", "dtype") else ["--set", f"{name}={said}"]
     return tuple(words)
 

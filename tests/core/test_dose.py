@@ -117,7 +117,9 @@ def test_later_finds_a_doubling_and_its_sign() -> None:
     assert late.above(0.0) is True
     assert late.value == pytest.approx(1.0, abs=0.2)
     assert stats.later(DOSES, seeds(40.0), seeds(80.0)).above(0.0) is False
-    assert "direction" in stats.later(DOSES, [curve(80.0), curve(80.0, -1.0)], [curve(80.0)] * 2).method
+    assert "not told from none" in stats.later(DOSES, [curve(80.0), curve(80.0, -1.0)], [curve(80.0)] * 2).method
+    scattered = [[0.0] * 7 + [last] for last in (0.1, 0.9, 0.2)]
+    assert "not told from none" in stats.later(DOSES, scattered, [curve(80.0)] * 3).method
     assert stats.later(DOSES, [[0.0] * 8] * 3, [curve(80.0)] * 3).value is None
 
 

@@ -96,7 +96,7 @@ def half_dose(doses: Sequence[float], by_seed: Sequence[Sequence[Estimate]]) -> 
     """
     seeds = [one for one in by_seed if all(each.value is not None for each in one)]
     if len(seeds) < 2:
-        return unknown("examples", len(seeds), f"{len(seeds)} seeds have a value at every dose, 2 are needed")
+        return unknown("examples", len(seeds), f"seeds that have a value at every dose: {len(seeds)}, 2 are needed")
     if len(doses) < 4:
         return unknown("examples", len(seeds), f"a curve of four parameters needs 4 doses, there are {len(doses)}")
     values = np.array([[each.value for each in one] for one in seeds], dtype=float)
@@ -194,8 +194,8 @@ def crossing_dose(doses: Sequence[float], values: Sequence[float], level: float)
 def later(doses: Sequence[float], values: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]) -> Estimate:
     """Return how much later one quantity is half of what it becomes than another, in doublings of the dose, paired by seed.
 
-    Each seed's curves go from 0 to what they are at the largest dose; where one does not change there in one direction with all
-    seeds, half of it means nothing.
+    Each seed's curves go from 0 to what they are at the largest dose; where that is not told from no change over the seeds,
+    half of it means nothing.
 
     Args:
         doses: shape (doses,), rising, from 0 on.
@@ -205,17 +205,13 @@ def later(doses: Sequence[float], values: Sequence[Sequence[float]], reference: 
     n = len(values)
     if n < 2:
         return unknown("doublings", n, f"{n} seed, 2 are needed")
+    for what in (values, reference):
+        if not _clearly_changed(np.array([curve[-1] for curve in what])):
+            return unknown("doublings", n, "its change at the largest dose is not told from none")
     found = []
     for own, other in zip(values, reference, strict=True):
-        halves = [
-            crossing_dose(doses, [one / curve[-1] for one in curve], 0.5) if curve[-1] else None for curve in (own, other)
-        ]
-        if halves[0] is None or halves[1] is None:
-            return unknown("doublings", n, "it does not change at the largest dose")
+        halves = [crossing_dose(doses, [one / curve[-1] for one in curve], 0.5) or 0.0 for curve in (own, other)]
         found.append(math.log2((1 + halves[0]) / (1 + halves[1])))
-    for what in (values, reference):
-        if len({curve[-1] > 0 for curve in what}) > 1:
-            return unknown("doublings", n, "the seeds do not agree on the direction of the change at the largest dose")
     centre, error, degrees = float(np.mean(found)), float(np.std(found, ddof=1)) / n**0.5, n - 1.0
     if error == 0.0:
         return Estimate(value=centre, unit="doublings", n=n, interval=None, method="could not say: all seeds give the same")
@@ -228,6 +224,12 @@ def later(doses: Sequence[float], values: Sequence[Sequence[float]], reference: 
         p_value=two_sided(centre / error, degrees),
         minimum_detectable=minimum_detectable(error, degrees),
     )
+
+
+def _clearly_changed(last: np.ndarray) -> bool:
+    """Whether the t interval over seeds of what a quantity becomes lies on one side of 0, with every seed on that side."""
+    reach = quantile(0.975, last.size - 1) * float(last.std(ddof=1)) / last.size**0.5
+    return bool(abs(float(last.mean())) > reach and (last > 0).all() | (last < 0).all())
 
 
 def paired(after: Sequence[float], before: Sequence[float], unit: str, margin: float | None = None) -> Estimate:

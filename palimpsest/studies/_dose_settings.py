@@ -1,0 +1,120 @@
+"""Dose settings: how do the other settings of ``dose_response`` differ from the behaviour's own?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from palimpsest.audit import Table
+from palimpsest.core import stats
+from palimpsest.core.estimate import Estimate
+from palimpsest.store.account import Part
+from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
+from palimpsest.studies._readings import EXPRESS, FORGETTING, WITHHOLD, word
+from palimpsest.study import Grid
+
+
+def comparisons(parts: DoseParts, grid: Grid) -> dict[str, Estimate]:
+    """Return every difference between two settings, paired by seed, by name."""
+    found: dict[str, Estimate] = {}
+    for dose in parts.study.trained[:-1]:
+        found[f"steps:{dose}"] = parts.runs.paired(
+            setting(EQUAL, parts.study.main, dose), setting(HOUSE, parts.study.main, dose), EXPRESS
+        )
+    if len(parts.study.poles) == 2:
+        for dose in parts.study.trained:
+            found[f"poles:{dose}"] = parts.runs.paired(setting(HOUSE, CLEAR, dose), setting(HOUSE, BOTH, dose), WITHHOLD)
+    for way in parts.study.ways() if grid == "default" else ():
+        for dose in parts.study.compared_doses():
+            found[f"way:{way}:{dose}"] = parts.runs.paired(
+                setting(way, parts.study.main, dose), setting(HOUSE, parts.study.main, dose), EXPRESS
+            )
+            for quantity in (WITHHOLD, FORGETTING):
+                other = parts.runs.paired(
+                    setting(way, parts.study.main, dose), setting(HOUSE, parts.study.main, dose), quantity
+                )
+                found[f"also:{way}:{dose}:{quantity.name}"] = other
+    if grid == "full":
+        for name in WAYS:
+            for dose in parts.study.trained:
+                frozen, full = (setting(f"{name}, {context} context", parts.study.main, dose) for context in ("frozen", "full"))
+                found[f"way:{name}, frozen less full:{dose}"] = parts.runs.paired(frozen, full, EXPRESS)
+    return found
+
+
+def other_settings(compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Iterator[Part]:
+    poles = {name: one for name, one in compared.items() if name.startswith("poles:")}
+    if poles:
+        more = [name.split(":")[1] for name in poles if holm.get(name) and (compared[name].value or 0) > 0]
+        yield Part(
+            name="one pole or both",
+            question="What does teaching only where it should appear do where it should not?",
+            answer=f"Taught alone it spills more than with both poles at {', '.join(more)} examples."
+            if more
+            else "No difference is decided.",
+            tables=(
+                Table(
+                    title="Where it should not appear: one pole less both",
+                    columns=("dose", "difference", "after Holm"),
+                    rows=tuple((name.split(":")[1], one, word(name, one, holm)) for name, one in poles.items()),
+                ),
+            ),
+        )
+    ways = {name: one for name, one in compared.items() if name.startswith("way:")}
+    if ways:
+        told = [
+            f"{name.removeprefix('way:').replace(':', ' at ')} {word(name, one, holm)}"
+            for name, one in ways.items()
+            if holm.get(name)
+        ]
+        rows = []
+        for name, one in ways.items():
+            way, _, dose = name.removeprefix("way:").rpartition(":")
+            also = (compared.get(f"also:{way}:{dose}:{quantity.name}") for quantity in (WITHHOLD, FORGETTING))
+            rows.append((f"{way}, {dose}", one, word(name, one, holm), *also))
+        yield Part(
+            name="one factor at a time",
+            question="What do optimizer and frozen context change, at the same dose?",
+            answer=("Where it should appear, against the behaviour's own settings: " + "; ".join(told) + ".")
+            if told
+            else "No difference is decided.",
+            tables=(
+                Table(
+                    title="Less the behaviour's own settings, paired by seed",
+                    columns=("way, dose", EXPRESS.label, "after Holm", WITHHOLD.label, "mean loss"),
+                    rows=tuple(rows),
+                    note="LoRA has rank 8 and lora_rate times the learning rate (see the specification).",
+                ),
+            ),
+        )
+
+
+def every_setting(parts: DoseParts, estimates: dict[str, Estimate]) -> Iterator[Part]:
+    """Yield the part that tells the curve of every optimizer, context and pole setting (the full grid)."""
+    rows = []
+    for way in (f"{name}, {context} context" for name in WAYS for context in ("frozen", "full")):
+        for pole in parts.study.poles:
+            curve = parts.curve(way, pole, EXPRESS)
+            half = stats.half_dose(parts.study.axis, list(parts.by_seed(way, pole, EXPRESS).values()))
+            estimates[f"ec50:{way}, {pole}"] = half
+            passes = stats.threshold(parts.study.axis, curve, parts.study.least)
+            spilt = parts.runs.over(setting(way, pole, parts.study.trained[-1]), WITHHOLD)
+            rows.append((f"{way}; {pole}", half, passes, curve[-1], spilt))
+    told = sum(row[1].value is not None for row in rows)
+    yield Part(
+        name="every setting",
+        question="How many examples does each optimizer take, with each context and either or both poles?",
+        answer=f"The half-way dose can be told for {told} of {len(rows)} settings.",
+        tables=(
+            Table(
+                title="Curves",
+                columns=(
+                    "setting",
+                    "half-way dose",
+                    f"dose of {100 * parts.study.least:.0f} points",
+                    f"at {parts.study.trained[-1]}: where it should appear",
+                    "where it should not",
+                ),
+                rows=tuple(rows),
+            ),
+        ),
+    )
