@@ -1,0 +1,1 @@
+"""Memory: which mistakes did the model make in real conversations, and do they come back?"""

@@ -1,0 +1,182 @@
+"""Schema: what does a memory folder hold, and is this one of ours?
+
+One SQLite file, ``memory.sqlite``, in write-ahead mode: readers see the last committed state while one process writes. The
+file says whose it is (``application_id``) and in which version (``user_version``); anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from palimpsest.core.errors import UserError
+from palimpsest.store.atomic import cannot_write
+
+NAME = "memory.sqlite"
+VERSION = 1
+APPLICATION = 0x50414C4D
+"""The letters PALM."""
+BUSY_SECONDS = 5.0
+"""So long a write waits for another process's before it gives up."""
+
+Use = Literal["read", "write"]
+
+TABLES = """
+CREATE TABLE node (id INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('behaviour', 'scenario', 'correction')));
+CREATE TABLE behaviour (
+    id INTEGER PRIMARY KEY REFERENCES node, name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, question TEXT NOT NULL);
+CREATE TABLE scenario (
+    id INTEGER PRIMARY KEY REFERENCES node, digest TEXT NOT NULL UNIQUE,
+    messages TEXT NOT NULL, last TEXT NOT NULL, ending TEXT NOT NULL);
+CREATE TABLE correction (
+    id INTEGER PRIMARY KEY REFERENCES node, digest TEXT NOT NULL UNIQUE,
+    behaviour INTEGER NOT NULL REFERENCES behaviour, pole TEXT NOT NULL CHECK (pole IN ('express', 'withhold')),
+    scenario INTEGER NOT NULL REFERENCES scenario, conversation INTEGER NOT NULL REFERENCES conversation,
+    said TEXT NOT NULL, wrong TEXT NOT NULL, better TEXT,
+    covered INTEGER NOT NULL, failed INTEGER NOT NULL CHECK (failed BETWEEN 1 AND covered));
+CREATE TABLE link (
+    source INTEGER NOT NULL REFERENCES node, target INTEGER NOT NULL REFERENCES node,
+    kind TEXT NOT NULL CHECK (kind IN ('of', 'arose in', 'like')), weight REAL NOT NULL CHECK (weight BETWEEN 0 AND 1),
+    PRIMARY KEY (source, target, kind)) WITHOUT ROWID;
+CREATE TABLE conversation (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, source TEXT NOT NULL, time REAL);
+CREATE TABLE turn (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, conversation INTEGER NOT NULL REFERENCES conversation, time REAL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('passed', 'failed', 'disputed', 'unknown')),
+    asked TEXT NOT NULL, reason TEXT NOT NULL,
+    behaviour INTEGER REFERENCES behaviour, pole TEXT, how TEXT,
+    correction INTEGER REFERENCES correction, known_before INTEGER REFERENCES correction);
+CREATE TABLE surfacing (
+    id INTEGER PRIMARY KEY, conversation TEXT NOT NULL, correction INTEGER NOT NULL REFERENCES correction,
+    time REAL NOT NULL, score REAL NOT NULL, why TEXT NOT NULL);
+CREATE INDEX link_target ON link (target, kind);
+CREATE INDEX correction_scenario ON correction (scenario);
+CREATE INDEX turn_of ON turn (behaviour, pole, outcome);
+CREATE INDEX turn_conversation ON turn (conversation);
+CREATE INDEX surfacing_conversation ON surfacing (conversation);
+CREATE VIRTUAL TABLE scenario_text USING fts5 (words, content='', tokenize="unicode61 remove_diacritics 0 categories 'L* M* N* Co'");
+CREATE VIRTUAL TABLE word USING fts5vocab (scenario_text, row);
+"""
+
+
+def connect(folder: Path, use: Use) -> sqlite3.Connection:
+    """Open the memory of a folder; to write, one is made where there is none.
+
+    Raises:
+        UserError: the folder holds something else, a newer version, a damaged file, or can't be read or written.
+    """
+    file = folder / NAME
+    check_place(folder, use)
+    with told(folder):
+        if use == "write":
+            connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
+        else:
+            connection = _reading(file)
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            _check_version(connection, file, use)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Tell SQLite's own errors in words that a user can act on."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    except sqlite3.DatabaseError as error:
+        raise _in_words(folder, error) from error
+
+
+def _in_words(folder: Path, error: sqlite3.DatabaseError) -> UserError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return UserError(
+            f"another process writes {folder}, and did not let go within {BUSY_SECONDS:g} s; try again when it is done"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return UserError(f"{folder} can't be written: the disk is full; free some space and give the same command again. "
+                         "What was committed is kept.")  # fmt: skip
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return UserError(
+            f"{folder / NAME} is damaged or no memory ({error}); move it away, and watch the transcripts again to have it back"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
+        return UserError(f"{folder / NAME} can't be opened or written: {error}; who owns the folder?")
+    if "fts5" in str(error):
+        return UserError("this Python's SQLite has no full-text index (FTS5); use a Python that was built with it")
+    raise error
+
+
+def check_place(folder: Path, use: Use) -> None:
+    """Check that a folder holds a memory or, to write, nothing.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    file = folder / NAME
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--memory must be a folder, but {folder} is a file")
+        if file.exists():
+            return
+        if use == "read":
+            raise UserError(f"{folder} holds no memory; make one with `palimpsest watch TRANSCRIPTS --memory {folder}`")
+        others = sorted(one.name for one in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise UserError(f"{folder} can't be read: {error.strerror or error}") from error
+    others = [name for name in others if not name.startswith((NAME, "lock"))]
+    if others:
+        listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise UserError(f"{folder} is no memory: it holds {listed}; give a folder that is new or empty")
+
+
+def _reading(file: Path) -> sqlite3.Connection:
+    place = f"file:{quote(str(file.absolute()))}?mode=ro"
+    connection = sqlite3.connect(place, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if list(file.parent.glob(f"{NAME}-*")):
+            raise
+        # a folder that may not be written and that nobody writes: there is no shared index, and none is needed
+        connection = sqlite3.connect(f"{place}&immutable=1", isolation_level=None, uri=True)
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, file: Path, use: Use) -> None:
+    (owner,), (version,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if (owner, version, tables) == (0, 0, 0):  # new, or one whose making was cut off
+        if use == "read":
+            raise UserError(f"{file.parent} holds an empty memory; fill it with `palimpsest watch TRANSCRIPTS --memory {file.parent}`")
+        _make(connection)
+        return
+    if owner != APPLICATION:
+        raise UserError(f"{file} is a database of another program; give another folder")
+    if version > VERSION:
+        raise UserError(
+            f"{file} was made by a newer Palimpsest (version {version} of its form; this one reads up to {VERSION}); update Palimpsest"
+        )
+    if version < VERSION:
+        raise UserError(f"{file} has version {version} of its form, which is not read any more; watch the transcripts into a new folder")
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    """Make the tables in one transaction, so that there are all or none."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")

@@ -1,0 +1,80 @@
+"""Surface: which corrections matter for a conversation?
+
+Scenarios like the conversation are found by the full-text index, and from them one step along the links to scenarios like
+those. A correction's score is likeness times importance (for a linked one times the link's weight as well). What was already
+surfaced in the same conversation is not shown again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from palimpsest.core.wording import number
+from palimpsest.memory.likeness import Situation, situation
+from palimpsest.memory.store import Correction, Memory
+from palimpsest.memory.transcripts import Conversation
+
+LEAST = 0.3
+"""A scenario that is less like the conversation does not matter for it."""
+LEAST_SCORE = 0.1
+
+
+@dataclass(frozen=True)
+class Surfaced:
+    """A correction that matters, and why."""
+
+    correction: Correction
+    score: float
+    why: str
+
+
+def surface(folder: Path, conversation: Conversation, count: int = 3, *, again: bool = False) -> list[Surfaced]:
+    """Return the corrections that matter most for a conversation, and record that they were surfaced in it.
+
+    Args:
+        folder: the memory.
+        conversation: up to what a user says; an answer that follows is left aside.
+        count: how many at most.
+        again: also those that were surfaced in this conversation before.
+
+    Raises:
+        UserError: there is no memory, or another process writes it for long.
+    """
+    wanted = situation([turn.text for turn in _asked(conversation)])
+    with Memory.open(folder) as memory:
+        seen = set() if again else memory.surfaced_in(conversation.key)
+        found = [one for one in _scored(memory, wanted) if one.correction.id not in seen][:count]
+    if found:
+        when = conversation.time if conversation.time is not None else time.time()
+        with Memory.open(folder, "write", alone=False) as memory:
+            memory.surfaced(conversation.key, when, [(one.correction.id, one.score, one.why) for one in found])
+    return found
+
+
+def _asked(conversation: Conversation) -> list:
+    turns = list(conversation.turns)
+    while len(turns) > 1 and turns[-1].role == "assistant":
+        turns.pop()
+    return turns
+
+
+def _scored(memory: Memory, wanted: Situation) -> list[Surfaced]:
+    best: dict[int, Surfaced] = {}
+    near = [(scenario, alike) for scenario, alike in memory.like(wanted) if alike >= LEAST]
+    for scenario, alike in near:
+        _offer(memory, best, scenario, alike, f"its scenario is like this one ({number(alike, 2)})")
+    for scenario, alike in near:
+        for other, weight in memory.links(scenario, "like"):
+            why = f"its scenario is like one ({number(weight, 2)}) that is like this one ({number(alike, 2)})"
+            _offer(memory, best, other, alike * weight, why)
+    return sorted(best.values(), key=lambda one: (-one.score, -one.correction.id))
+
+
+def _offer(memory: Memory, best: dict[int, Surfaced], scenario: int, alike: float, why: str) -> None:
+    for one in memory.corrections_of(scenario):
+        score = alike * one.importance
+        if score >= LEAST_SCORE and (one.id not in best or best[one.id].score < score):
+            failed = f"went wrong in {one.failed} of {one.covered} situations that it covers"
+            best[one.id] = Surfaced(one, score, f"{why}; {one.strength}: {failed}")
