@@ -33,6 +33,7 @@ BRAND = {
     "study": "a study of many runs",
     "tune": "a change, dosed step by step",
     "dream": "a change, from the model's own failures",
+    "memory": "what comes back in real conversations",
 }
 
 

@@ -58,7 +58,7 @@ class Member(Spec):
 class Account(Spec):
     """Several runs, told together."""
 
-    kind: Literal["study", "tune", "dream"]
+    kind: Literal["study", "tune", "dream", "memory"]
     title: str
     question: str
     label: Literal["as_intended", "too_little", "overshoot", "forgetting", "identical", "could_not_say", "described"]
