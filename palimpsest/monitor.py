@@ -70,8 +70,8 @@ def account(folder: Path, found: Sequence[Series]) -> Account:
         question="Do corrections come back more often than they did?",
         label="could_not_say" if not found or len(undecided) == len(found) else "described",
         headline=_headline(found, rises, undecided),
-        sure=f"one look, {100 * ALPHA:g}% false alarms over {len(found)} series" if found else "nothing was judged",
-        reasons=tuple(sentence(one) for one in found) or ("No answer was judged; see `palimpsest watch --help` for labels.",),
+        sure=_sure(found),
+        reasons=tuple(sentence(one) for one in sorted(found, key=lambda one: not one.regression)) or ("No answer was judged; see `palimpsest watch --help` for labels.",),
         next_steps=_next(rises, undecided),
         parts=parts,
         members=(),
@@ -81,10 +81,16 @@ def account(folder: Path, found: Sequence[Series]) -> Account:
     )
 
 
+def _sure(found: Sequence[Series]) -> str:
+    if not found:
+        return "nothing was judged"
+    series = "this series" if len(found) == 1 else f"these {len(found)} series together"
+    return f"a false alarm about {series} comes up in {100 * ALPHA:g}% of looks at most"
+
+
 def _headline(found: Sequence[Series], rises: Sequence[Series], undecided: Sequence[Series]) -> str:
     if rises:
-        names = ", ".join(dict.fromkeys(one.behaviour for one in rises))
-        return f"Corrections come back more often than they did: {names}"
+        return f"Corrections come back more often than they did: {'; '.join(map(name_of, rises))}"
     if not found or len(undecided) == len(found):
         return "Could not say whether corrections come back more often"
     falls = any(one.found for one in found)
@@ -107,10 +113,9 @@ def _part(memory: Memory, one: Series) -> Part:
     return Part(
         name=name_of(one),
         question="How often does a known failure come back, and since when?",
-        answer=sentence(one).split(": ", 1)[1],
+        answer=upper_first(sentence(one).split(": ", 1)[1]),
         figures=(_figure(one),) if len(one.windows) > 1 else (),
-        tables=(_windows(one), _corrections(known)) if known else (_windows(one),),
-        samples=(),
+        tables=(_windows(one), _corrections(memory, known)) if known else (_windows(one),),
         cannot_say=_cannot(one),
         details={"Method": _METHOD, "Limits": _LIMITS},
     )
@@ -162,12 +167,12 @@ def _span(window: Window, dated: bool) -> str:
     return f"{places} ({first})" if first == last else f"{places} ({first} to {last})"
 
 
-def _corrections(known: Sequence[Correction]) -> Table:
+def _corrections(memory: Memory, known: Sequence[Correction]) -> Table:
     rows = tuple(
         (
             f"#{one.id}",
+            one_line(memory.situation(one.scenario).last, _CLIP),
             one_line(one.said, _CLIP),
-            one.wrong,
             "not known" if one.better is None else one_line(one.better, _CLIP),
             f"{one.importance:.2f}",
             f"{one.failed} of {one.covered}",
@@ -177,7 +182,7 @@ def _corrections(known: Sequence[Correction]) -> Table:
     more = f" The {_MOST_CORRECTIONS} most important of {len(known):,}." if len(known) > _MOST_CORRECTIONS else ""
     return Table(
         title="Corrections",
-        columns=("", "what the model said", "what was wrong", "a better answer", "importance", "went wrong in"),
+        columns=("", "what was asked", "what the model said", "a better answer", "importance", "went wrong in"),
         rows=rows,
         note="Importance: (failures + 1) / (situations + 2) over the watched situations that a correction covers." + more,
     )
@@ -192,6 +197,11 @@ def _place(one: Series, which: int, place: int | None) -> str:
 def _chance(value: float) -> str:
     text = chance(value)
     return text if text.startswith("<") else f"= {text}"
+
+
+def upper_first(text: str) -> str:
+    """Return a sentence with a capital."""
+    return text[:1].upper() + text[1:]
 
 
 def day(time: float) -> str:

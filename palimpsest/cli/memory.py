@@ -71,7 +71,7 @@ def surface(
 @app.command()
 def trend(
     memory: MemoryFolder,
-    windows: Annotated[int, typer.Option("--windows", min=1, max=200, help="How many at most.")] = 12,
+    windows: Annotated[int, typer.Option("--windows", min=1, max=200, help="How many at most.")] = 8,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

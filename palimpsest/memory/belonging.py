@@ -142,7 +142,7 @@ class Belonging:
             if behaviour or ((line := self.rules[name].threshold) is not None and max(both.values()) >= line)
         }
         if not fitting:
-            return Place(None, None, "it is like no behaviour's prompts")
+            return Place(None, None, "it is not alike enough to any behaviour's own prompts")
         name = max(fitting, key=lambda one: max(fitting[one].values()))
         return self._pole(name, fitting[name])
 

@@ -100,14 +100,13 @@ class Watched:
     judged: Judged
 
 
-class Timeline(NamedTuple):
-    """The judged answers of one behaviour and pole, in order of time; lists of one length."""
+class Entry(NamedTuple):
+    """One conversation with what was found in it."""
 
-    conversations: list[int]
-    came_back: list[bool]
-    """Failed, and a correction from another conversation covers it."""
-    failed: list[bool]
-    times: list[float | None]
+    key: str
+    source: str
+    time: float | None
+    turns: tuple[Watched, ...]
 
 
 class Memory:
@@ -294,16 +293,19 @@ class Memory:
         with self._transaction():
             self._behaviour(name, spec_digest, question)
 
-    def record(self, key: str, source: str, time: float | None, turns: Iterable[Watched]) -> list[tuple[Watched, int | None]]:
-        """Enter the turns of one conversation, all or none.
+    def record(self, entries: Iterable[Entry]) -> list[tuple[Watched, int | None]]:
+        """Enter conversations, all of them or none.
 
         Returns:
             Each turn with the correction that was known before and covers its failure, if it failed and there is one.
         """
+        found = []
         with self._transaction():
-            self._run("INSERT OR IGNORE INTO conversation (key, source, time) VALUES (?, ?, ?)", key, source, time)
-            ((conversation,),) = self._all("SELECT id FROM conversation WHERE key = ?", key)
-            return [(turn, self._turn(conversation, turn)) for turn in turns]
+            for key, source, time, turns in entries:
+                self._run("INSERT OR IGNORE INTO conversation (key, source, time) VALUES (?, ?, ?)", key, source, time)
+                ((conversation,),) = self._all("SELECT id FROM conversation WHERE key = ?", key)
+                found += [(turn, self._turn(conversation, turn)) for turn in turns]
+        return found
 
     def surfaced(self, conversation: str, time: float, found: Sequence[tuple[int, float, str]]) -> None:
         """Record that corrections (id, score, why) were shown in a conversation at a time (seconds since 1970)."""

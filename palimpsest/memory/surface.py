@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.core.wording import number
-from palimpsest.memory.likeness import Situation, situation
+from palimpsest.memory.likeness import Situation, likeness, situation
 from palimpsest.memory.store import Correction, Memory
-from palimpsest.memory.transcripts import Conversation
+from palimpsest.memory.transcripts import Conversation, Turn
 
 LEAST = 0.3
 """A scenario that is less like the conversation does not matter for it."""
 LEAST_SCORE = 0.1
+SAME = 0.8
+"""Of corrections whose scenarios are at least so alike, one says what the others would say."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def surface(folder: Path, conversation: Conversation, count: int = 3, *, again: 
     wanted = situation([turn.text for turn in _asked(conversation)])
     with Memory.open(folder) as memory:
         seen = set() if again else memory.surfaced_in(conversation.key)
-        found = [one for one in _scored(memory, wanted) if one.correction.id not in seen][:count]
+        found = _unlike([one for one in _scored(memory, wanted) if one.correction.id not in seen], memory, count)
     if found:
         when = conversation.time if conversation.time is not None else time.time()
         with Memory.open(folder, "write", alone=False) as memory:
@@ -53,7 +55,23 @@ def surface(folder: Path, conversation: Conversation, count: int = 3, *, again: 
     return found
 
 
-def _asked(conversation: Conversation) -> list:
+def _unlike(scored: list[Surfaced], memory: Memory, count: int) -> list[Surfaced]:
+    """Return the best, leaving out what repeats a better one: the same behaviour and pole in nearly the same scenario."""
+    kept: list[tuple[Surfaced, Situation]] = []
+    for one in scored:
+        if len(kept) == count:
+            break
+        own = memory.situation(one.correction.scenario)
+        if not any(_side(other) == _side(one) and likeness(own, there) >= SAME for other, there in kept):
+            kept.append((one, own))
+    return [one for one, _ in kept]
+
+
+def _side(one: Surfaced) -> tuple[str, str]:
+    return one.correction.behaviour, one.correction.pole
+
+
+def _asked(conversation: Conversation) -> list[Turn]:
     turns = list(conversation.turns)
     while len(turns) > 1 and turns[-1].role == "assistant":
         turns.pop()

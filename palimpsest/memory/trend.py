@@ -24,7 +24,7 @@ from palimpsest.data.chat import Pole
 from palimpsest.memory.likeness import Situation
 from palimpsest.memory.store import COVERS, Memory
 
-MOST_WINDOWS = 12
+MOST_WINDOWS = 8
 ALPHA = 0.05
 _BLOCK = 256
 

@@ -8,6 +8,7 @@ can say, it is unknown and counted as such.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,12 @@ from palimpsest.data.chat import Pole
 from palimpsest.data.checks import Choice
 from palimpsest.memory.belonging import Belonging, Place
 from palimpsest.memory.judge import Asked, Judge
-from palimpsest.memory.store import Judged, Memory, Watched
+from palimpsest.memory.store import Entry, Judged, Memory, Watched
 from palimpsest.memory.transcripts import Checked, Conversation, Turn, check
 
 LABEL, LIKENESS, JUDGE = "label", "likeness", "judge"
+_COMMIT_SECONDS = 0.5
+"""So much work at most is done again after a kill."""
 
 
 @dataclass
@@ -171,25 +174,42 @@ def watch(
 def _watch(transcripts: Checked, memory: Memory, looking: Looking, heard: Progress) -> Summary:
     found = Summary()
     heard.begin("watching", transcripts.conversations)
+    waiting: list[Entry] = []
+    pending: set[str] = set()
+    since = time.monotonic()
+
+    def commit() -> None:
+        for turn, known in memory.record(waiting):
+            _count(found, turn.judged, known is not None)
+        waiting.clear()
+        pending.clear()
+
     for conversation in transcripts:
-        fresh = list(_fresh(conversation, memory, looking, found))
+        fresh = tuple(_fresh(conversation, memory, looking, found, pending))
         if fresh:
-            for turn, known in memory.record(conversation.key, conversation.source, conversation.time, fresh):
-                _count(found, turn.judged, known is not None)
+            waiting.append(Entry(conversation.key, conversation.source, conversation.time, fresh))
+            pending |= {turn.key for turn in fresh}
+        # what a judge said has cost something, so it is kept at once; flushing the disk for each line would take most of the time
+        if waiting and (looking.judge or time.monotonic() - since > _COMMIT_SECONDS):
+            commit()
+            since = time.monotonic()
         found.conversations += 1
         heard.at(found.conversations, transcripts.conversations)
+    commit()
     if looking.belonging:
         found.rules = tuple(rule.sentence for rule in looking.belonging.rules.values())
     _tell_of_labels(found, looking, heard)
     return found
 
 
-def _fresh(conversation: Conversation, memory: Memory, looking: Looking, found: Summary) -> Iterator[Watched]:
+def _fresh(
+    conversation: Conversation, memory: Memory, looking: Looking, found: Summary, pending: set[str]
+) -> Iterator[Watched]:
     before: list[tuple[str, str]] = []
     for turn in conversation.turns:
         if turn.role == "assistant" and turn.text.strip():
             key = digest([conversation.key, before, turn.text])
-            if memory.settled(key, looking.asked):
+            if key in pending or memory.settled(key, looking.asked):
                 found.already += 1
             else:
                 judged = looking.look(tuple(before), turn)

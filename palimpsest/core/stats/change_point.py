@@ -102,7 +102,7 @@ def change_point(
         failures=totals[1],
         p_value=chance,
         place=place,
-        places=(min(places), max(places)) if found else None,
+        places=_reaching(starts[cuts], kept) if found else None,
         before=before,
         after=after,
         minimum_detectable=_smallest(lost, tried, joined_tried, cuts, rng) if detectable else None,
@@ -162,6 +162,14 @@ def _kept(
         if (1 + beyond.sum()) / (_SET_DRAWS + 1) > 1 - LEVEL:
             kept.append(index)
     return np.array(sorted({*kept, int(scan.argmax())}))
+
+
+def _reaching(cuts: np.ndarray, kept: np.ndarray) -> tuple[int, int]:
+    """Return the first and last place of a set; where not every place was tried, up to the nearest one that is excluded."""
+    first, last = int(kept.min()), int(kept.max())
+    low = cuts[first] if first == 0 else cuts[first - 1] + 1
+    high = cuts[last] if last == len(cuts) - 1 else cuts[last + 1] - 1
+    return int(low), int(high)
 
 
 def _sides(lost: np.ndarray, tried: np.ndarray, place: int, places: list[int]) -> tuple[Estimate, Estimate]:

@@ -1,0 +1,146 @@
+"""Change point: does the test cry wolf as often as it says, and is the place in the set as often as it says?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from palimpsest.core.seeds import numpy_stream
+from palimpsest.core.stats.change_point import _MOST_UNITS, FEWEST_UNITS, ChangePoint, _cuts, _joined, _ratios, change_point
+
+LEVEL = 0.05
+
+
+def world(
+    rng: np.random.Generator, units: int, rate: float, *, rise: float = 0.0, at: float = 0.5, within: float = 0.0, most: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return failures and trials of conversations with up to ``most`` answers each, correlated by ``within``."""
+    trials = rng.integers(1, most + 1, units)
+    rates = np.where(np.arange(units) < at * units, rate, rate + rise)
+    if within:
+        scale = (1 - within) / within
+        rates = rng.beta(rates * scale, (1 - rates) * scale)
+    return rng.binomial(trials, rates), trials
+
+
+def look(rng: np.random.Generator, *arguments: object, **how: object) -> ChangePoint:
+    return change_point(*world(rng, *arguments, **how), rng, detectable=False)  # type: ignore[arg-type]
+
+
+def test_the_statistic_is_the_likelihood_ratio() -> None:
+    lost, tried = np.array([[1, 0, 2, 3]]), np.array([[2, 1, 2, 4]])
+
+    def loglik(k: int, n: int) -> float:
+        return sum(count * math.log(count / n) for count in (k, n - k) if count)
+
+    for cut in (1, 2, 3):
+        k, n = int(lost[0, :cut].sum()), int(tried[0, :cut].sum())
+        expected = 2 * (loglik(k, n) + loglik(6 - k, 9 - n) - loglik(6, 9))
+        assert _ratios(lost, tried, np.array([cut]))[0, 0] == pytest.approx(expected)
+
+
+def test_a_step_is_found_where_it_is() -> None:
+    lost = np.array([0] * 30 + [1] * 20)
+    found = change_point(lost, np.ones(50, dtype=int), numpy_stream(0, "step"))
+    assert found.p_value == 0.001 and found.place == 30 and found.places in ((29, 30), (30, 30)) and found.rose
+    assert found.before.value == 0.0 and found.after.value == 1.0
+    assert found.before.interval is not None and found.before.interval[1] < 0.25
+
+
+def test_a_fall_is_told_from_a_rise() -> None:
+    found = change_point([1] * 25 + [0] * 25, [1] * 50, numpy_stream(0, "fall"), detectable=False)
+    assert found.p_value == 0.001 and found.rose is False
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_no_failure_and_nothing_but_failures_are_no_change(value: int) -> None:
+    found = change_point([value] * 40, [1] * 40, numpy_stream(0, "flat"))
+    assert found.p_value == 1.0 and found.places is None
+    if value:
+        assert found.minimum_detectable is None, "nothing can rise above all"
+    else:
+        assert found.minimum_detectable is not None and 0.05 < found.minimum_detectable < 0.6
+
+
+def test_too_few_conversations_can_not_be_said() -> None:
+    found = change_point([0, 1] * (FEWEST_UNITS // 2 - 1), [1] * (FEWEST_UNITS - 2), numpy_stream(0, "few"))
+    assert found.p_value is None and found.place is None and found.rose is None and found.before.value is None
+    assert "could not say: 14 conversations, 16 are needed" in found.method
+
+
+def test_the_same_stream_gives_the_same_result() -> None:
+    made = world(numpy_stream(0, "world"), 60, 0.2, rise=0.3)
+    assert change_point(*made, numpy_stream(1, "a")) == change_point(*made, numpy_stream(1, "a"))
+
+
+def test_what_is_no_count_is_refused() -> None:
+    for lost, tried in (([2], [1]), ([0], [0]), ([0, 1], [1]), ([-1], [1])):
+        with pytest.raises(ValueError, match="no more failures than trials"):
+            change_point(lost, tried, numpy_stream(0, "bad"))
+
+
+def test_very_many_conversations_are_joined() -> None:
+    assert len(_joined(50_000)) == _MOST_UNITS and len(_joined(100)) == 100
+    assert _cuts(16).tolist() == [8] and len(_cuts(600)) == 120
+    lost = np.array([0] * 3_000 + [1] * 2_000)
+    found = change_point(lost, np.ones(5_000, dtype=int), numpy_stream(0, "many"), detectable=False)
+    assert found.places is not None and found.places[0] <= 3_000 <= found.places[1] < 3_100 and found.trials == 5_000
+
+
+@pytest.mark.parametrize(("units", "rate", "within", "most"), [(24, 0.3, 0.0, 1), (40, 0.1, 0.4, 4)])
+def test_false_alarms_are_as_few_as_it_says(units: int, rate: float, within: float, most: int) -> None:
+    rng = numpy_stream(0, "alarms", units)
+    alarms = [(look(rng, units, rate, within=within, most=most).p_value or 0) <= LEVEL for _ in range(200)]
+    assert np.mean(alarms) <= 0.10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("units", "rate", "within", "most"), [(16, 0.5, 0.0, 1), (40, 0.2, 0.0, 1), (40, 0.1, 0.4, 4), (120, 0.05, 0.2, 3)])
+def test_false_alarms_over_many_worlds(units: int, rate: float, within: float, most: int) -> None:
+    """At most 5% + 1.5; under 5% is right where few values are possible (ties count against a finding)."""
+    rng = numpy_stream(0, "many alarms", units)
+    alarms = [(look(rng, units, rate, within=within, most=most).p_value or 0) <= LEVEL for _ in range(2_000)]
+    assert np.mean(alarms) <= LEVEL + 0.015
+    assert np.mean(alarms) >= 0.01
+
+
+def test_the_set_holds_the_place_and_the_intervals_hold_the_rates() -> None:
+    covered(numpy_stream(0, "cover"), 60, 0.85)
+
+
+@pytest.mark.slow
+def test_the_set_and_the_intervals_over_many_worlds() -> None:
+    covered(numpy_stream(0, "cover many"), 2_000, 0.935)
+
+
+def covered(rng: np.random.Generator, worlds: int, least: float) -> None:
+    """Given that a change was found; so, looked at when it is found, the set is right a little less often than always."""
+    places, before, after, found = 0, 0, 0, 0
+    for _ in range(worlds):
+        one = look(rng, 40, 0.1, rise=0.5, at=0.6, within=0.2, most=3)
+        if one.places is None or one.before.interval is None or one.after.interval is None:
+            continue
+        found += 1
+        places += one.places[0] <= 24 <= one.places[1]
+        before += one.before.interval[0] <= 0.1 <= one.before.interval[1]
+        after += one.after.interval[0] <= 0.6 <= one.after.interval[1]
+    assert found > 0.9 * worlds
+    assert min(places, before, after) >= least * found
+
+
+def power(rng: np.random.Generator, worlds: int) -> float:
+    rise = np.median([change_point(*world(rng, 60, 0.1, within=0.2, most=3), rng).minimum_detectable or 1.0 for _ in range(9)])
+    return float(
+        np.mean([(look(rng, 60, 0.1, rise=float(rise), within=0.2, most=3).p_value or 0) <= LEVEL for _ in range(worlds)])
+    )
+
+
+def test_the_smallest_rise_is_found_as_often_as_it_says() -> None:
+    assert 0.65 <= power(numpy_stream(0, "power"), 60) <= 0.97
+
+
+@pytest.mark.slow
+def test_the_smallest_rise_is_found_as_often_as_it_says_in_many_worlds() -> None:
+    assert 0.72 <= power(numpy_stream(0, "power many"), 1_000) <= 0.93
