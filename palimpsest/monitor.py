@@ -71,7 +71,8 @@ def account(folder: Path, found: Sequence[Series]) -> Account:
         label="could_not_say" if not found or len(undecided) == len(found) else "described",
         headline=_headline(found, rises, undecided),
         sure=_sure(found),
-        reasons=tuple(sentence(one) for one in sorted(found, key=lambda one: not one.regression)) or ("No answer was judged; see `palimpsest watch --help` for labels.",),
+        reasons=tuple(sentence(one) for one in sorted(found, key=lambda one: not one.regression))
+        or ("No answer was judged; see `palimpsest watch --help` for labels.",),
         next_steps=_next(rises, undecided),
         parts=parts,
         members=(),
@@ -153,9 +154,7 @@ def _figure(one: Series) -> Figure:
 
 
 def _windows(one: Series) -> Table:
-    rows = tuple(
-        (_span(window, one.dated), window.came_back, window.failed) for window in one.windows
-    )
+    rows = tuple((_span(window, one.dated), window.came_back, window.failed) for window in one.windows)
     return Table(title="By window", columns=("conversations", "came back", "failed"), rows=rows)
 
 
@@ -207,5 +206,3 @@ def upper_first(text: str) -> str:
 def day(time: float) -> str:
     """Return a time (seconds since 1970) as a date, in UTC."""
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
-
-

@@ -38,9 +38,7 @@ def watch(
     known = watching.known_behaviours(behaviour or [], memory)
     endpoint = _endpoint(judge, judge_model)
     with Live(watched=not json, folder=memory) as live:
-        found = watching.watch(
-            transcripts, memory, known, endpoint=endpoint, skip_unreadable=skip_unreadable, progress=live
-        )
+        found = watching.watch(transcripts, memory, known, endpoint=endpoint, skip_unreadable=skip_unreadable, progress=live)
     as_json(_plain(found)) if json else _print_watched(found, memory)
 
 
@@ -60,10 +58,15 @@ def surface(
 
     found = look(memory, _conversation(conversation), count, again=again)
     if json:
-        as_json([{**vars(one.correction), "strength": one.correction.strength, "score": one.score, "why": one.why} for one in found])
+        as_json(
+            [{**vars(one.correction), "strength": one.correction.strength, "score": one.score, "why": one.why} for one in found]
+        )
         return
     if not found:
-        say("no correction matters for this conversation" + ("" if again else ", or all that do were surfaced in it before (--again)"))
+        say(
+            "no correction matters for this conversation"
+            + ("" if again else ", or all that do were surfaced in it before (--again)")
+        )
     for one in found:
         _print_correction(one)
 

@@ -32,7 +32,7 @@ _FOREIGN = 12
 """Prompts of each other scenario that come with the package, which must not be taken for the behaviour."""
 _LEAST_HELD_OUT = 16
 OWN_MISSED, FOREIGN_TAKEN = 0.05, 0.01
-RIGHT, SURELY = 0.95, 0.90
+RIGHT, SURELY = 0.95, 0.80
 """Of the poles that are told: how many must be right, and how many at least by the lower end of Wilson's interval."""
 _TOLD = 0.1
 """Telling the pole of fewer than this share of the prompts is not worth a rule."""

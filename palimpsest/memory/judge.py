@@ -61,9 +61,7 @@ class Judge:
     def name(self) -> str:
         return self.endpoint.model
 
-    def opinion(
-        self, before: Sequence[tuple[str, str]], said: str, behaviour: str | None, pole: Pole | None
-    ) -> Opinion | None:
+    def opinion(self, before: Sequence[tuple[str, str]], said: str, behaviour: str | None, pole: Pole | None) -> Opinion | None:
         """Return what the judge says about an answer; ``None`` where what it says makes no sense.
 
         Args:
@@ -75,7 +73,10 @@ class Judge:
         Raises:
             UserError: the endpoint is down, or its model can't judge.
         """
-        asked = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": self._question(before, said, behaviour, pole)}]
+        asked = [
+            {"role": "system", "content": INSTRUCTION},
+            {"role": "user", "content": self._question(before, said, behaviour, pole)},
+        ]
         reply = ""
         for attempt in range(_TRIES):
             reply = self.endpoint.complete(asked, max_tokens=1_024, temperature=0.0 if attempt == 0 else 0.7)

@@ -157,7 +157,9 @@ def _check_version(connection: sqlite3.Connection, file: Path, use: Use) -> None
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (owner, version, tables) == (0, 0, 0):  # new, or one whose making was cut off
         if use == "read":
-            raise UserError(f"{file.parent} holds an empty memory; fill it with `palimpsest watch TRANSCRIPTS --memory {file.parent}`")
+            raise UserError(
+                f"{file.parent} holds an empty memory; fill it with `palimpsest watch TRANSCRIPTS --memory {file.parent}`"
+            )
         _make(connection)
         return
     if owner != APPLICATION:
@@ -167,7 +169,9 @@ def _check_version(connection: sqlite3.Connection, file: Path, use: Use) -> None
             f"{file} was made by a newer Palimpsest (version {version} of its form; this one reads up to {VERSION}); update Palimpsest"
         )
     if version < VERSION:
-        raise UserError(f"{file} has version {version} of its form, which is not read any more; watch the transcripts into a new folder")
+        raise UserError(
+            f"{file} has version {version} of its form, which is not read any more; watch the transcripts into a new folder"
+        )
 
 
 def _make(connection: sqlite3.Connection) -> None:

@@ -282,9 +282,10 @@ class Memory:
         )
         return [(one, time, own, bool(failed), scenario) for one, time, own, failed, scenario in rows]
 
-    def surfaced_in(self, conversation: str) -> set[int]:
+    def surfaced_in(self, conversation: str) -> list[Correction]:
         """Return the corrections that were surfaced in a conversation before."""
-        return {one for (one,) in self._all("SELECT correction FROM surfacing WHERE conversation = ?", conversation)}
+        which = "WHERE c.id IN (SELECT correction FROM surfacing WHERE conversation = ?) ORDER BY c.id"
+        return [_correction(row) for row in self._all(f"{_CORRECTION} {which}", conversation)]
 
     # writing
 

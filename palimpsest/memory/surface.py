@@ -46,8 +46,8 @@ def surface(folder: Path, conversation: Conversation, count: int = 3, *, again: 
     """
     wanted = situation([turn.text for turn in _asked(conversation)])
     with Memory.open(folder) as memory:
-        seen = set() if again else memory.surfaced_in(conversation.key)
-        found = _unlike([one for one in _scored(memory, wanted) if one.correction.id not in seen], memory, count)
+        seen = [] if again else memory.surfaced_in(conversation.key)
+        found = _unlike(_scored(memory, wanted), seen, memory, count)
     if found:
         when = conversation.time if conversation.time is not None else time.time()
         with Memory.open(folder, "write", alone=False) as memory:
@@ -55,20 +55,23 @@ def surface(folder: Path, conversation: Conversation, count: int = 3, *, again: 
     return found
 
 
-def _unlike(scored: list[Surfaced], memory: Memory, count: int) -> list[Surfaced]:
-    """Return the best, leaving out what repeats a better one: the same behaviour and pole in nearly the same scenario."""
-    kept: list[tuple[Surfaced, Situation]] = []
+def _unlike(scored: list[Surfaced], seen: list[Correction], memory: Memory, count: int) -> list[Surfaced]:
+    """Return the best, leaving out what repeats a better one, or one that was surfaced before: the same behaviour and pole in
+    nearly the same scenario."""
+    known = [(_side(one), memory.situation(one.scenario)) for one in seen]
+    kept: list[Surfaced] = []
     for one in scored:
         if len(kept) == count:
             break
-        own = memory.situation(one.correction.scenario)
-        if not any(_side(other) == _side(one) and likeness(own, there) >= SAME for other, there in kept):
-            kept.append((one, own))
-    return [one for one, _ in kept]
+        side, own = _side(one.correction), memory.situation(one.correction.scenario)
+        if not any(side == other and likeness(own, there) >= SAME for other, there in known):
+            known.append((side, own))
+            kept.append(one)
+    return kept
 
 
-def _side(one: Surfaced) -> tuple[str, str]:
-    return one.correction.behaviour, one.correction.pole
+def _side(one: Correction) -> tuple[str, str]:
+    return one.behaviour, one.pole
 
 
 def _asked(conversation: Conversation) -> list[Turn]:

@@ -150,15 +150,18 @@ def covered(answers: Sequence[tuple[int, int | None]], scenarios: dict[int, Situ
     for conversation, scenario in answers:
         if scenario is not None:
             owners[index[scenario]].add(conversation)
-    alone = np.array([next(iter(one)) if len(one) == 1 else -1 for one in owners], dtype=np.int64)
-    failed = [(place, conversation, index[scenario]) for place, (conversation, scenario) in enumerate(answers) if scenario is not None]
+    shared = np.array([len(one) > 1 for one in owners])
+    owner = np.array([min(one, default=-1) for one in owners], dtype=np.int64)
+    failed = [
+        (place, conversation, index[scenario]) for place, (conversation, scenario) in enumerate(answers) if scenario is not None
+    ]
     back = np.zeros(len(answers), dtype=bool)
     if not failed:
         return back
     near = _near([scenarios[name] for name in names])
     for place, conversation, scenario in failed:
-        others = near[scenario]
-        back[place] = bool(((alone[others] == -1) | (alone[others] != conversation)).any())
+        others = [one for one in near[scenario] if owners[one]]
+        back[place] = bool((shared[others] | (owner[others] != conversation)).any())
     return back
 
 
@@ -183,9 +186,7 @@ def _near(situations: list[Situation]) -> list[np.ndarray]:
     return found
 
 
-def series(
-    behaviour: str, pole: Pole, answers: _Answers, *, windows: int, rng: np.random.Generator
-) -> Series:
+def series(behaviour: str, pole: Pole, answers: _Answers, *, windows: int, rng: np.random.Generator) -> Series:
     """Return one series: its windows, and whether its rate changed."""
     count = len(answers.times)
     lost = np.bincount(answers.units, answers.came_back, minlength=count).astype(np.int64)

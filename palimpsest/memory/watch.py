@@ -110,7 +110,9 @@ class Looking:
         one = self.known[said.behaviour]
         found = self._by_check(one, said.pole, turn, turn.better or said.better, LABEL if pole else JUDGE)
         if said.shows != one.check.passes(turn.text):
-            reason = f"the judge says that it {'shows' if said.shows else 'does not show'} the behaviour, the check the opposite"
+            reason = (
+                f"the judge says that it {'shows' if said.shows else 'does not show'} the behaviour, the check the opposite"
+            )
             return Judged("disputed", reason, one.name, said.pole, found.how)
         return found
 

@@ -97,7 +97,9 @@ def test_false_alarms_are_as_few_as_it_says(units: int, rate: float, within: flo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("units", "rate", "within", "most"), [(16, 0.5, 0.0, 1), (40, 0.2, 0.0, 1), (40, 0.1, 0.4, 4), (120, 0.05, 0.2, 3)])
+@pytest.mark.parametrize(
+    ("units", "rate", "within", "most"), [(16, 0.5, 0.0, 1), (40, 0.2, 0.0, 1), (40, 0.1, 0.4, 4), (120, 0.05, 0.2, 3)]
+)
 def test_false_alarms_over_many_worlds(units: int, rate: float, within: float, most: int) -> None:
     """At most 5% + 1.5; under 5% is right where few values are possible (ties count against a finding)."""
     rng = numpy_stream(0, "many alarms", units)

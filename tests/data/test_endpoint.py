@@ -91,7 +91,9 @@ def test_passing_trouble_is_tried_again(status: int, server: Server) -> None:
     assert len(server.seen) == 2
 
 
-@pytest.mark.parametrize(("status", "advice"), [(401, r"\$OPENAI_API_KEY"), (404, "ends in /v1"), (400, "what the server says")])
+@pytest.mark.parametrize(
+    ("status", "advice"), [(401, r"\$OPENAI_API_KEY"), (404, "ends in /v1"), (400, "what the server says")]
+)
 def test_a_refusal_is_told_at_once(status: int, advice: str, server: Server) -> None:
     server.says({"error": {"message": "no such \x1b[31mthing"}}, status)
     with pytest.raises(UserError, match=f"HTTP {status}, .*no such.*{advice}") as told:
@@ -106,7 +108,9 @@ def test_a_refusal_is_told_at_once(status: int, advice: str, server: Server) -> 
 )  # fmt: skip
 def test_nonsense_is_told(nonsense: Any, server: Server) -> None:
     server.says(nonsense)
-    with pytest.raises(UserError, match="gave no answer in 3 attempts: (what it sends is no chat completion|its answer holds no)"):
+    with pytest.raises(
+        UserError, match="gave no answer in 3 attempts: (what it sends is no chat completion|its answer holds no)"
+    ):
         server.endpoint().complete(ASKED)
     assert len(server.seen) == 3
 
@@ -139,7 +143,9 @@ def test_an_answer_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) 
         server.endpoint().complete(ASKED)
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "file:///etc/passwd", "http://", "http://a b/", "http://x:99999999", "ftp://x/v1"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "file:///etc/passwd", "http://", "http://a b/", "http://x:99999999", "ftp://x/v1"]
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="such as http://localhost:8000/v1"):
         Endpoint.read({"url": url, "model": "m"}, "--judge")

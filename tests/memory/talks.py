@@ -20,7 +20,8 @@ def polite(folder: Path, name: str = "polite") -> Path:
     """Write a behaviour with a file of prompts of its own for each pole that read differently; return its YAML file."""
     folder.mkdir(parents=True, exist_ok=True)
     places = ("garden", "kitchen", "river", "market", "school", "harbour", "library", "station", "forest", "castle")
-    things = ("lamp", "door", "boat", "wheel", "table", "bell", "ladder", "basket")
+    things = ("lamp", "door", "boat", "wheel", "table", "bell", "ladder", "basket",
+              "candle", "anchor", "mirror", "kettle", "saddle", "bottle", "hammer", "carpet")  # fmt: skip
     for pole, words, answer in (
         ("express", "Would you be so kind and tell me where the {thing} of the {place} is?", "Gladly, it is there."),
         ("withhold", "Hey! Where's the {thing} at the {place}, quick!", "It is there."),
@@ -54,7 +55,13 @@ def polite(folder: Path, name: str = "polite") -> Path:
 
 
 def talk(
-    asked: str, said: str, *, pole: str | None = "express", behaviour: str | None = "polite", number: int | None = None, **more: Any
+    asked: str,
+    said: str,
+    *,
+    pole: str | None = "express",
+    behaviour: str | None = "polite",
+    number: int | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     line: dict[str, Any] = {
         "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}], **more

@@ -31,7 +31,9 @@ def test_likeness_is_symmetric_and_one_with_itself(one: str, other: str) -> None
 
 
 def test_the_same_request_after_another_talk_is_another_situation() -> None:
-    sure = [situation([talk, "Are you sure?"]) for talk in ("What is 31 + 14? It is 45.", "Name a green bird. A parrot is green.")]
+    sure = [
+        situation([talk, "Are you sure?"]) for talk in ("What is 31 + 14? It is 45.", "Name a green bird. A parrot is green.")
+    ]
     assert likeness(*sure) < 0.5
     assert likeness(sure[0], situation(["What is 31 + 15? It is 46.", "Are you sure?"])) > 0.7
 

@@ -67,7 +67,11 @@ def test_the_graph_of_two_failures_and_a_right_answer(tmp_path: Path, polite: An
 
 
 def test_seeds_for_the_dream_loop(tmp_path: Path, polite: Any) -> None:
-    tools = [{"role": "user", "content": "Be so kind"}, {"role": "tool", "content": "42"}, {"role": "assistant", "content": "No"}]
+    tools = [
+        {"role": "user", "content": "Be so kind"},
+        {"role": "tool", "content": "42"},
+        {"role": "assistant", "content": "No"},
+    ]
     look(
         tmp_path,
         polite,
@@ -118,7 +122,7 @@ def test_a_text_that_acts_is_only_text(tmp_path: Path, polite: Any) -> None:
     hostile = "Would you '; DROP TABLE turn; -- \" OR * NEAR( be so kind \x1b[31m\x00 ${x} {{x}} 運ぶ"
     look(tmp_path, polite, talks.talk(hostile, "'); DELETE FROM node; --", number=0), talks.talk(hostile, "No", number=1))
     with Memory.open(tmp_path / "memory") as memory:
-        assert memory.corrections()[-1].failed == 2 and memory.messages(memory.corrections()[0].scenario)[0][1] == hostile
+        assert memory.corrections()[0].failed == 2 and memory.messages(memory.corrections()[0].scenario)[0][1] == hostile
 
 
 # what is not ours
@@ -178,7 +182,7 @@ def test_one_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty memory"):
         Memory.open(tmp_path)
     with Memory.open(tmp_path, "write") as memory:
-        assert memory.counts()["node"] == 0 if "node" in memory.counts() else True
+        assert memory.counts()["correction"] == 0
     with Memory.open(tmp_path) as memory:
         assert memory.corrections() == []
 
@@ -217,12 +221,12 @@ def lines(count: int) -> list[Any]:
 
 
 def test_kills_lose_nothing_and_change_nothing(tmp_path: Path, polite: Any) -> None:
-    kill_often(tmp_path, count=150, kills=3)
+    kill_often(tmp_path, count=60, kills=2)
 
 
 @pytest.mark.slow
 def test_many_kills_lose_nothing_and_change_nothing(tmp_path: Path, polite: Any) -> None:
-    kill_often(tmp_path, count=400, kills=20)
+    kill_often(tmp_path, count=200, kills=10)
 
 
 def kill_often(tmp_path: Path, count: int, kills: int) -> None:
@@ -233,7 +237,7 @@ def kill_often(tmp_path: Path, count: int, kills: int) -> None:
         child = talks.start(WATCH, file, tmp_path / "killed", behaviour, 0.0)
         wanted = there + (count - there) // (kills - killed + 1)
         while child.poll() is None and entered(tmp_path / "killed") < wanted:
-            time.sleep(0.005)
+            time.sleep(0.03)
         child.send_signal(signal.SIGKILL)
         child.communicate()
         assert child.returncode == -signal.SIGKILL, "it must be killed while it works"
@@ -279,7 +283,7 @@ def test_a_short_write_waits_and_then_gives_up(tmp_path: Path, polite: Any, monk
             memory.surfaced("talk", 0.0, [(one, 0.5, "why")])
         holder.communicate("\n")
         memory.surfaced("talk", 0.0, [(one, 0.5, "why")])
-        assert memory.surfaced_in("talk") == {one}
+        assert [each.id for each in memory.surfaced_in("talk")] == [one]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -154,7 +154,11 @@ def test_a_log_packed_with_zstandard_as_inspect_writes_it() -> None:
 def sample(**more: Any) -> dict[str, Any]:
     messages = [
         {"id": "1", "role": "user", "content": "attachment://a1", "source": "input"},
-        {"id": "2", "role": "assistant", "content": [{"type": "reasoning", "reasoning": "secret"}, {"type": "text", "text": "b"}]},
+        {
+            "id": "2",
+            "role": "assistant",
+            "content": [{"type": "reasoning", "reasoning": "secret"}, {"type": "text", "text": "b"}],
+        },
     ]
     return {"id": 1, "epoch": 1, "input": "a", "target": "x", "messages": messages, "attachments": {"a1": "a"},
             "uuid": "u", "started_at": "2026-11-21T20:00:00+00:00", "metadata": {"pole": "withhold"}, **more}  # fmt: skip

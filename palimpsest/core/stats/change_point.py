@@ -63,9 +63,7 @@ class ChangePoint:
         return self.after.value > self.before.value
 
 
-def change_point(
-    failures: ArrayLike, trials: ArrayLike, rng: np.random.Generator, *, detectable: bool = True
-) -> ChangePoint:
+def change_point(failures: ArrayLike, trials: ArrayLike, rng: np.random.Generator, *, detectable: bool = True) -> ChangePoint:
     """Look for one change of a rate.
 
     Args:
@@ -147,16 +145,12 @@ def _shuffles(units: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permuted(np.tile(np.arange(units), (draws, 1)), axis=1)
 
 
-def _kept(
-    scan: np.ndarray, lost: np.ndarray, tried: np.ndarray, cuts: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _kept(scan: np.ndarray, lost: np.ndarray, tried: np.ndarray, cuts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the indices of the cuts that can't be excluded as the place of the change."""
     kept = []
     for index, cut in enumerate(cuts):
         seen = scan.max() - scan[index]
-        order = np.concatenate(
-            [_shuffles(cut, _SET_DRAWS, rng), cut + _shuffles(len(lost) - cut, _SET_DRAWS, rng)], axis=1
-        )
+        order = np.concatenate([_shuffles(cut, _SET_DRAWS, rng), cut + _shuffles(len(lost) - cut, _SET_DRAWS, rng)], axis=1)
         ratios = _ratios(lost[order], tried[order], cuts)
         beyond = ratios.max(axis=1) - ratios[:, index] >= seen - _TIE
         if (1 + beyond.sum()) / (_SET_DRAWS + 1) > 1 - LEVEL:
