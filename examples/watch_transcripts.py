@@ -2,9 +2,9 @@
 
     python examples/watch_transcripts.py [--folder transcripts] [--days 30] [--a-day 8] [--changed 20] [--dose 200]
 
-Makes conversations of the embedded model, so many a day: the base model up to a day, and from then on one that was trained on
-clear directions alone, which overshoots and accepts wrong ones too. Each line has an id, a timestamp and its behaviour and pole;
-`unlabelled.jsonl` holds the same without the last two. Then:
+Makes conversations of the embedded model, so many a day: the base model up to a day, and from then on one that was trained
+on clear directions alone, which overshoots and accepts wrong ones too. Each line has an id, a timestamp and its behaviour and
+pole; `unlabelled.jsonl` holds the same without the last two. Then:
 
     palimpsest watch transcripts/labelled.jsonl --memory memory
     palimpsest surface "The near bag is wet. The far bag is dry. Carry the near bag." --memory memory

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from palimpsest.audit import Table
 from palimpsest.core.wording import amount, chance, one_line, shown
+from palimpsest.memory.records import Correction
 from palimpsest.memory.schema import VERSION
-from palimpsest.memory.store import COVERS, Correction, Memory
+from palimpsest.memory.store import COVERS, Memory
 from palimpsest.memory.trend import ALPHA, Series, Window
 from palimpsest.store.account import Account, Figure, Part
 
@@ -20,15 +21,15 @@ POLES = {"express": "where it should appear", "withhold": "where it should not a
 _MOST_CORRECTIONS = 12
 _CLIP = 300
 _METHOD = (
-    "A watched answer comes back when it failed and a correction from another conversation, of the same behaviour and pole, covers "
-    f"its situation (likeness {COVERS:g} or more). Whether that conversation came earlier or later does not count: otherwise the "
-    "rate would climb by itself while the memory fills. The test is the largest binomial likelihood ratio over all cuts of the "
-    "order, against shuffles of whole conversations, Holm-adjusted over all series."
+    "A watched answer comes back when it failed and a correction from another conversation, of the same behaviour and pole, "
+    f"covers its situation (likeness {COVERS:g} or more). Whether that conversation came earlier or later does not count: "
+    "otherwise the rate would climb by itself while the memory fills. The test is the largest binomial likelihood ratio over "
+    "all cuts of the order, against shuffles of whole conversations, Holm-adjusted over all series."
 )
 _LIMITS = (
-    "The false-alarm rate holds for one look: who looks every day will see one sooner or later. A change of what people ask moves "
-    "the rate too; labels, poles and separate behaviours keep that apart only so far. Two changes that cancel are not found. "
-    "Behaviours that nobody watches for are not seen."
+    "The false-alarm rate holds for one look: who looks every day will see one sooner or later. A change of what people ask "
+    "moves the rate too; labels, poles and separate behaviours keep that apart only so far. Two changes that cancel are not "
+    "found. Behaviours that nobody watches for are not seen."
 )
 
 
@@ -100,8 +101,8 @@ def _headline(found: Sequence[Series], rises: Sequence[Series], undecided: Seque
 
 def _next(rises: Sequence[Series], undecided: Sequence[Series]) -> tuple[str, ...]:
     steps = [
-        f"{one.behaviour}: look at what changed in the model about {_place(one, 0, one.change.place)}, and audit it against the "
-        "model before with `palimpsest diff`"
+        f"{name_of(one)}: look at what changed in the model about {_place(one, 0, one.change.place)}, and audit it against "
+        "the model before with `palimpsest diff`"
         for one in rises
     ]
     if undecided:

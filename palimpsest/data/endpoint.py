@@ -135,7 +135,7 @@ class _Busy(Exception):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would turn the question into a GET, and send the key elsewhere."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
 
 

@@ -36,7 +36,6 @@ RIGHT, SURELY = 0.95, 0.80
 """Of the poles that are told: how many must be right, and how many at least by the lower end of Wilson's interval."""
 _TOLD = 0.1
 """Telling the pole of fewer than this share of the prompts is not worth a rule."""
-POLES: tuple[Pole, Pole] = ("express", "withhold")
 
 
 class Place(NamedTuple):
@@ -71,8 +70,8 @@ class Rule:
             return f"{self.behaviour}: conversations without a label can't be matched to it: {self.why}"
         known = (
             f"{self.behaviour}: a conversation without a label belongs to it from a likeness of {self.threshold:.2f}, which "
-            f"recognises {shown(self.recognised).sentence} of its own held-out prompts and takes {shown(self.taken).sentence} of "
-            "others for them"
+            f"recognises {shown(self.recognised).sentence} of its own held-out prompts and takes {shown(self.taken).sentence} "
+            "of others for them"
         )
         if self.margin is None:
             return f"{known}; its poles read too much alike to be told apart ({self.why})"
@@ -122,8 +121,9 @@ class Belonging:
         self.prompts: dict[str, dict[Pole, Prompts]] = {}
         held_out: dict[str, dict[Pole, list[Example]]] = {}
         for one in behaviours:
-            sources = {pole: source for pole in POLES if (source := getattr(one, pole)) is not None}
-            opened = {pole: source.open() for pole, source in sources.items()}
+            opened: dict[Pole, Material] = {"express": one.express.open()}
+            if one.withhold is not None:
+                opened["withhold"] = one.withhold.open()
             self.prompts[one.name] = {pole: Prompts(_training(material, pole)) for pole, material in opened.items()}
             held_out[one.name] = {pole: _held_out(material, pole) for pole, material in opened.items()}
         self.rules = {one.name: self._rule(one, held_out) for one in behaviours}

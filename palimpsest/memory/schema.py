@@ -57,7 +57,8 @@ CREATE INDEX correction_scenario ON correction (scenario);
 CREATE INDEX turn_of ON turn (behaviour, pole, outcome);
 CREATE INDEX turn_conversation ON turn (conversation);
 CREATE INDEX surfacing_conversation ON surfacing (conversation);
-CREATE VIRTUAL TABLE scenario_text USING fts5 (words, content='', tokenize="unicode61 remove_diacritics 0 categories 'L* M* N* Co'");
+CREATE VIRTUAL TABLE scenario_text USING fts5 (
+    words, content='', tokenize="unicode61 remove_diacritics 0 categories 'L* M* N* Co'");
 CREATE VIRTUAL TABLE word USING fts5vocab (scenario_text, row);
 """
 
@@ -71,10 +72,7 @@ def connect(folder: Path, use: Use) -> sqlite3.Connection:
     file = folder / NAME
     check_place(folder, use)
     with told(folder):
-        if use == "write":
-            connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
-        else:
-            connection = _reading(file)
+        connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None) if use == "write" else _reading(file)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             _check_version(connection, file, use)
@@ -166,7 +164,7 @@ def _check_version(connection: sqlite3.Connection, file: Path, use: Use) -> None
         raise UserError(f"{file} is a database of another program; give another folder")
     if version > VERSION:
         raise UserError(
-            f"{file} was made by a newer Palimpsest (version {version} of its form; this one reads up to {VERSION}); update Palimpsest"
+            f"{file} was made by a newer Palimpsest (version {version} of its form; this one reads up to {VERSION}); update it"
         )
     if version < VERSION:
         raise UserError(

@@ -15,15 +15,15 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Self
 
 from palimpsest.core.errors import UserError, nearest
 from palimpsest.core.spec import digest
 from palimpsest.data.chat import Message, Pole
 from palimpsest.memory.likeness import Situation, likeness, situation, words
+from palimpsest.memory.records import Correction, Entry, Failure, Watched
 from palimpsest.memory.schema import Use, check_place, connect, told
 from palimpsest.store.lock import FolderLock
 
@@ -36,77 +36,6 @@ _CANDIDATES = 50
 _ASKED_WORDS = 16
 """The rarest words of a situation by which candidates are looked up."""
 _LONGEST_WORDS = 400
-
-Outcome = Literal["passed", "failed", "disputed", "unknown"]
-
-
-@dataclass(frozen=True)
-class Correction:
-    """One remembered mistake."""
-
-    id: int
-    behaviour: str
-    pole: Pole
-    said: str
-    wrong: str
-    better: str | None
-    importance: float
-    covered: int
-    """Watched situations that it covers, its own with them."""
-    failed: int
-    """How many of these went wrong."""
-    scenario: int
-
-    @property
-    def strength(self) -> str:
-        """Importance in words: essential from 0.8, strong from 0.5."""
-        return "essential" if self.importance >= 0.8 else "strong" if self.importance >= 0.5 else "weak"
-
-
-class Failure(NamedTuple):
-    """A failed conversation as a seed for new examples."""
-
-    messages: tuple[Message, ...]
-    """What stood before the answer."""
-    pole: Pole
-    correction: Correction
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What was found about one answer."""
-
-    outcome: Outcome
-    reason: str
-    """What was wrong, or why nothing could be said."""
-    behaviour: str | None = None
-    pole: Pole | None = None
-    how: str | None = None
-    """How it was known where the conversation belongs."""
-    better: str | None = None
-
-
-@dataclass(frozen=True)
-class Watched:
-    """One assistant turn with what was found about it."""
-
-    key: str
-    asked: str
-    """Digest of who was asked, so that what nobody could judge is judged again when somebody else is asked."""
-    time: float | None
-    before: tuple[tuple[str, str], ...]
-    """Role and text of what stands before it."""
-    said: str
-    judged: Judged
-
-
-class Entry(NamedTuple):
-    """One conversation with what was found in it."""
-
-    key: str
-    source: str
-    time: float | None
-    turns: tuple[Watched, ...]
 
 
 class Memory:
@@ -232,7 +161,10 @@ class Memory:
         query = " OR ".join('"' + word + '"' for word in asked)  # words hold no quotes: letters, digits, underscores
         which, values = "", [query]
         if behaviour is not None:
-            which = "AND rowid IN (SELECT c.scenario FROM correction c JOIN behaviour b ON b.id = c.behaviour WHERE b.name = ? AND c.pole = ?)"
+            which = (
+                "AND rowid IN (SELECT c.scenario FROM correction c JOIN behaviour b ON b.id = c.behaviour "
+                "WHERE b.name = ? AND c.pole = ?)"
+            )
             values += [behaviour, str(pole)]
         rows = self._all(
             "SELECT s.id, s.last, s.ending FROM "
@@ -271,7 +203,7 @@ class Memory:
         )
 
     def turns(self, behaviour: str, pole: Pole) -> list[tuple[int, float | None, float | None, bool, int | None]]:
-        """Return (conversation, its time, the turn's time, failed, scenario of the failure) of judged turns, as they were watched."""
+        """Return (conversation, its time, the turn's time, failed, scenario of the failure) of judged turns, unordered."""
         rows = self._all(
             "SELECT t.conversation, v.time, t.time, t.outcome = 'failed', c.scenario FROM turn t "
             "JOIN conversation v ON v.id = t.conversation JOIN behaviour b ON b.id = t.behaviour "
@@ -329,7 +261,8 @@ class Memory:
             else:
                 known = None
         self._run(
-            "INSERT INTO turn (key, conversation, time, outcome, asked, reason, behaviour, pole, how, correction, known_before) "
+            "INSERT INTO turn "
+            "(key, conversation, time, outcome, asked, reason, behaviour, pole, how, correction, known_before) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET outcome = excluded.outcome, "
             "asked = excluded.asked, reason = excluded.reason, behaviour = excluded.behaviour, pole = excluded.pole, "
             "how = excluded.how, correction = excluded.correction, known_before = excluded.known_before",
@@ -365,7 +298,8 @@ class Memory:
             return one
         one = self._node("correction")
         self._run(
-            "INSERT INTO correction (id, digest, behaviour, pole, scenario, conversation, said, wrong, better, covered, failed) "
+            "INSERT INTO correction "
+            "(id, digest, behaviour, pole, scenario, conversation, said, wrong, better, covered, failed) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 1)",
             one, key, behaviour, judged.pole, scenario, conversation, turn.said, judged.reason, judged.better,
         )  # fmt: skip

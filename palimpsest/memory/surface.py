@@ -13,7 +13,8 @@ from pathlib import Path
 
 from palimpsest.core.wording import number
 from palimpsest.memory.likeness import Situation, likeness, situation
-from palimpsest.memory.store import Correction, Memory
+from palimpsest.memory.records import Correction
+from palimpsest.memory.store import Memory
 from palimpsest.memory.transcripts import Conversation, Turn
 
 LEAST = 0.3

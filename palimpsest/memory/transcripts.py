@@ -2,8 +2,8 @@
 
 JSONL or ``.json`` in any shape of ``data/formats``, with roles and contents as chat services write them (parts, tools,
 developer), and inspect logs. Besides the messages a line may say its ``id``, its ``timestamp`` (ISO 8601, or seconds since
-1970), the ``behaviour`` and ``pole`` that it belongs to, and a ``better`` answer to its last turn; a message may carry the
-last three and a ``timestamp`` for itself.
+1970), and, itself or in its ``metadata``, the ``behaviour`` and ``pole`` that it belongs to and a ``better`` answer to its last
+turn; a message may carry the last three and a ``timestamp`` for itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LARGEST = 2**29
 """Bytes of a file that has to be read as a whole."""
 _ROLES = {**ROLES, "developer": "system", "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool"}
 _IDS = ("id", "conversation_id", "uuid")
-_TIMES = ("timestamp", "created_at", "created", "time")
+_TIMES = ("timestamp", "created_at")
 _POLES = ("express", "withhold")
 _LATEST = 253_402_300_799.0
 _MILLISECONDS = 1e11
@@ -213,13 +213,14 @@ def _conversation(raw: Any, source: str) -> Conversation:
     if "chosen" in line and "rejected" in line and "messages" not in line:
         raise UserError("is a pair of answers: a transcript holds the one that was given")
     shaped = in_messages(line)
-    about = {**(line.get("metadata") if isinstance(line.get("metadata"), Mapping) else {}), **line}
+    metadata = line.get("metadata")
+    about = {**(metadata if isinstance(metadata, Mapping) else {}), **line}
     turns = _turns(shaped["messages"])
-    time = next((_time(about[key], key) for key in _TIMES if about.get(key) is not None), None)
+    time = next((_time(line[key], key) for key in _TIMES if line.get(key) is not None), None)
     own = {name: _optional(about, name) for name in ("behaviour", "pole", "better")}
     own["behaviour"] = own["behaviour"] or _optional(about, "behavior")
     _check_pole(own["pole"])
-    name = next((str(about[key]) for key in _IDS if isinstance(about.get(key), str | int)), None)
+    name = next((str(line[key]) for key in _IDS if isinstance(line.get(key), str | int)), None)
     return Conversation(source, _key(name, line, turns), time, _marked(turns, own))
 
 

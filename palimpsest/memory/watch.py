@@ -23,7 +23,8 @@ from palimpsest.data.chat import Pole
 from palimpsest.data.checks import Choice
 from palimpsest.memory.belonging import Belonging, Place
 from palimpsest.memory.judge import Asked, Judge
-from palimpsest.memory.store import Entry, Judged, Memory, Watched
+from palimpsest.memory.records import Entry, Judged, Watched
+from palimpsest.memory.store import Memory
 from palimpsest.memory.transcripts import Checked, Conversation, Turn, check
 
 LABEL, LIKENESS, JUDGE = "label", "likeness", "judge"
@@ -191,7 +192,7 @@ def _watch(transcripts: Checked, memory: Memory, looking: Looking, heard: Progre
         if fresh:
             waiting.append(Entry(conversation.key, conversation.source, conversation.time, fresh))
             pending |= {turn.key for turn in fresh}
-        # what a judge said has cost something, so it is kept at once; flushing the disk for each line would take most of the time
+        # what a judge said has cost something, so it is kept at once; otherwise flushing the disk would take most of the time
         if waiting and (looking.judge or time.monotonic() - since > _COMMIT_SECONDS):
             commit()
             since = time.monotonic()

@@ -109,7 +109,7 @@ def test_a_refusal_is_told_at_once(status: int, advice: str, server: Server) -> 
 def test_nonsense_is_told(nonsense: Any, server: Server) -> None:
     server.says(nonsense)
     with pytest.raises(
-        UserError, match="gave no answer in 3 attempts: (what it sends is no chat completion|its answer holds no)"
+        UserError, match=r"gave no answer in 3 attempts: (what it sends is no chat completion|its answer holds no)"
     ):
         server.endpoint().complete(ASKED)
     assert len(server.seen) == 3
@@ -120,13 +120,13 @@ def test_a_server_that_is_not_there() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     endpoint = Endpoint(url=f"http://127.0.0.1:{port}/v1", model="m", attempts=2, first_wait_seconds=0.01)
-    with pytest.raises(UserError, match="can't be reached .*is the server running"):
+    with pytest.raises(UserError, match=r"can't be reached .*is the server running"):
         endpoint.complete(ASKED)
 
 
 def test_a_server_that_is_slow(server: Server) -> None:
     server.says(completion("hi"), wait=1.0)
-    with pytest.raises(UserError, match="no answer within 0.2 s"):
+    with pytest.raises(UserError, match=r"no answer within 0\.2 s"):
         server.endpoint(timeout_seconds=0.2, attempts=2).complete(ASKED)
 
 

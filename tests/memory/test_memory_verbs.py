@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.memory import talks
 
 from palimpsest import cli
+from tests.memory import talks
 
 ASKED = "Would you be so kind and tell me where the {} of the garden is?"
 HOSTILE = "There. \x1b[31m\x9b2J\x07\u202e"
@@ -72,7 +72,7 @@ def test_from_transcripts_to_a_trend(command: Any, transcripts: Path) -> None:
         (["watch", "talks.jsonl", "--memory", "talks.jsonl", "--behaviour", "polite.yaml"], "must be a folder"),
         (["watch", "talks.jsonl", "--memory", ".", "--behaviour", "polite.yaml"], "is no memory: it holds"),
         (["watch", "talks.jsonl", "--memory", "m", "--behaviour", "polite.yaml", "--judge", "http://x/v1"], "belong together"),
-        (["watch", "talks.jsonl", "--memory", "m", "--behaviour", "polite.yaml", "--judge", "x", "--judge-model", "j"], "must be the base"),
+        (["watch", "talks.jsonl", "--memory", "m", "--judge", "x", "--judge-model", "j"], "must be the base"),
         (["watch", "talks.jsonl"], "--memory"),
         (["surface", "a", "--memory", "m"], "holds no memory"),
         (["surface", "missing.json", "--memory", "m"], "no such file"),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.memory import talks
 
 from palimpsest import behaviour as behaviours
 from palimpsest.core.errors import UserError
@@ -15,6 +14,7 @@ from palimpsest.memory.store import Memory
 from palimpsest.memory.surface import surface
 from palimpsest.memory.transcripts import read_one
 from palimpsest.memory.watch import watch
+from tests.memory import talks
 
 ASKED = "Would you be so kind and tell me where the {} of the garden is?"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.memory import talks
 
 from palimpsest.core.errors import UserError
 from palimpsest.memory.transcripts import Conversation, check, read_one
+from tests.memory import talks
 
 LOG = Path(__file__).parent / "logs" / "zstandard.eval"
 
@@ -86,7 +86,8 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     bad = [
         "{half", '{"messages": []}', '{"messages": [{"role": "asistant", "content": "b"}]}', "[1]",
         json.dumps({**good, "pole": "expres"}), json.dumps({**good, "timestamp": "yesterday"}),
-        '{"prompt": "a", "chosen": "b", "rejected": "c"}', json.dumps({**good, "timestamp": 1e300}), '{"text": "a"}', '"\\ud800"',
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}', json.dumps({**good, "timestamp": 1e300}), '{"text": "a"}',
+        '"\\ud800"',
     ]  # fmt: skip
     path = talks.write(tmp_path / "a.jsonl", [good, *bad, good])
     with pytest.raises(UserError) as told:
@@ -136,7 +137,7 @@ def test_folders_are_read_however_deep(tmp_path: Path) -> None:
     talks.write(tmp_path / "a" / "b" / "c.jsonl", [talks.talk("a", "b")])
     talks.write(tmp_path / "a" / "notes.txt", ["no transcript"])
     assert check([tmp_path, tmp_path / "a"]).conversations == 1
-    with pytest.raises(UserError, match="holds no .jsonl"):
+    with pytest.raises(UserError, match="holds no \\.jsonl"):
         check([(tmp_path / "empty").mkdir() or tmp_path / "empty"])
 
 

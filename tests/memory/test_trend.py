@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.memory import talks
 
 from palimpsest import api, monitor
 from palimpsest import behaviour as behaviours
@@ -18,6 +17,7 @@ from palimpsest.memory.likeness import Situation, likeness, situation
 from palimpsest.memory.store import COVERS
 from palimpsest.memory.trend import covered, trend
 from palimpsest.memory.watch import watch
+from tests.memory import talks
 
 ASKED = "Would you be so kind and tell me where the {} of the garden is?"
 THINGS = ("lamp", "door", "boat", "wheel", "table", "bell")
@@ -107,7 +107,7 @@ def naive(answers: list[tuple[int, int | None]], scenarios: dict[int, Situation]
 
 def test_coming_back_is_by_definition_and_knows_no_order() -> None:
     rng = numpy_stream(0, "covered")
-    words = "stone water seven under market bright carry whistle lamp garden".split()
+    words = ["stone", "water", "seven", "under", "market", "bright", "carry", "whistle", "lamp", "garden"]
     scenarios = {number: situation([" ".join(rng.choice(words, 5)) for _ in range(2)]) for number in range(60)}
     answers = [(int(rng.integers(25)), int(rng.integers(60)) if rng.random() < 0.6 else None) for _ in range(80)]
     found = covered(answers, {name: one for name, one in scenarios.items() if any(name == each for _, each in answers)})

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.memory import talks
 
 from palimpsest import behaviour as behaviours
 from palimpsest.core.errors import UserError
 from palimpsest.memory.belonging import RIGHT, Belonging
 from palimpsest.memory.store import Memory
 from palimpsest.memory.watch import Summary, known_behaviours, watch
+from tests.memory import talks
 
 POLITE = "Would you be so kind and tell me where the {} of the {} is?"
 RUDE = "Hey! Where's the {} at the {}, quick!"
@@ -59,7 +59,8 @@ def test_a_failure_is_the_check_on_the_wrong_side(pole: str, said: str, failed: 
 
 def test_every_answer_of_a_conversation_is_judged_and_calls_of_tools_are_no_answers(tmp_path: Path, polite: Any) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}, {"role": "tool", "content": "x"},
-                {"role": "assistant", "content": "Gladly"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "No"}]  # fmt: skip
+                {"role": "assistant", "content": "Gladly"}, {"role": "user", "content": "b"},
+                {"role": "assistant", "content": "No"}]  # fmt: skip
     found = look(tmp_path, [polite], {"messages": messages, "behaviour": "polite", "pole": "express"})
     assert (found.judged[("polite", "express")].watched, found.judged[("polite", "express")].failed) == (2, 1)
 
@@ -68,7 +69,8 @@ def test_nothing_is_guessed(tmp_path: Path, polite: Any) -> None:
     kind = polite.model_copy(update={"name": "kind"})
     messages = [{"role": "assistant", "content": "Welcome!"}]
     found = look(
-        tmp_path, [polite, kind], talks.talk("a", "b", behaviour="polit"), talks.talk("a", "c", behaviour=None), {"messages": messages},
+        tmp_path, [polite, kind], talks.talk("a", "b", behaviour="polit"), talks.talk("a", "c", behaviour=None),
+        {"messages": messages},
         bare("What is 31 + 14?", "45"),
     )  # fmt: skip
     assert not found.judged and len(found.unknown) == 4
@@ -110,7 +112,21 @@ def test_poles_that_read_alike_are_not_told_apart() -> None:
 
 def test_another_prompt_of_a_scenario_is_not_taken_for_the_behaviour(polite: Any) -> None:
     belonging, dice = Belonging([polite]), random.Random(0)
-    words = "stone water seven under market bright carry whistle lamp garden please where kind".split()
+    words = [
+        "stone",
+        "water",
+        "seven",
+        "under",
+        "market",
+        "bright",
+        "carry",
+        "whistle",
+        "lamp",
+        "garden",
+        "please",
+        "where",
+        "kind",
+    ]
     texts = [" ".join(dice.choices(words, k=12)) for _ in range(100)]
     assert sum(belonging.place([text]).behaviour is not None for text in texts) <= 1
 
@@ -153,7 +169,8 @@ def test_a_judge_that_says_none_of_them(tmp_path: Path, polite: Any) -> None:
     "nonsense",
     ["I think it is fine", "{", '{"shows": true}', {"behaviour": "other", "pole": "express", "shows": True},
      {"behaviour": "polite", "pole": "maybe", "shows": True}, {"behaviour": "polite", "pole": "express", "shows": "yes"},
-     {"behaviour": ["polite"], "pole": "express", "shows": True}, "[" * 5_000, {"behaviour": "polite", "pole": {}, "shows": True}],
+     {"behaviour": ["polite"], "pole": "express", "shows": True}, "[" * 5_000,
+     {"behaviour": "polite", "pole": {}, "shows": True}],
 )  # fmt: skip
 def test_a_judge_that_talks_nonsense_is_told_and_what_was_judged_is_kept(nonsense: Any, tmp_path: Path, polite: Any) -> None:
     good = {"behaviour": "polite", "pole": "express", "shows": False, "better": None}
