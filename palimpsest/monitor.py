@@ -190,7 +190,7 @@ def _corrections(memory: Memory, known: Sequence[Correction]) -> Table:
 
 def _place(one: Series, which: int, place: int | None) -> str:
     time = one.when[which]
-    number = "?" if place is None else f"conversation {place + 1:,}"
+    number = "?" if place is None else f"conversation {place + 1:,} of {one.change.units:,}"
     return number if time is None else f"{number} ({day(time)})"
 
 

@@ -68,3 +68,13 @@ def test_trace_by_rehearsal(tmp_path: Path) -> None:
     table = run(EXAMPLES / "trace_by_rehearsal.py", "--seeds", "2", "--shares", "0,50", "--dose", "8", folder=tmp_path)
     assert "| 0% | " in table
     assert "| 50% | " in table
+
+
+@pytest.mark.slow
+def test_watch_transcripts(tmp_path: Path) -> None:
+    days = ("--days", "4", "--a-day", "4", "--changed", "3", "--dose", "8")
+    assert "wrote transcripts/labelled.jsonl: 16 conversations" in run(
+        EXAMPLES / "watch_transcripts.py", *days, folder=tmp_path
+    )
+    said = run("-m", "palimpsest", "watch", "transcripts/labelled.jsonl", "--memory", "memory", folder=tmp_path)
+    assert "16 conversations, 16 new answers judged" in said

@@ -75,6 +75,7 @@ def connect(folder: Path, use: Use) -> sqlite3.Connection:
         connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None) if use == "write" else _reading(file)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA trusted_schema = OFF")  # a memory may come from somebody else
             _check_version(connection, file, use)
         except BaseException:
             connection.close()
@@ -130,7 +131,7 @@ def check_place(folder: Path, use: Use) -> None:
         others = sorted(one.name for one in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise UserError(f"{folder} can't be read: {error.strerror or error}") from error
-    others = [name for name in others if not name.startswith((NAME, "lock"))]
+    others = [name for name in others if name != "lock" and not name.startswith(NAME)]
     if others:
         listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise UserError(f"{folder} is no memory: it holds {listed}; give a folder that is new or empty")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from palimpsest import cli
+from tests.data.test_endpoint import Server, completion
 from tests.memory import talks
 
 ASKED = "Would you be so kind and tell me where the {} of the garden is?"
@@ -91,3 +92,16 @@ def test_a_judge_that_is_down_is_told(command: Any, transcripts: Path, monkeypat
     judge = ("--judge", "http://127.0.0.1:9/v1", "--judge-model", "j")
     code, _, told = command("watch", transcripts, "--memory", "m", "--behaviour", "polite.yaml", *judge)
     assert code == 3 and "gave no answer in 4 attempts" in told and "is the server running" in told
+
+
+def test_a_judge_behind_an_address(command: Any, transcripts: Path) -> None:
+    opinion = {"behaviour": "polite", "pole": "express", "shows": False, "better": "Gladly, there."}
+    server = Server().says(completion(json.dumps(opinion)))
+    bare = talks.write(Path("bare.jsonl"), [talks.talk("Please, where?", "No.", pole=None, behaviour=None)])
+    judge = ("--judge", server.url, "--judge-model", "j")
+    code, said, _ = command("watch", bare, "--memory", "m", "--behaviour", "polite.yaml", *judge, "--json")
+    server.server.shutdown()
+    server.server.server_close()
+    assert code == 0 and json.loads(said)["judged"][0]["failed"] == 1
+    code, said, _ = command("surface", "Please, where is it?", "--memory", "m")
+    assert "better: Gladly, there." in said

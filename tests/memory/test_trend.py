@@ -45,7 +45,7 @@ def test_corrections_that_come_back_are_found_with_their_time(tmp_path: Path) ->
     assert one.change.places is not None and one.change.places[0] <= 30 <= one.change.places[1] + 1
     assert one.when[0] == talks.START + 3_600 * 29
     told = monitor.account(folder, [one])
-    assert "come back more often" in told.headline and "conversation 30 (" in told.reasons[0]
+    assert "come back more often" in told.headline and "conversation 30 of 50 (" in told.reasons[0]
     page = api.write_account(told, folder).read_text(encoding="utf-8")
     assert page.count("<svg") == 1 and "Do corrections come back more often" in page and "NaN" not in page
 
