@@ -87,7 +87,7 @@ def _sure(found: Sequence[Series]) -> str:
     if not found:
         return "nothing was judged"
     series = "this series" if len(found) == 1 else f"these {len(found)} series together"
-    return f"a false alarm about {series} comes up in {100 * ALPHA:g}% of looks at most"
+    return f"a false alarm about {series} comes up in {100 * ALPHA:g} of 100 looks"
 
 
 def _headline(found: Sequence[Series], rises: Sequence[Series], undecided: Sequence[Series]) -> str:
@@ -190,7 +190,7 @@ def _corrections(memory: Memory, known: Sequence[Correction]) -> Table:
 
 def _place(one: Series, which: int, place: int | None) -> str:
     time = one.when[which]
-    number = "?" if place is None else f"conversation {place + 1:,} of {one.change.units:,}"
+    number = "?" if place is None else f"conversation {place + 1:,}" + ("" if which else f" of {one.change.units:,}")
     return number if time is None else f"{number} ({day(time)})"
 
 

@@ -36,6 +36,7 @@ _CANDIDATES = 50
 _ASKED_WORDS = 16
 """The rarest words of a situation by which candidates are looked up."""
 _LONGEST_WORDS = 400
+_MOST_COMPARED = 10_000
 
 
 class Memory:
@@ -43,6 +44,8 @@ class Memory:
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, lock: FolderLock | None) -> None:
         self.folder, self._db, self._lock = folder, connection, lock
+        self._compared: dict[int, Situation] = {}
+        """Scenarios that were compared; they never change, and their runs of characters take the most time."""
 
     @classmethod
     def open(cls, folder: str | Path, use: Use = "read", *, alone: bool = True) -> Self:
@@ -161,8 +164,8 @@ class Memory:
         query = " OR ".join('"' + word + '"' for word in asked)  # words hold no quotes: letters, digits, underscores
         which, values = "", [query]
         if behaviour is not None:
-            which = (
-                "AND rowid IN (SELECT c.scenario FROM correction c JOIN behaviour b ON b.id = c.behaviour "
+            which = (  # the plus keeps SQLite from searching once for each of these
+                "AND +rowid IN (SELECT c.scenario FROM correction c JOIN behaviour b ON b.id = c.behaviour "
                 "WHERE b.name = ? AND c.pole = ?)"
             )
             values += [behaviour, str(pole)]
@@ -172,7 +175,12 @@ class Memory:
             f"LIMIT {_CANDIDATES}) AS found JOIN scenario s ON s.id = found.id",
             *values,
         )
-        alike = [(scenario, likeness(wanted, Situation(last, ending))) for scenario, last, ending in rows]
+        if len(self._compared) > _MOST_COMPARED:
+            self._compared.clear()
+        alike = [
+            (scenario, likeness(wanted, self._compared.setdefault(scenario, Situation(last, ending))))
+            for scenario, last, ending in rows
+        ]
         return sorted(alike, key=lambda one: (-one[1], one[0]))
 
     def _rarest(self, wanted: Situation) -> list[str]:
