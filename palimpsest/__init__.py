@@ -1,6 +1,7 @@
 """Palimpsest: change one behaviour of a language model, then see everything else that moved.
 
-``palimpsest.run`` trains and audits, ``palimpsest.diff`` audits any two checkpoints, ``palimpsest.load_report`` opens a
+``palimpsest.run`` trains and audits, ``palimpsest.tune`` finds how little training it takes, ``palimpsest.diff`` audits any two
+checkpoints, ``palimpsest.load_report`` opens a
 stored run. The command line calls the same functions.
 """
 
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from palimpsest.api import Run, diff, load_report, run
+    from palimpsest.controller import tune
 
 try:
     __version__ = version("palimpsest-lm")
 except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Run", "__version__", "diff", "load_report", "run"]
+__all__ = ["Run", "__version__", "diff", "load_report", "run", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from palimpsest import api
 
         return getattr(api, name)
+    if name == "tune":
+        from palimpsest.controller import tune
+
+        return tune
     raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")
