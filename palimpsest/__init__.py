@@ -1,8 +1,7 @@
 """Palimpsest: change one behaviour of a language model, then see everything else that moved.
 
 ``palimpsest.run`` trains and audits, ``palimpsest.tune`` finds how little training it takes, ``palimpsest.diff`` audits any two
-checkpoints, ``palimpsest.load_report`` opens a
-stored run. The command line calls the same functions.
+checkpoints, ``palimpsest.load_report`` opens a stored run. The command line calls the same functions.
 """
 
 from __future__ import annotations

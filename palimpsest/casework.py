@@ -146,8 +146,8 @@ def _divided(material: Material, use: str, count: int, request: Request, problem
         return found[request.block * size : (request.block + 1) * size]
     if use in ("express", "withhold"):
         problems.add(
-            f"{use}: {request.blocks} blocks of at least {FEWEST_CLUSTERS} held-out items are needed, found {len(found)} items; "
-            "give more data"
+            f"{use}: {request.blocks} blocks of at least {FEWEST_CLUSTERS} held-out items are needed, found {len(found)} "
+            "items; give more data"
         )
     return []
 

@@ -42,6 +42,9 @@ def tune(
     max_rehearsal: Annotated[
         float | None, typer.Option("--max-rehearsal", help="Largest share of rehearsal rows; 0.5 by default.")
     ] = None,
+    search_items: Annotated[
+        int | None, typer.Option("--search-items", help="Items of each capability while it searches; 96 by default.")
+    ] = None,
     text: Text = None,
     audits: Audits = None,
     device: Device = "auto",
@@ -65,6 +68,7 @@ def tune(
         "max_dose": max_dose,
         "learning_rate_range": _range(learning_rate_range) if learning_rate_range else None,
         "max_rehearsal": max_rehearsal,
+        "search_items": search_items,
     }
     options = Options.read({name: value for name, value in bounds.items() if value is not None}, "the command")
     asked = common(text, None, audits, False, device, dtype, seed)
@@ -94,12 +98,17 @@ def _tell(attempt: Any, decision: Any) -> None:
     """Say what an attempt showed and what follows, while it goes on."""
     from palimpsest.console import err, safe, spell
 
+    def line(text: str, style: str = "") -> None:
+        err.print(safe(text), style=style, soft_wrap=not err.is_terminal)
+
     if attempt is not None:
-        err.print(f"attempt {attempt.number}: {safe(attempt.seen.headline)} ({spell(attempt.seconds)})", style="bold")
-        err.print(f"  saw: {safe(attempt.seen.in_words)}")
-    err.print(f"  decided: {safe(decision.why)}")
+        line(f"\nattempt {attempt.number}: {attempt.seen.headline} ({spell(attempt.seconds)})", "bold")
+        line(f"  saw: {attempt.seen.in_words}")
+    line(f"  decided, {decision.rule}: {decision.why}")
+    for one in decision.evidence:
+        line(f"    - {one}")
     if decision.next is not None:
-        err.print(f"  next, {decision.rule}: {safe(decision.next.in_words)}")
+        line(f"  next: {decision.next.in_words}")
 
 
 def _print_summary(found: Any) -> None:

@@ -1,6 +1,6 @@
 """Controller: how little training makes a behaviour as intended, and can it be had at all?
 
-The practical plan as a closed loop: begin with few examples, audit, read the verdict, decide, and train again from the base model.
+The practical plan as a closed loop: begin with few examples, audit, read the verdict, decide, train again from the base model.
 ``decision`` holds the rules, ``loop`` carries them out.
 """
 

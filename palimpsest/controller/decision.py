@@ -28,14 +28,11 @@ class Decision(Spec):
     """Which rule was applied."""
     why: str
     """The reason, with the numbers."""
+    evidence: tuple[str, ...] = ()
+    """What else speaks for it, one line each."""
     next: Settings | None = None
     purpose: Purpose = "search"
     stop: Stop | None = None
-
-    @property
-    def in_words(self) -> str:
-        """Return what follows, in one sentence."""
-        return self.why if self.next is None else f"{self.why} Next: {self.next.in_words}."
 
 
 def begin(settings: Settings) -> Decision:
@@ -54,8 +51,8 @@ def decide(attempts: Sequence[Attempt], bounds: Bounds, budget: Budget, threshol
     """
     last = attempts[-1]
 
-    def stopping(stop: Stop, rule: str, why: str) -> Decision:
-        return Decision(after=last.number, seen=last.seen, rule=rule, why=why, stop=stop)
+    def stopping(stop: Stop, rule: str, why: str, *evidence: str) -> Decision:
+        return Decision(after=last.number, seen=last.seen, rule=rule, why=why, evidence=evidence, stop=stop)
 
     if last.seen.as_intended and last.purpose == "confirm":
         why = f"As intended twice running, with another seed and on other items: {last.seen.in_words}."
@@ -66,11 +63,11 @@ def decide(attempts: Sequence[Attempt], bounds: Bounds, budget: Budget, threshol
     wanted = _wanted(attempts, left, thresholds) if left else None
     unlimited = wanted or _wanted(attempts, bounds, thresholds)
     if unlimited is None:
-        stop, why = Search(attempts, bounds, thresholds).why_nothing_is_left()
-        return stopping(stop, "nothing left to try", why)
+        stop, why, evidence = Search(attempts, bounds, thresholds).why_nothing_is_left()
+        return stopping(stop, "nothing left to try", why, *evidence)
     if (short := _short_of(attempts, budget)) or wanted is None:
-        why = f"{short or 'The budget has too few examples left'}; {unlimited.rule} would have come next. {_best(attempts)}"
-        return stopping("budget", "budget spent", why)
+        why = f"{short or 'The budget has too few examples left'}; next would have come: {unlimited.rule}."
+        return stopping("budget", "budget spent", why, _best(attempts))
     return Decision(
         after=last.number, seen=last.seen, rule=wanted.rule, why=wanted.why, next=wanted.settings, purpose=wanted.purpose
     )

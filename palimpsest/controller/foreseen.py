@@ -52,8 +52,8 @@ def foresee(plan: TunePlan, budget: Budget, folder: Path) -> ForeseenSearch:
             f"at most: {budget.attempts} attempts of {largest.in_words}, and a final audit with all audits: "
             f"{_minutes(low)} to {_minutes(high)}"
             + (f", and {budget.minutes:g} minutes by the budget" if budget.minutes else ""),
-            f"memory: about {in_words(max(most.memory.needed, final.memory.needed))} needed; disk: at most {in_words(disk)}, because "
-            f"every attempt keeps its model{' - more than is free' if short else ''}",
+            f"memory: about {in_words(max(most.memory.needed, final.memory.needed))} needed",
+            f"disk: at most {in_words(disk)}, because every attempt keeps its model{', more than is free' if short else ''}",
             *plan.notes,
         ),
         problems=tuple(dict.fromkeys((*first.problems, *final.problems))),

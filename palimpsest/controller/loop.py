@@ -1,7 +1,7 @@
 """Loop: attempts, each from the base model, until it is as intended twice running or nothing is left.
 
-Every decision is written before the attempt that it asks for begins. Killed at any moment, the same call goes on: what is stored
-decides again what it decided.
+Every decision is written before the attempt that it asks for begins. Killed at any moment, the same call goes on: what was
+decided stands, and would be decided again from what is stored.
 """
 
 from __future__ import annotations

@@ -238,8 +238,8 @@ def _blocks(plan: Plan, request: Request, budget: Budget) -> int:
     fewest = min(found.values())
     if fewest < FEWEST_BLOCKS * FEWEST_CLUSTERS:
         raise UserError(
-            f"at least {FEWEST_BLOCKS * FEWEST_CLUSTERS} held-out items a pole are needed (to choose on, to confirm on, and for "
-            f"the final audit), found {', '.join(f'{count} ({pole})' for pole, count in found.items())}; give more data"
+            f"at least {FEWEST_BLOCKS * FEWEST_CLUSTERS} held-out items a pole are needed (to choose on, to confirm on, and "
+            f"for the final audit), found {', '.join(f'{count} ({pole})' for pole, count in found.items())}; give more data"
         )
     return max(FEWEST_BLOCKS, min(wanted, fewest // size))
 
@@ -249,6 +249,6 @@ def _items_in_words(first: Plan, blocks: int, budget: Budget) -> str:
     if blocks > budget.attempts:
         return f"Every attempt is audited on {sizes} items of its own, and the final audit on others."
     return (
-        f"The data have {blocks} blocks of {sizes} held-out items: attempts take {blocks - 1} of them in turn, so that an attempt "
-        "is never confirmed on its own items, and one is kept for the final audit."
+        f"The data have {blocks} blocks of {sizes} held-out items: attempts take {blocks - 1} of them in turn, so that none is "
+        "confirmed on its own items, and one block is kept for the final audit."
     )

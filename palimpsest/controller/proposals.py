@@ -109,9 +109,9 @@ class Search:
                 wanted = math.exp(min((BEYOND * self.thresholds.reached - now) / slope, 20.0))
                 factor = min(max(wanted, RESOLUTION), LARGEST_FACTOR)
                 how = (
-                    f"From dose {dose} to {self.dose} it rose by {number(100 * slope * math.log(2), 0)} points a doubling; at that "
-                    f"rate it takes {number(wanted, 1) if wanted < 100 else 'over 100'} times as many examples, and a step is "
-                    f"{RESOLUTION:g} to {LARGEST_FACTOR:g} times as many"
+                    f"From dose {dose} to {self.dose} it rose by {number(100 * slope * math.log(2), 0)} points a doubling; "
+                    f"at that rate it takes {number(wanted, 1) if wanted < 100 else 'over 100'} times as many examples, and a "
+                    f"step is {RESOLUTION:g} to {LARGEST_FACTOR:g} times as many"
                 )
             else:
                 factor, how = (
@@ -181,7 +181,7 @@ class Search:
         return low is not None and spill.value >= low
 
     def _spill_fell_since(self) -> Attempt | None:
-        """Return the next smaller dose at otherwise the same settings, where the spill fell from there by more than its interval."""
+        """Return the next smaller dose at otherwise the same settings, if the spill was larger there beyond its interval."""
         now = self.last.seen.spill
         alike = [one for one in self.attempts if one.settings.but(dose=self.dose) == self.last.settings]
         smaller = [one for one in alike if one.settings.dose < self.dose and one.seen.spill is not None]
@@ -194,7 +194,7 @@ class Search:
     # ---------------------------------------------------------------- forgetting
 
     def rehearsing(self, attempt: Attempt) -> Settings | None:
-        """Return the settings of an attempt with more rehearsal, and more of it on what fell; ``None`` where both are at their bound."""
+        """Return an attempt's settings with more rehearsal, and more of what fell; ``None`` where both are at their bound."""
         given, fell = attempt.settings, [one.name for one in attempt.seen.fell]
         next_share = USUAL_REHEARSAL if given.rehearsal_share < USUAL_REHEARSAL else self.bounds.max_rehearsal
         share = max(min(next_share, self.bounds.max_rehearsal), given.rehearsal_share)
@@ -269,35 +269,26 @@ class Search:
 
     # ---------------------------------------------------------------- nothing left
 
-    def why_nothing_is_left(self) -> tuple[Literal["bounds", "impossible"], str]:
-        """Return whether the bounds or the model stand in the way, and the numbers that say so."""
+    def why_nothing_is_left(self) -> tuple[Literal["bounds", "impossible"], str, tuple[str, ...]]:
+        """Return whether the bounds or the model stand in the way, why, and the numbers that say so."""
         spoilt = [one for one in self.attempts if one.seen.says("overshoot") or one.seen.says("forgetting")]
         if not spoilt:
-            why = f"Too little at the largest settings that the bounds and the data allow: {self.last.seen.in_words}."
-            return "bounds", f"{why} Give it more room, or more data."
-        reached = f"{self._reached} points where it should appear"
+            why = f"No more than {points(self.last.seen.outcome)} points at the largest settings that bounds and data allow."
+            return "bounds", why, (_told(self.last),)
         overshot = any(one.seen.says("overshoot") for one in spoilt)
-        without = (
-            f"more than {100 * self.thresholds.spill:.0f}% of that movement where it should not"
-            if overshot
-            else self._losses(spoilt)
-        )
+        harm = f"more than {100 * self.thresholds.spill:.0f}% of that where it should not" if overshot else self._losses(spoilt)
+        why = f"No setting that was tried reaches {self._reached} points where it should appear without {harm}."
         clean = [one for one in self.attempts if one not in spoilt]
         most = max(clean, key=self._outcome, default=None)
         enough = [one for one in spoilt if not one.seen.says("too_little")] or spoilt
         least = min(enough, key=lambda one: (one.settings.dose, one.number))
-        numbers = [f"attempt {least.number} (dose {least.settings.dose}): {least.seen.in_words}"]
-        if most is not None:
-            numbers.insert(0, f"attempt {most.number} (dose {most.settings.dose}): {most.seen.in_words}")
-        vain = (
-            " A larger share of examples of where it should not appear did not lower the spill."
-            if self.withheld_in_vain()
-            else ""
-        )
-        return "impossible", (
-            f"No setting that was tried reaches {reached} without {without}, and between doses that differ by a factor of "
-            f"{RESOLUTION:g} nothing is tried.{vain} {'; '.join(numbers)}."
-        )
+        numbers = [_told(one) for one in (most, least) if one is not None]
+        if self.withheld_in_vain():
+            numbers.append(
+                f"a larger share of examples of where it should not appear did not lower the spill: {_told(self.last)}"
+            )
+        numbers.append(f"between doses that differ by a factor of {RESOLUTION:g} or less nothing is tried")
+        return "impossible", why, tuple(numbers)
 
     def _losses(self, spoilt: Sequence[Attempt]) -> str:
         names = dict.fromkeys(one.name for attempt in spoilt for one in attempt.seen.fell)
@@ -314,6 +305,10 @@ class Search:
     def _spill_in_words(self) -> str:
         spill = self.last.seen.spill
         return f", {_percent(self.last)} of the wanted movement" if spill is not None and spill.value is not None else ""
+
+
+def _told(attempt: Attempt) -> str:
+    return f"attempt {attempt.number} (dose {attempt.settings.dose}): {attempt.seen.in_words}"
 
 
 def _percent(attempt: Attempt) -> str:

@@ -142,7 +142,7 @@ class Budget(Spec):
             match = re.fullmatch(r"\s*([0-9][0-9_.]*)\s*(attempt|example|minute)s?\s*", part)
             if match is None or _PARTS[match[2]] in found:
                 raise UserError(
-                    f"--budget must be like '10 attempts, 2000 examples, 30 minutes' (each of them at most once), found '{text}'"
+                    f"--budget must be like '10 attempts, 2000 examples, 30 minutes' (each at most once), found '{text}'"
                 )
             found[_PARTS[match[2]]] = match[1].replace("_", "")
         return cls.read(found, "--budget")

@@ -1,7 +1,7 @@
 """Telling: what does a search come to, as an account that a stranger can read?
 
-Pure: the same trajectory gives the same account. How long attempts took is left out, so that a disturbed search and an undisturbed
-one give the same bytes.
+Pure: the same trajectory gives the same account. How long attempts took is left out, so that a disturbed search and an
+undisturbed one give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from palimpsest.audit import Table
-from palimpsest.controller.attempts import Attempt, Seen
+from palimpsest.controller.attempts import Attempt
 from palimpsest.controller.loop import FINAL, Trajectory
 from palimpsest.controller.plan import TunePlan
 from palimpsest.controller.proposals import BEYOND, LARGEST_FACTOR, MORE_WITHHELD, RESOLUTION, STEP
@@ -36,11 +36,11 @@ _READ = {
     "worst": "largest rise in loss of what was not to change",
 }
 _RULES = (
-    f"Too little: {STEP} more examples while there is no trend, then along the secant in log dose to {BEYOND:g} times what counts "
-    f"as enough, {RESOLUTION:g} to {LARGEST_FACTOR:g} times as many a step; at the bound of examples twice the learning rate. "
-    f"Overshoot: the geometric mean of this dose and the largest one that was too little, or half as many; where the spill falls "
-    f"as the dose grows, or nothing is left between, {MORE_WITHHELD:g} times as many examples of where it should not appear. "
-    "Forgetting: rehearsal to 40% of all rows, then to its bound, and twice the weight of what fell; then fewer examples. "
+    f"Too little: {STEP} more examples while there is no trend, then along the secant in log dose to {BEYOND:g} times what "
+    f"counts as enough, {RESOLUTION:g} to {LARGEST_FACTOR:g} times as many a step; at the bound of examples twice the rate. "
+    "Overshoot: the geometric mean of this dose and the largest one that was too little, or half as many; where the spill "
+    f"falls as the dose grows, or nothing is left between, {MORE_WITHHELD:g} times as many examples of where it should not "
+    "appear. Forgetting: rehearsal to 40% of all rows, then to its bound, and twice the weight of what fell; then fewer. "
     f"Doses that differ by a factor of {RESOLUTION:g} or less are neighbours: nothing is tried between them."
 )
 
@@ -96,13 +96,13 @@ def headline(found: Trajectory) -> str:
     attempts = f"{len(found.attempts)} {'attempt' if len(found.attempts) == 1 else 'attempts'}"
     if found.final is not None and found.chosen is not None:
         if found.final.verdict.labels[0] == "as_intended":
-            return (
-                f"As intended at {found.chosen.settings.in_words}: found in {attempts}, and again on items that no attempt saw"
-            )
+            dose = found.chosen.settings.dose
+            return f"As intended with {dose} examples: found in {attempts}, and again on items that no attempt saw"
         return f"Chosen in {attempts}, but the final audit contradicts the choice: {found.final.verdict.headline}"
+    why = found.decisions[-1].why.rstrip(".")
     return {
-        "impossible": f"It can't be had: none of {attempts} reaches it without harm, and there is nothing left to try",
-        "bounds": f"Too little after {attempts}, at the largest settings that the bounds and the data allow",
+        "impossible": f"It can't be had within these bounds. {why}",
+        "bounds": f"Too little after {attempts}. {why}",
         "budget": f"The budget was spent after {attempts}, before it was as intended twice running",
         "could_not_say": f"Could not go on after {attempts}: there is nothing to decide on",
     }[found.decisions[-1].stop or "could_not_say"]
@@ -115,8 +115,9 @@ def _sure(found: Trajectory) -> str:
 
 
 def _reasons(found: Trajectory) -> list[str]:
+    last = found.decisions[-1]
     if found.final is None:
-        return [found.decisions[-1].why]
+        return [*([] if last.stop in ("impossible", "bounds") else [last.why]), *last.evidence]
     confirmed, chosen = found.attempts[-1], found.chosen
     assert chosen is not None
     told = [f"final audit: {reason}" for reason in found.final.verdict.reasons]
@@ -124,6 +125,7 @@ def _reasons(found: Trajectory) -> list[str]:
         *told,
         f"attempt {chosen.number} was as intended, and so was attempt {confirmed.number}: the same settings with another "
         "seed, on other items",
+        f"settings: {chosen.settings.in_words}",
     ]
 
 
@@ -133,8 +135,8 @@ def _next_steps(found: Trajectory) -> list[str]:
         return [*found.final.verdict.next_steps, f"The model is in {folder}."]
     return {
         "impossible": [
-            "Ask whether the two situations can be told apart by what is in the prompt; if they can, give more varied examples of "
-            "where it should not appear."
+            "Ask whether the two situations can be told apart by what is in the prompt; if they can, give more varied examples "
+            "of where it should not appear."
         ],
         "bounds": ["Raise --max-dose or the upper end of --learning-rate-range, or give more data."],
         "budget": ["Give a larger --budget with the same --folder: it goes on where it stopped."],
@@ -171,7 +173,7 @@ def _trajectory(found: Trajectory) -> Part:
             "verdict",
         ),
         rows=tuple(rows),
-        note="Examples: where it should appear + where it should not. A larger dose contains the smaller ones of the same seed.",
+        note="Examples: where it should appear + where it should not. A larger dose contains the smaller ones.",
     )
     labels = [f"{one.number}: dose {one.settings.dose}, {LABELLED[one.seen.labels[0]]}" for one in found.attempts]
     figures = [
@@ -199,8 +201,8 @@ def _trajectory(found: Trajectory) -> Part:
         details={
             "Why nested": "The examples of a smaller dose are the first ones of a larger dose, and all attempts but those that "
             "confirm have one seed, so that two attempts differ by their settings and not by luck in examples.",
-            "Limits": "Attempts are not independent of each other: each was chosen by what the ones before showed. Only the final "
-            "audit is free of that choice.",
+            "Limits": "Attempts are not independent of each other: each was chosen by what the ones before showed. Only the "
+            "final audit is free of that choice.",
         },
     )
 
@@ -243,8 +245,8 @@ def _by_dose(attempts: Sequence[Attempt]) -> Figure:
     found = [one for name, said in names.items() if (one := series(name, said)) is not None]
     return Figure(
         title="By dose",
-        caption="Both poles in points, and the largest rise in loss of what was not to change (hundredths of a nat a token). Where "
-        "settings besides the dose changed, they changed with it; bands are 95% intervals.",
+        caption="Both poles in points, and the largest rise in loss of what was not to change (hundredths of a nat a token). "
+        "Where settings besides the dose changed, they changed with it; bands are 95% intervals.",
         drawing="curves",
         numbers={"series": found, "x_label": "dose (examples)", "unit": "points; hundredths of a nat"},
     )
@@ -255,7 +257,7 @@ def _decisions(found: Trajectory) -> Part:
         (
             f"after attempt {one.after}" if one.after else "at the beginning",
             one.rule,
-            one.why,
+            " ".join((one.why, *(f"{_upper(each)}." for each in one.evidence))),
             one.next.in_words if one.next is not None else "stop",
         )
         for one in found.decisions
@@ -269,6 +271,10 @@ def _decisions(found: Trajectory) -> Part:
     )
 
 
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".")
+
+
 def _final(found: Trajectory, final: RunRecord, chosen: Attempt) -> Part:
     seen, confirmed = found.final_seen, found.attempts[-1]
     assert seen is not None
@@ -280,8 +286,8 @@ def _final(found: Trajectory, final: RunRecord, chosen: Attempt) -> Part:
     answer = (
         "The final audit agrees with the choice."
         if agrees
-        else f"The final audit contradicts the choice: {final.verdict.headline}. The choice was made on other items; this is the "
-        "number to go by."
+        else f"The final audit contradicts the choice: {final.verdict.headline}. The choice was made on other items; these are "
+        "the numbers to go by."
     )
     columns = (
         "",
@@ -303,8 +309,8 @@ def _final(found: Trajectory, final: RunRecord, chosen: Attempt) -> Part:
             ),
         ),
         details={
-            "Why a final audit": "A search stops where the numbers look good, so the numbers on which it stopped are too good on "
-            "average. Those of the final audit are not: its items had no part in any decision.",
+            "Why a final audit": "A search stops where the numbers look good, so the numbers on which it stopped are too good "
+            "on average. Those of the final audit are not: its items had no part in any decision.",
             "All audits": f"The full report of the final audit is {FINAL}/report.html.",
         },
     )

@@ -29,8 +29,8 @@ def list_runs(root: Path | str) -> tuple[RunSummary, ...]:
 
 
 def _summary(path: Path) -> RunSummary:
-    record = _read(path / "record.json")
-    verdict = record.get("verdict")
+    record = _read(path / "record.json") or _read(path / "account.json")
+    verdict = record.get("verdict", record)  # an account of several runs has its headline itself
     return RunSummary(
         path=path,
         finished=bool(record) and (path / "report.html").is_file(),

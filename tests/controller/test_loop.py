@@ -12,7 +12,8 @@ from spine import nursery
 from test_pipeline import behaviour, model
 
 import palimpsest
-from palimpsest import api, behaviour as behaviours
+from palimpsest import api
+from palimpsest import behaviour as behaviours
 from palimpsest.controller import Tuned
 from palimpsest.controller import loop as loops
 from palimpsest.controller.decision import Decision, decide

@@ -1,7 +1,7 @@
 """Worlds: dose-response worlds whose answer is known, in which the controller is tried without a model.
 
-A world says how far both poles and one ability move at given settings; a seed adds the luck of a training run, an audit the luck
-of its items. What an audit shows is judged by the real verdict.
+A world says how far both poles and one ability move at given settings; a seed adds the luck of a training run, an audit the
+luck of its items. What an audit shows is judged by the real verdict.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Simulation:
                     block=number - 1,
                     seen=self.audit(self.truths[-1]),
                     seconds=30.0,
-                )  # fmt: skip
+                )
             )
             self.decisions.append(decide(self.attempts, self.bounds, self.budget, THRESHOLDS))
         return self
