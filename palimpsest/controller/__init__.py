@@ -116,11 +116,9 @@ def carry_out(
 
     with RunFolder(folder, planned.identity) as run:
         found = search(planned, budget, run, progress, told)
-        behaviour, request = planned.request.behaviour, planned.request
         seeds = sorted({one.training_seed for one in found.attempts})
         digests = {role: info.digest for role, info in planned.first.models.items()}
-        command = ("palimpsest", "tune", behaviour.name if behaviour else "", "--model", request.base)
-        stable = provenance.stable(planned.first.device, seeds, digests, command)
+        stable = provenance.stable(planned.first.device, seeds, digests, planned.command(budget))
         told_of = account(planned, budget, found, stable)
         write_account(told_of, run.path)
     return Tuned(told_of, found, folder)

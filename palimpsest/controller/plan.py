@@ -74,6 +74,17 @@ class TunePlan:
         digests = {role: info.digest for role, info in self.first.models.items()}
         return {"tune": asked, "options": self.options.model_dump(mode="json"), "models": digests, "blocks": self.blocks}
 
+    def command(self, budget: Budget) -> tuple[str, ...]:
+        """Return the command line that asks for this, in its shortest form."""
+        request, options = self.request, self.options
+        given = options.model_dump(exclude_defaults=True)
+        if options.learning_rate_range is not None:
+            given["learning_rate_range"] = "{:g}:{:g}".format(*options.learning_rate_range)
+        words = ["palimpsest", "tune", *request.command[2:], "--budget", budget.in_words]
+        for name in ("start_dose", "max_dose", "learning_rate_range", "max_rehearsal", "search_items"):
+            words += [f"--{name.replace('_', '-')}", str(given[name])] if name in given else []
+        return tuple(words)
+
     def block(self, number: int) -> int:
         """Return the block of an attempt: never that of the attempt before, and never the last."""
         return (number - 1) % (self.blocks - 1)

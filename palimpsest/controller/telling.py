@@ -140,7 +140,7 @@ def _next_steps(found: Trajectory) -> list[str]:
         ],
         "bounds": ["Raise --max-dose or the upper end of --learning-rate-range, or give more data."],
         "budget": ["Give a larger --budget with the same --folder: it goes on where it stopped."],
-    }.get(found.decisions[-1].stop or "", list(found.attempts[-1].seen.steps and [found.attempts[-1].seen.steps[0].said]))
+    }.get(found.decisions[-1].stop or "", [step.said for step in found.attempts[-1].seen.steps])
 
 
 # ---------------------------------------------------------------- parts
