@@ -1,7 +1,8 @@
 """Palimpsest: change one behaviour of a language model, then see everything else that moved.
 
-``palimpsest.run`` trains and audits, ``palimpsest.diff`` audits any two checkpoints, ``palimpsest.load_report`` opens a
-stored run, ``palimpsest.run_study`` answers one question with many runs. The command line calls the same functions.
+``palimpsest.run`` trains and audits, ``palimpsest.tune`` finds how little training it takes, ``palimpsest.dream`` trains on the
+model's own failures, ``palimpsest.diff`` audits any two checkpoints, ``palimpsest.study`` answers one question with many runs,
+``palimpsest.load_report`` opens a stored run. The command line calls the same functions.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from palimpsest.api import Run, diff, load_report, run
     from palimpsest.study_runner import run_study
+    from palimpsest.controller import tune
 
 try:
     __version__ = version("palimpsest-lm")
 except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Run", "__version__", "diff", "load_report", "run", "run_study"]
+__all__ = ["Run", "__version__", "diff", "load_report", "run", "study", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,4 +33,8 @@ def __getattr__(name: str) -> Any:
         from palimpsest.study_runner import run_study
 
         return run_study
+    if name == "tune":
+        from palimpsest.controller import tune
+
+        return tune
     raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")

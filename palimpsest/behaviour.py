@@ -64,8 +64,9 @@ class Behaviour(Spec):
     express_share: float = Field(default=0.5, ge=0, le=1)
     rehearsal: tuple[Source, ...] = ()
     """What is practised so that it isn't forgotten; the embedded model's world by default."""
-    measured_only: tuple[str, ...] = ()
-    """Names of what is practised (as the report has them) that are measured but left out of training."""
+    rehearsal_weights: dict[str, int] = {}
+    """How often each source of rehearsal stands in the round from which its rows are taken, by the name that the report gives it;
+    1 by default, 0 for what is measured but left out of training."""
     text: tuple[Path, ...] = ()
     """General text on which forgetting and divergence are measured."""
     held_out: int = Field(default=192, ge=8, le=100_000)
@@ -84,6 +85,8 @@ class Behaviour(Spec):
     def _poles_agree(self) -> Self:
         if self.withhold is None and self.express_share < 1:
             object.__setattr__(self, "express_share", 1.0)
+        if small := [name for name, weight in self.rehearsal_weights.items() if weight < 0]:
+            raise ValueError(f"rehearsal_weights must be 0 or more, found {self.rehearsal_weights[small[0]]} for {small[0]}")
         return self
 
     def within(self, folder: Path) -> Behaviour:

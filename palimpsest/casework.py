@@ -5,7 +5,7 @@ Builds item sets and training examples from a request. Touches no model; the tok
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -71,6 +71,8 @@ def open_materials(request: Request, world: Iterable[tuple[str, str, dict[str, o
     rehearsal = {_name(source): source for source in behaviour.rehearsal} if behaviour else {}
     if not rehearsal:
         rehearsal = {name: Source(scenario=scenario, parameters=parameters) for name, scenario, parameters in world}
+    if behaviour and rehearsal and (strange := [name for name in behaviour.rehearsal_weights if name not in rehearsal]):
+        problems.add(f"rehearsal_weights: nothing named '{strange[0]}' is rehearsed.{nearest(strange[0], rehearsal)}")
     text = {path.stem: Source(text=path) for path in (*request.text, *(behaviour.text if behaviour else ()))}
     rehearsed = {source.text for source in rehearsal.values()}
     return Materials(
@@ -99,7 +101,7 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
         documents = _held_out(material, f"text {name}", request.documents, request, problems)
         found = _readable(documents, renderer, context_length)
         items[f"text:{name}"] = _set(f"text:{name}", found)
-        if not request.block and len(found) < FEWEST_CLUSTERS:
+        if not request.block and not request.blocks and len(found) < FEWEST_CLUSTERS:
             problems.add(
                 f"text {name}: at least {FEWEST_CLUSTERS} documents are needed to measure on, found {len(found)} (documents "
                 "stand between <|endoftext|> lines, or are paragraphs joined to about 1,000 characters); give more text"
@@ -131,6 +133,8 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
 
 def _held_out(material: Material, use: str, count: int, request: Request, problems: Problems) -> list[Example]:
     """Return the held-out examples of one use in the request's block, adding to the problems a block that has too few."""
+    if request.blocks:
+        return _divided(material, use, count, request, problems)
     before = request.block * count
     found = material.held_out(request.seed, use, before + count)[before:]
     if request.block and len(found) < FEWEST_CLUSTERS:
@@ -175,6 +179,26 @@ def _spare(material: Material | None, seed: int, use: str) -> list[Example]:
     return []
 
 
+def _divided(material: Material, use: str, count: int, request: Request, problems: Problems) -> list[Example]:
+    """Return the items of one block of several; a capability or a text with too few for that is left out, and told so."""
+    found = material.held_out(request.seed, use, request.blocks * count)
+    size = len(found) // request.blocks
+    if size >= FEWEST_CLUSTERS:
+        return found[request.block * size : (request.block + 1) * size]
+    if use in ("express", "withhold"):
+        problems.add(
+            f"{use}: {request.blocks} blocks of at least {FEWEST_CLUSTERS} held-out items are needed, found {len(found)} "
+            "items; give more data"
+        )
+    return []
+
+
+def left_out(case: Case, materials: Materials) -> tuple[str, ...]:
+    """Return the names of what a case does not measure because it has too few held-out items for a block of their own."""
+    measured = {name.partition(":")[2] for name in case.items}
+    return tuple(name for name in (*materials.rehearsal, *materials.text) if name not in measured)
+
+
 def probe_items(count: int) -> ItemSet:
     """Return prompts from which the base model writes its own general text: the beginning of a sequence, or a first word."""
     words = islice(cycle(_OPENINGS), count)
@@ -204,22 +228,29 @@ def training_examples(behaviour: Behaviour, materials: Materials, counts: Counts
     """
     express = materials.express.training(seed, "express", counts.express) if materials.express else []
     withhold = materials.withhold.training(seed, "withhold", counts.withhold) if materials.withhold else []
-    for name in behaviour.measured_only:
-        if name not in materials.rehearsal:
-            raise UserError(f"measured_only: there is nothing named '{name}' to practise.{nearest(name, materials.rehearsal)}")
-    sources = [(name, one) for name, one in materials.rehearsal.items() if name not in behaviour.measured_only]
-    if counts.rehearsal and not sources:
+    if counts.rehearsal and not any(behaviour.rehearsal_weights.get(name, 1) for name in materials.rehearsal):
         raise UserError("there is nothing to rehearse: give 'rehearsal' sources, or rehearsal_share: 0")
-    drawn = [
-        material.training(seed, f"rehearsal {name}", len(range(place, counts.rehearsal, len(sources))))
-        for place, (name, material) in enumerate(sources)
-    ]
-    rehearsal = [drawn[index % len(sources)][index // len(sources)] for index in range(counts.rehearsal)]
+    turns = rehearsal_turns(tuple(materials.rehearsal), behaviour.rehearsal_weights, counts.rehearsal)
+    drawn = {
+        name: iter(material.training(seed, f"rehearsal {name}", turns.count(name)))
+        for name, material in materials.rehearsal.items()
+    }
+    rehearsal = [next(drawn[name]) for name in turns]
     return TrainingExamples(
         [_decisions_only(behaviour.complete(example, "express")) for example in express],
         [_decisions_only(behaviour.complete(example, "withhold")) for example in withhold],
         [_decisions_only(example) for example in rehearsal],
     )
+
+
+def rehearsal_turns(names: Sequence[str], weights: Mapping[str, int], count: int) -> list[str]:
+    """Return from which source each rehearsal row is taken: in rounds in which a source stands as often as its weight.
+
+    What weighs more comes first, so that it has its rows in a short rehearsal too.
+    """
+    most = max((weights.get(name, 1) for name in names), default=1)
+    order = [name for lap in range(most, 0, -1) for name in names if weights.get(name, 1) >= lap]
+    return list(islice(cycle(order), count))
 
 
 def _decisions_only(example: Example) -> Example:

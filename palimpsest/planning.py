@@ -64,8 +64,7 @@ class Plan:
     @property
     def seeds(self) -> list[int]:
         """The seeds of the comparisons: of the trained models, or of the one comparison of a diff."""
-        first = self.request.seed if self.request.training_seed is None else self.request.training_seed
-        return [first + index for index in range(self.request.seeds)]
+        return [self.request.first_seed + index for index in range(self.request.seeds)]
 
     @property
     def trained(self) -> list[tuple[str, int]]:
@@ -188,11 +187,11 @@ def _training_problems(
     if not materials.rehearsal:
         counts = counts._replace(rehearsal=0)  # the base model will write it
     try:
-        examples = training_examples(behaviour, materials, counts, request.seed)
+        examples = training_examples(behaviour, materials, counts, request.first_seed)
         rows = encoded_rows(renderer, examples, base.context_length)
         check_rows(rows, base.context_length, base.vocabulary_size)
         if counts.rehearsal and "rehearsal_only" in behaviour.controls and "rehearsal_only" not in request.controls:
-            training_examples(behaviour, materials, counts.as_rehearsal_only(), request.seed)  # it rehearses in every row
+            training_examples(behaviour, materials, counts.as_rehearsal_only(), request.first_seed)  # it rehearses in every row
     except UserError as error:
         return [str(error)]
     unpaired = preference_problems(rows) if settings.preference else ()

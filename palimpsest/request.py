@@ -38,13 +38,16 @@ class Request(Spec):
     seeds: int = Field(default=1, ge=1, le=100)
     """Training runs with different seeds; the audit items stay the same."""
     training_seed: int | None = Field(default=None, ge=0, lt=2**31)
-    """The first training run's seed, where it is not ``seed``: runs of their own that share their items differ in it alone."""
+    """Where the seeds of the training runs start, where that is not ``seed``: the audit items then stay those of ``seed``."""
     documents: int = Field(default=64, ge=8)
     """Documents of each general text."""
     capability_items: int = Field(default=192, ge=8)
     """Held-out items of each capability."""
     block: int = Field(default=0, ge=0, le=10_000)
     """Which held-out items: two blocks have none in common, so that a choice made on one can be reported on another."""
+    blocks: int = Field(default=0, ge=0, le=10_000)
+    """Into how many blocks the held-out items are divided evenly where there are not enough for so many whole ones; 0 where
+    nobody says how many there will be."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -56,7 +59,16 @@ class Request(Spec):
             raise ValueError(f"a file's name must be UTF-8, found {unreadable[0]}; give the file another name")
         if self.kind == "diff" and self.seeds != 1:
             raise ValueError("a diff trains nothing, so it has no seeds")
+        if self.blocks and self.block >= self.blocks:
+            raise ValueError(f"block must be below blocks ({self.blocks}), found {self.block}")
+        if self.kind == "diff" and self.training_seed is not None:
+            raise ValueError("a diff trains nothing, so it has no training_seed")
         return self
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the first training run."""
+        return self.seed if self.training_seed is None else self.training_seed
 
     @property
     def title(self) -> str:

@@ -34,6 +34,15 @@ class Thresholds(Spec):
     """Family-wise error rate that Holm's correction holds over all primary estimates."""
 
 
+class Step(Spec):
+    """One thing to do next: what the controller acts on, and the sentence that a person reads."""
+
+    action: Literal["more_examples", "less_or_withhold", "rehearse", "give_withhold_pole", "ship"]
+    about: tuple[str, ...] = ()
+    """What it is about: the abilities that fell, for ``rehearse``."""
+    said: str
+
+
 class Verdict(Spec):
     """The first thing in a report."""
 
@@ -43,6 +52,8 @@ class Verdict(Spec):
     sure: Sureness
     reasons: tuple[str, ...]
     next_steps: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    """The same for a program, where there is a behaviour that was meant to change."""
 
     @property
     def as_intended(self) -> bool:
@@ -86,12 +97,14 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     reasons.append(spill_reason)
     reasons += _forgetting_reasons(findings, forgotten)
     decisive = enough_sure and (spill_sure or not enough) and not _in_doubt(findings)
+    steps = _next(labels, forgotten)
     return Verdict(
         labels=tuple(labels),
         headline=_headline(labels, _named(findings, forgotten)),
         sure="clear" if decisive else "likely" if outcome.estimate.above(0.0) is not None else "not decided",
         reasons=tuple(reasons),
-        next_steps=tuple(_next(labels, forgotten)),
+        next_steps=tuple(step.said for step in steps),
+        steps=tuple(steps),
     )
 
 
@@ -117,7 +130,7 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
         return joint
     forgot = Counter(name for findings in by_seed for name in _forgotten(findings))
     labels: list[Label] = [label for label in joint.labels if label != "as_intended"]
-    said, steps = ([joint.headline], list(joint.next_steps)) if labels else ([], [])
+    said, steps = ([joint.headline], list(joint.steps)) if labels else ([], [])
     reasons = [f"over the seeds: {reason}" for reason in joint.reasons]
     for label, count in missing.most_common():
         often = f"in {count} of {len(each)} seeds"
@@ -130,7 +143,12 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
         labels.append(label)
         steps += _next([label], list(forgot))
     return Verdict(
-        labels=tuple(labels), headline="; ".join(said), sure="likely", reasons=tuple(reasons), next_steps=tuple(steps)
+        labels=tuple(labels),
+        headline="; ".join(said),
+        sure="likely",
+        reasons=tuple(reasons),
+        next_steps=tuple(step.said for step in steps),
+        steps=tuple(steps),
     )
 
 
@@ -239,20 +257,25 @@ def _headline(labels: Sequence[Label], forgotten: str) -> str:
     return "; ".join([first, *(text[0].lower() + text[1:] for text in rest)])
 
 
-def _next(labels: Sequence[Label], forgotten: list[str]) -> list[str]:
+def _next(labels: Sequence[Label], forgotten: list[str]) -> list[Step]:
     steps = []
     if "too_little" in labels:
-        steps.append("Train on 50 more examples; if that is not enough, raise the learning rate, up to 1e-4 for real models.")
+        said = "Train on 50 more examples; if that is not enough, raise the learning rate, up to 1e-4 for real models."
+        steps.append(Step(action="more_examples", said=said))
     if "overshoot" in labels:
-        steps.append(
+        said = (
             "Use fewer examples or a lower learning rate. If the share that spills falls as the dose grows, it is not yet "
             "learnt where to withhold it: then give more examples of that pole instead."
         )
+        steps.append(Step(action="less_or_withhold", said=said))
     if "forgetting" in labels:
-        steps.append(f"Raise rehearsal to 40% of all rows and add examples of {', '.join(forgotten)} to it.")
+        said = f"Raise rehearsal to 40% of all rows and add examples of {', '.join(forgotten)} to it."
+        steps.append(Step(action="rehearse", about=tuple(forgotten), said=said))
     if "could_not_say" in labels:
-        steps.append("Give the behaviour a 'withhold' pole: situations where it should not appear.")
-    return steps or ["Check it on your own prompts, then ship it; keep this report with the weights."]
+        said = "Give the behaviour a 'withhold' pole: situations where it should not appear."
+        steps.append(Step(action="give_withhold_pole", said=said))
+    said = "Check it on your own prompts, then ship it; keep this report with the weights."
+    return steps or [Step(action="ship", said=said)]
 
 
 def _identical(intended: bool) -> Verdict:

@@ -56,6 +56,11 @@ def test_labels(findings: tuple[Finding, ...], labels: tuple[str, ...], sure: st
     assert verdict.sure == sure
     assert verdict.reasons
     assert verdict.next_steps
+    assert [step.said for step in verdict.steps] == list(verdict.next_steps)
+    actions = {"too_little": "more_examples", "overshoot": "less_or_withhold", "forgetting": "rehearse"}
+    assert [step.action for step in verdict.steps] == [
+        {**actions, "as_intended": "ship", "could_not_say": "give_withhold_pole"}[label] for label in verdict.labels
+    ]
 
 
 def test_unknown_outcome_is_could_not_say_and_not_zero() -> None:

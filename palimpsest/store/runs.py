@@ -29,12 +29,8 @@ def list_runs(root: Path | str) -> tuple[RunSummary, ...]:
 
 
 def _summary(path: Path) -> RunSummary:
-    account = _read(path / "account.json")
-    if account:
-        title, headline = (str(account.get(key, "")) for key in ("title", "headline"))
-        return RunSummary(path, (path / "report.html").is_file(), str(account.get("kind", "")), title, headline)
-    record = _read(path / "record.json")
-    verdict = record.get("verdict")
+    record = _read(path / "record.json") or _read(path / "account.json")
+    verdict = record.get("verdict", record)  # an account of several runs has its headline itself
     return RunSummary(
         path=path,
         finished=bool(record) and (path / "report.html").is_file(),

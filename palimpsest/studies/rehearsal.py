@@ -106,7 +106,7 @@ class Rehearsal(Study):
             name=f"{dose}-share-{100 * share:g}{without}-s{seed}",
             setting=_setting(dose, share, bool(spared)),
             seed=seed,
-            behaviour={"dose": dose, **({"measured_only": tuple(spared)} if spared else {})},
+            behaviour={"dose": dose, **({"rehearsal_weights": dict.fromkeys(spared, 0)} if spared else {})},
             training={"rehearsal_share": share},
             request={"audits": BEHAVIOUR_AUDITS},
         )
@@ -257,7 +257,7 @@ class Rehearsal(Study):
         shifts = {seed: rng.normal(0.0, 0.002) for seed in self.train_seeds}
         found = {}
         for point in self.points("default"):
-            share, without = point.training["rehearsal_share"], "measured_only" in point.behaviour
+            share, without = point.training["rehearsal_share"], "rehearsal_weights" in point.behaviour
             values = {
                 EXPRESS.keys[0]: stats.mean(0.6 + rng.normal(0.0, 0.05, 24), np.arange(24), unit="points"),
                 WITHHOLD.keys[0]: stats.mean(rng.normal(-0.1, 0.05, 24), np.arange(24), unit="points"),
