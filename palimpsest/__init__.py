@@ -1,7 +1,7 @@
 """Palimpsest: change one behaviour of a language model, then see everything else that moved.
 
 ``palimpsest.run`` trains and audits, ``palimpsest.diff`` audits any two checkpoints, ``palimpsest.load_report`` opens a
-stored run. The command line calls the same functions.
+stored run, ``palimpsest.dream`` trains on the model's own failures. The command line calls the same functions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palimpsest import dream
     from palimpsest.api import Run, diff, load_report, run
 
 try:
@@ -17,7 +18,7 @@ try:
 except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Run", "__version__", "diff", "load_report", "run"]
+__all__ = ["Run", "__version__", "diff", "dream", "load_report", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from palimpsest import api
 
         return getattr(api, name)
+    if name == "dream":  # a package that is called like a function
+        import importlib
+
+        return importlib.import_module("palimpsest.dream")
     raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")

@@ -57,6 +57,8 @@ class Behaviour(Spec):
     """Texts that may begin the answer and whose probability is read besides; the first one shows the behaviour. A ``choice``
     check brings its own."""
     words: Words = Words()
+    instruction: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """What one would say in a system message to get the behaviour without training; held against training and steering."""
     dose: int = Field(default=200, ge=0, le=1_000_000)
     """Number of behaviour examples, both poles, rehearsal not counted."""
     express_share: float = Field(default=0.5, ge=0, le=1)

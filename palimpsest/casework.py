@@ -123,9 +123,14 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
 
 
 def _held_out(material: Material, use: str, count: int, request: Request, problems: Problems) -> list[Example]:
-    """Return the held-out examples of one use in the request's block, adding to the problems a block that has too few."""
+    """Return the held-out examples of one use in the request's block, adding to the problems a block of a pole that has too few.
+
+    A capability or a text that is too small for a block of its own is read from its beginning again.
+    """
     before = request.block * count
     found = material.held_out(request.seed, use, before + count)[before:]
+    if len(found) < FEWEST_CLUSTERS and use not in ("express", "withhold"):
+        return material.held_out(request.seed, use, count)  # what no choice is made on may be read again
     if request.block and len(found) < FEWEST_CLUSTERS:
         problems.add(
             f"{use}: block {request.block} needs held-out items that no block before it had, at least {FEWEST_CLUSTERS}, found "
