@@ -23,8 +23,8 @@ def dream(
         list[str] | None,
         typer.Option(
             "--source",
-            help="Where scenarios come from: generators, model:FOLDER, endpoint:URL#MODEL, transcripts:FILE@POLE; several may be "
-            "given, each with =SHARE.",
+            help="Where scenarios come from: generators, model:FOLDER, endpoint:URL#MODEL, transcripts:FILE@POLE; several "
+            "may be given, each with =SHARE.",
         ),
     ] = None,
     answers: Annotated[

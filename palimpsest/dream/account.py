@@ -103,7 +103,7 @@ def _settled(bench: Bench, done: Sequence[Done]) -> bool:
 
 
 def _failures(bench: Bench, done: Sequence[Done]) -> Part:
-    poles = [pole for pole in POLES if pole in bench.planned.targets]
+    poles: list[Pole] = [pole for pole in POLES if pole in bench.planned.targets]
     rates = {pole: [failure_rate(one, pole) for one in done] for pole in poles}
     rows = [
         (
@@ -135,8 +135,8 @@ def _failures(bench: Bench, done: Sequence[Done]) -> Part:
             ),
         ),
         details={
-            "Method": "The scenarios are drawn from the sources and refused where they repeat. The model answers each once, at the "
-            "behaviour's temperature, and the behaviour's check judges the answer. Only broadly drawn scenarios count here, so "
+            "Method": "The scenarios are drawn from the sources and refused where they repeat. The model answers each once, "
+            "at the behaviour's temperature, and the behaviour's check judges the answer. Only broadly drawn scenarios count here, so "
             f"edge cases do not make it look worse. A pole that fails less than {100 * bench.request.broad_above:.0f}% of the "
             "time gets half of its scenarios from the templates with the highest upper bound on their failure rate.",
             "Limits": "Scenarios come from templates that are also trained on; the held-out templates are in the next part.",
@@ -172,12 +172,12 @@ def _fresh(bench: Bench, done: Sequence[Done], last: RunRecord) -> Part:
                 title="Each audit has held-out items of its own",
                 columns=("after cycle", "shown where it should", "shown where it should not", "d'", "verdict"),
                 rows=tuple(rows),
-                note=f"{bench.request.audit_items} items a pole after each cycle, {bench.request.behaviour.held_out} at the end.",
+                note=f"{bench.request.audit_items} items a pole after a cycle, {bench.request.behaviour.held_out} at the end.",
             ),
         ),
         details={
-            "Method": "After every cycle the base model and the model as trained so far answer the same held-out items, with the "
-            "same dice. No two audits have an item in common, so stopping at a good one does not flatter the last.",
+            "Method": "After every cycle the base model and the model as trained so far answer the same held-out items, with "
+            "the same dice. No two audits have an item in common, so stopping at a good one does not flatter the last.",
             "Limits": "One dream with one seed: an interval covers items and templates, not another dream.",
         },
     )

@@ -167,7 +167,9 @@ def _in_common(one: Plan, other: Plan) -> list[str]:
     if one.request.block == other.request.block:
         return []
     sets = ((name, items, other.case.items.get(name)) for name, items in one.case.items.items())
-    return [name for name, mine, theirs in sets if theirs and {item.id for item in mine.items} & {item.id for item in theirs.items}]
+    return [
+        name for name, mine, theirs in sets if theirs and {item.id for item in mine.items} & {item.id for item in theirs.items}
+    ]
 
 
 def _lines(error: UserError) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.chat import Pole
-from palimpsest.dream.records import Answers, Proposal, Scenarios
+from palimpsest.dream.records import POLES, Answers, Proposal, Scenarios
 
 _Z = 1.959964
 _EDGE = 1 / 3
@@ -36,8 +36,9 @@ class Tally:
         pairs = list(zip(asked.proposals, answers.failed, strict=True))
         for proposal, failed in pairs:
             self.tried.setdefault((proposal.pole, proposal.example.template), []).append(failed)
-        for pole in dict.fromkeys(proposal.pole for proposal, _ in pairs):
-            self.last[pole] = rate(broad(pairs, pole))
+        for pole in POLES:
+            if failed := broad(pairs, pole):
+                self.last[pole] = rate(failed)
 
     def edge(self, pole: Pole, broad_above: float, seed: int) -> tuple[str, ...]:
         """Return the templates to look for edge cases in; none where the pole still fails often or its templates never return."""

@@ -73,7 +73,10 @@ def _lent(one: Subject, info: SubjectInfo, template: str | None) -> Lent:
 def answers(
     one: Subject, examples: Sequence[Example], plan: Plan, seed: int, progress: Progress, *, temperature: float | None = None
 ) -> tuple[list[str], list[bool]]:
-    """Return what a model says to each example's prompt, and whether it ended by itself; in smaller batches when memory runs out."""
+    """Return what a model says to each example's prompt, and whether it ended by itself.
+
+    Where memory runs out it goes on in smaller batches.
+    """
     usual = plan.case.generation
     how = Generations(
         max_new_tokens=usual["max_new_tokens"],

@@ -100,8 +100,8 @@ class DreamRequest(Spec):
     def _fits_together(self) -> Self:
         if self.answers == "distil" and not self.behaviour.instruction:
             raise ValueError(
-                "answers: distil needs the behaviour's 'instruction' (what, said in the context, makes the model do it); add it to "
-                "the behaviour's file, or use the reference answers"
+                "answers: distil needs the behaviour's 'instruction' (what, said in the context, makes the model do it); add "
+                "it to the behaviour's file, or use the reference answers"
             )
         return self
 

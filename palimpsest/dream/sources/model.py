@@ -7,7 +7,6 @@ trained, and given back after each cycle's scenarios.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import seed_of
@@ -34,21 +33,20 @@ class Local(Writer):
         if not argument:
             raise UserError(f"the source 'model' needs {self.takes}")
         self.info = subject.inspect(pocket.folder() if argument == "pocket" else argument)
+        self.loaded: Subject | None = None
 
     @property
     def name(self) -> str:
-        return self.info.name
-
-    @cached_property
-    def _loaded(self) -> Subject:
-        return subject.load(self.info, self.plan.device, self.plan.request.dtype)
+        return self.info.path.name
 
     def close(self) -> None:
-        if "_loaded" in self.__dict__:
-            self._loaded.close()
-            del self.__dict__["_loaded"]
+        if self.loaded is not None:
+            self.loaded.close()
+            self.loaded = None
 
     def write(self, shown: Sequence[Sequence[Example]], wish: Wish, number: int) -> list[str]:
+        if self.loaded is None:
+            self.loaded = subject.load(self.info, self.plan.device, self.plan.request.dtype)
         items = [
             conversation(("user", begun(group)), ("assistant", "-"), template=f"{number + place}", source="variation")
             for place, group in enumerate(shown)
@@ -57,7 +55,7 @@ class Local(Writer):
             max_new_tokens=min(_TOKENS, self.info.context_length // 2), seed=seed_of(self.plan.request.seed, wish.use, number)
         )
         found = how.take(
-            self._loaded,
+            self.loaded,
             ItemSet(name="variations", items=tuple(items)),
             Budget(self.info.context_length),
             None,

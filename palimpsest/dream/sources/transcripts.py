@@ -1,8 +1,8 @@
 """Real conversations: what does the model say today where somebody once asked it something?
 
-Of each conversation the prompt is taken, and the answer is judged anew. What was said then serves as the good answer only where
-the check says that it is one. A line says which pole it belongs to (``"pole": "express"`` or ``"withhold"``), or the file's name
-does for all of them: ``transcripts:FILE@express``.
+Of each conversation the prompt is taken, and the answer is judged anew. What was said then serves as the good answer only
+where the check says that it is one. A line says which pole it belongs to (``"pole": "express"`` or ``"withhold"``), or the
+argument does for all of them: ``transcripts:FILE@express``.
 """
 
 from __future__ import annotations
