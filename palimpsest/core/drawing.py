@@ -30,6 +30,8 @@ PAPER = "#fcfbf8"
 """Okabe and Ito's colours, which colour-blind people can tell apart. The report maps each to one that also suits the dark."""
 
 SERIES = (AFTER, WORSE, BETTER, THIRD, FOURTH)
+_COUNTED = 8
+"""Up to so many whole numbers on an axis have a mark each."""
 
 WIDTH = 360.0
 """Width of a figure: that of a phone, where its text then has its own size."""
@@ -145,6 +147,9 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
             [], 0.0, *(value for one in figure["series"] for value in (*one["y"], *one.get("faint", ()), *one.get("high", ())))
         )
     )
+    places = sorted({value for one in figure["series"] for value in one["x"]})
+    if len(places) <= _COUNTED and all(isinstance(value, int) for value in places):
+        axes.set_xticks(places)  # cycles, say: there is nothing between two of them
     bottom, top = axes.get_ylim()
     apart, lowest = 0.075 * (top - bottom), bottom - 1.0
     for value, label, colour in sorted(ends):

@@ -7,7 +7,7 @@ and where does every example come from?
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palimpsest.audit import Sample, Table
@@ -17,7 +17,7 @@ from palimpsest.core.wording import one_line
 from palimpsest.data.chat import Pole
 from palimpsest.dream.bench import Bench
 from palimpsest.dream.cycle import Done
-from palimpsest.dream.difficulty import Tally, upper_bound
+from palimpsest.dream.difficulty import Tally, bounds, rate, upper_bound
 from palimpsest.dream.records import POLES
 from palimpsest.store import provenance
 from palimpsest.store.account import Account, Figure, Member, Part
@@ -25,6 +25,7 @@ from palimpsest.store.record import RunRecord
 from palimpsest.verdict import beyond
 
 NAMED: dict[Pole, str] = {"express": "where it should appear", "withhold": "where it should not"}
+SHORT: dict[Pole, str] = {"express": "should", "withhold": "should not"}
 _TEMPLATES, _SAMPLES = 16, 24
 _CURVE = ("outcome", "rate_after"), ("judgement", "withhold_after")
 
@@ -117,27 +118,29 @@ def _failures(bench: Bench, done: Sequence[Done]) -> Part:
         )
         for place, one in enumerate(done)
     ]
-    columns = ("asked", "failures trained", "anchors", "rehearsal rows", "no good answer")
+    columns = ("asked", "trained: failures", "anchors", "rehearsal", "no answer")
     told = [f"{NAMED[pole]} from {_percent(rates[pole][0])} to {_percent(rates[pole][-1])}" for pole in poles]
     return Part(
         name="failures",
         question="How often does the model fail on scenarios that it was never trained on, cycle by cycle?",
         answer=f"Before each cycle's training it failed {' and '.join(told)}.",
         figures=_curve(
-            "How often it fails", [(NAMED[pole], rates[pole]) for pole in poles], [one.summary.cycle for one in done]
+            "How often it fails", [(SHORT[pole], rates[pole]) for pole in poles], [one.summary.cycle for one in done]
         ),
         tables=(
             Table(
                 title="Failures before each cycle's training",
                 columns=("cycle", *(f"failed {NAMED[pole]}" for pole in poles), *columns),
                 rows=tuple(rows),
-                note="Anchors are scenarios that it answered rightly, taken so that every batch holds both poles.",
+                note="Anchors are scenarios that it answered rightly, taken so that every batch holds both poles; 'no answer' "
+                "counts failures for which no good answer was found.",
             ),
         ),
         details={
             "Method": "The scenarios are drawn from the sources and refused where they repeat. The model answers each once, "
-            "at the behaviour's temperature, and the behaviour's check judges the answer. Only broadly drawn scenarios count here, so "
-            f"edge cases do not make it look worse. A pole that fails less than {100 * bench.request.broad_above:.0f}% of the "
+            "at the behaviour's temperature, and the behaviour's check judges the answer. Only broadly drawn scenarios count "
+            "here, so edge cases do not make it look worse. A pole that fails less than "
+            f"{100 * bench.request.broad_above:.0f}% of the "
             "time gets half of its scenarios from the templates with the highest upper bound on their failure rate.",
             "Limits": "Scenarios come from templates that are also trained on; the held-out templates are in the next part.",
         },
@@ -155,7 +158,7 @@ def _fresh(bench: Bench, done: Sequence[Done], last: RunRecord) -> Part:
     after = estimates_of(last, "outcome").get("rate_after")
     curves = [
         (label, [estimates_of(record, audit).get(key) for _, record in audits[:-1]])
-        for (audit, key), label in zip(_CURVE, ("where it should", "elsewhere"), strict=True)
+        for (audit, key), label in zip(_CURVE, ("should", "should not"), strict=True)
     ]
     known = [(label, [one for one in values if one is not None]) for label, values in curves]
     return Part(
@@ -211,16 +214,12 @@ def _forgetting(done: Sequence[Done], last: RunRecord) -> Part:
 def _templates(tally: Tally) -> Part:
     order = sorted(tally.tried.items(), key=lambda one: (-upper_bound(one[1]), one[0]))
     most = [(where, failed) for where, failed in order if len(failed) > 1][:_TEMPLATES]
-    rows = tuple(
-        (
-            f"{template} ({NAMED[pole]})",
-            sum(failed),
-            len(failed),
-            stats.rate([float(one) for one in failed], list(range(len(failed)))),
-        )
-        for (pole, template), failed in most
+    rows = tuple((f"{template} ({NAMED[pole]})", sum(failed), len(failed), _share(failed)) for (pole, template), failed in most)
+    told = (
+        f"The highest rate that can't be ruled out is that of {rows[0][0]}: {rows[0][1]} of {rows[0][2]} failed."
+        if rows
+        else ""
     )
-    told = f"It fails most on {rows[0][0]}: {rows[0][1]} of {rows[0][2]}." if rows else ""
     return Part(
         name="templates",
         question="Where does it fail most?",
@@ -230,7 +229,7 @@ def _templates(tally: Tally) -> Part:
                 title="Templates with the highest upper bound on their failure rate, all cycles together",
                 columns=("template", "failed", "asked", "share"),
                 rows=rows,
-                note="Edge cases are counted too, and early failures with late ones; it tells where to look and not how good it is.",
+                note="Edge cases count too, and early failures with late ones: it tells where to look, not how good it is.",
             ),
         )
         if rows
@@ -259,8 +258,7 @@ def _examples(done: Sequence[Done]) -> Part:
         ),
         samples=tuple(
             Sample(
-                title=f"cycle {one.cycle}, {NAMED[one.pole]}, {one.kind}: {one.source} "
-                f"{one_line(', '.join(f'{key} {value}' for key, value in one.origin.items() if key in ('index', 'line', 'number')), 60)}",
+                title=f"cycle {one.cycle}, {NAMED[one.pole]}, {one.kind}: {one.source} {_place(one.origin)}",
                 prompt=one.prompt,
                 before=one.said,
                 after=one.answer,
@@ -310,9 +308,10 @@ def _repeats(bench: Bench, done: Sequence[Done]) -> Part:
             ),
         ),
         details={
-            "Method": f"A scenario is refused when its prompt was trained on or is an audit item, or when it shares "
-            f"{100 * bench.request.alike:.0f}% or more of its runs of three words with one of the same pole that is. Candidates "
-            "come from MinHash, and each is then compared exactly. A scenario that was asked and not trained may be asked again."
+            "Method": "A scenario is refused when its prompt was trained on or is an audit item, or when it shares "
+            f"{100 * bench.request.alike:.0f}% or more of its runs of three words with one of the same pole that is. "
+            "Candidates come from MinHash, and each is then compared exactly. A scenario that was asked and not trained may "
+            "be asked again."
         },
     )
 
@@ -339,7 +338,8 @@ def _curve(title: str, series: Sequence[tuple[str, Sequence[Estimate]]], cycles:
     return (
         Figure(
             title=title,
-            caption="Lines: shares by cycle; bands: 95% intervals, clustered by template.",
+            caption="Lines: shares by cycle, where the behaviour should appear and where it should not; bands: 95% intervals, "
+            "clustered by template.",
             drawing="curves",
             numbers={"series": lines, "x_label": "cycle", "unit": "percent"},
             words=words,
@@ -372,6 +372,17 @@ def _estimates(bench: Bench, done: Sequence[Done], last: RunRecord) -> dict[str,
         f"last:{audit}.{key}": value for audit in ("outcome", "judgement") for key, value in estimates_of(last, audit).items()
     }
     return found | {"examples": exact(float(sum(one.summary.examples for one in done)), "examples")}
+
+
+def _place(origin: Mapping[str, str | int]) -> str:
+    """Return where in its source an example stands, in short."""
+    return ", ".join(f"{key} {value}" for key, value in origin.items() if key in ("index", "line", "number"))
+
+
+def _share(failed: list[bool]) -> Estimate:
+    """Return the failure rate of one template, whose scenarios are all that there is to count."""
+    method = "Wilson interval, scenarios of one template taken as independent"
+    return Estimate(value=rate(failed), unit="share", n=len(failed), interval=bounds(failed), method=method)
 
 
 def _percent(estimate: Estimate | None) -> str:

@@ -158,7 +158,8 @@ def _prepared(request: DreamRequest, problems: Problems) -> Plan | None:
             again += _in_common(plan, prepare(one))
         except UserError as error:
             problems.extend(f"{name}: {line} (or lower --cycles or --audit-items)" for line in _lines(error))
-    note = f"Too small for items of their own in every audit, so the same ones are read each time: {', '.join(dict.fromkeys(again))}."
+    small = ", ".join(dict.fromkeys(again))
+    note = f"Too small for items of their own in every audit, so the same ones are read each time: {small}."
     return replace(plan, notes=(*plan.notes, note)) if again else plan
 
 

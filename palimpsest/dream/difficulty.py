@@ -41,7 +41,7 @@ class Tally:
                 self.last[pole] = rate(failed)
 
     def edge(self, pole: Pole, broad_above: float, seed: int) -> tuple[str, ...]:
-        """Return the templates to look for edge cases in; none where the pole still fails often or its templates never return."""
+        """Return the templates to look for edge cases in; none where the pole fails often or its templates never return."""
         tried = {template: failed for (one, template), failed in self.tried.items() if one == pole}
         scenarios = sum(map(len, tried.values()))
         if pole not in self.last or self.last[pole] >= broad_above or len(tried) < 2 or 2 * len(tried) > scenarios:
@@ -65,13 +65,18 @@ def rate(failed: list[bool]) -> float:
     return sum(failed) / len(failed) if failed else 1.0
 
 
-def upper_bound(failed: list[bool]) -> float:
-    """Return the upper end of Wilson's interval for a failure rate (Wilson 1927)."""
+def bounds(failed: list[bool]) -> tuple[float, float]:
+    """Return Wilson's 95% interval for a failure rate, its scenarios taken as independent (Wilson 1927)."""
     n, share = len(failed), rate(failed)
     if not n:
-        return 1.0
-    centre = share + _Z**2 / (2 * n)
-    return (centre + _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))) / (1 + _Z**2 / n)
+        return 0.0, 1.0
+    centre, half = share + _Z**2 / (2 * n), _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return max((centre - half) / (1 + _Z**2 / n), 0.0), min((centre + half) / (1 + _Z**2 / n), 1.0)
+
+
+def upper_bound(failed: list[bool]) -> float:
+    """Return the upper end of the interval, 1 where nothing was tried."""
+    return bounds(failed)[1]
 
 
 def shares(total: int, weights: Mapping[str, float]) -> dict[str, int]:

@@ -82,7 +82,7 @@ class Writer(ScenarioSource):
         prompt, answer = self.read(text)
         if not prompt or not answer or len(prompt) + len(answer) > _LONGEST:
             raise Unusable(f"its prompt or its answer is empty or too long: {one_line(text, 120)!r}")
-        if not passes(self.behaviour, pattern, wish.pole, answer):
+        if not passes(self.behaviour, wish.pole, answer):
             raise Unusable(f"its answer is not right by the check: {one_line(answer, 120)!r}")
         at = pattern.decisions[0].message
         before = (*pattern.messages[: at - 1], Message(role=pattern.messages[at - 1].role, content=prompt))

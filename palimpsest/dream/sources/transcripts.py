@@ -42,7 +42,7 @@ class Transcripts(ScenarioSource):
         python_stream(self.plan.request.seed, wish.use, "transcripts").shuffle(order)
         for pole, line, example in order:
             if not wish.templates or example.template in wish.templates:
-                good = passes(self.behaviour, example, pole, example.decision)
+                good = passes(self.behaviour, pole, example.decision)
                 yield self.proposal(example, wish, {"file": self.path.name, "line": line}, answered=good)
 
 
