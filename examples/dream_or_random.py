@@ -93,7 +93,7 @@ def scores(where: Path, dreamt: Account) -> dict[str, float]:
         **shown,
         "lost": sum(max(value(one), 0.0) for name, one in forgot.items() if name.startswith("accuracy_drop:"))
         / max(sum(name.startswith("accuracy_drop:") for name in forgot), 1),
-        "asked": float(sum(int(count) for count in asked)),
+        "asked": float(sum(count for count in asked if isinstance(count, int))),
         "examples": value(dreamt.estimates["examples"]),
     }
 
@@ -200,8 +200,8 @@ def tell(asked: Any, found: dict[tuple[str, int], dict[str, float]], members: li
                 ),
                 details={
                     "Method": "All arms train from the current weights in every cycle, on as many examples of each pole, in as "
-                    "many steps, with as much rehearsal. The dream loop asks more scenarios than it trains on; asking costs time "
-                    "and no example.",
+                    "many steps, with as much rehearsal. The dream loop asks more scenarios than it trains on; asking costs "
+                    "time and no example.",
                     "Limits": "One behaviour, one model, one size of cycle.",
                 },
             ),

@@ -123,7 +123,7 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
 
 
 def _held_out(material: Material, use: str, count: int, request: Request, problems: Problems) -> list[Example]:
-    """Return the held-out examples of one use in the request's block, adding to the problems a block of a pole that has too few.
+    """Return the held-out examples of one use in the request's block, adding to the problems a pole that has too few for it.
 
     A capability or a text that is too small for a block of its own is read from its beginning again.
     """

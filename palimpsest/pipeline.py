@@ -8,7 +8,7 @@ undisturbed one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -76,7 +76,8 @@ class Desk:
     run: RunFolder
     cache: Cache
     progress: Progress
-    held: Mapping[str, Subject]
+    held: Mapping[str, Subject] = field(default_factory=dict)
+    """Models that are in memory already, by their digest."""
 
     def session(self, items: Mapping[str, ItemSet], budget: Budget) -> Session:
         return Session(self.cache, items, budget, self.plan.device, self.plan.request.dtype, self.run)

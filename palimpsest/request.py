@@ -42,8 +42,8 @@ class Request(Spec):
     capability_items: int = Field(default=192, ge=8)
     """Held-out items of each capability."""
     block: int = Field(default=0, ge=0, le=10_000)
-    """Which held-out items: two blocks have none of a pole in common, so that a choice made on one can be reported on another; a
-    capability or a text that is too small for that is read from its beginning again."""
+    """Which held-out items: two blocks have none of a pole in common, so that a choice made on one can be reported on another.
+    A capability or a text that is too small for that is read from its beginning again."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

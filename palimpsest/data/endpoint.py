@@ -104,7 +104,9 @@ class Endpoint(Spec):
                 raise _Busy(f"no answer within {self.timeout_seconds:g} s") from None
             raise _Busy(f"it can't be reached ({one_line(str(reason), _QUOTED)}); is the server running?") from None
         except (UnicodeError, ValueError) as error:  # a key with characters that no header takes
-            raise UserError(f"{self.url} can't be asked: {one_line(str(error), _QUOTED)}; is ${self.key_variable} right?") from None
+            raise UserError(
+                f"{self.url} can't be asked: {one_line(str(error), _QUOTED)}; is ${self.key_variable} right?"
+            ) from None
 
     def _refusal(self, error: urllib.error.HTTPError, end: float) -> Exception:
         try:
@@ -133,7 +135,7 @@ class _Busy(Exception):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would turn the question into a GET, and send the key elsewhere."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
 
 

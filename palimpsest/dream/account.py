@@ -16,7 +16,7 @@ from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.wording import one_line
 from palimpsest.data.chat import Pole
 from palimpsest.dream.bench import Bench
-from palimpsest.dream.cycle import Done
+from palimpsest.dream.cycle import Done, settled
 from palimpsest.dream.difficulty import Tally, bounds, rate, upper_bound
 from palimpsest.dream.records import POLES
 from palimpsest.store import provenance
@@ -87,17 +87,10 @@ def failure_rate(one: Done, pole: Pole) -> Estimate:
 
 def _in_short(bench: Bench, done: Sequence[Done]) -> str:
     examples, failures = (sum(getattr(one.summary, name) for one in done) for name in ("examples", "failures"))
-    why = (
-        "no more cycles were allowed"
-        if len(done) == bench.request.cycles and not _settled(bench, done)
-        else (f"{bench.request.stop_after} audits running said as intended")
-    )
+    why = "no more cycles were allowed"
+    if settled(bench.request, done):
+        why = f"{bench.request.stop_after} audits running said as intended"
     return f"{len(done)} cycles, {examples} examples ({failures} of them failures); it ended because {why}"
-
-
-def _settled(bench: Bench, done: Sequence[Done]) -> bool:
-    last = done[-bench.request.stop_after :] if bench.request.stop_after else []
-    return len(last) == bench.request.stop_after > 0 and all(one.audit.verdict.as_intended for one in last)
 
 
 # ---------------------------------------------------------------- parts

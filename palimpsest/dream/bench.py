@@ -46,6 +46,11 @@ class DreamPlan:
         return {"dream": self.request.model_dump(mode="json"), "models": {"base": self.plan.models["base"].digest}}
 
     @property
+    def prefers(self) -> bool:
+        """Whether good answers are preferred to what was said; a behaviour that is taught by preference says so itself."""
+        return self.request.preference or self.plan.settings.preference is not None
+
+    @property
     def weights(self) -> dict[str, float]:
         """How much each source gives."""
         return {one.written: one.share for one in self.request.sources}

@@ -33,6 +33,7 @@ from palimpsest.dream.examples import Choosing, Chosen
 from palimpsest.dream.hot import Lent, answers
 from palimpsest.dream.ledger import Ledger
 from palimpsest.dream.records import Answers, Cycle, Scenarios, Taken
+from palimpsest.dream.request import DreamRequest
 from palimpsest.models import subject
 from palimpsest.models.subject import SubjectInfo
 from palimpsest.pipeline import execute
@@ -102,10 +103,17 @@ def live(bench: Bench, cycle: int, before: Sequence[Done], ledger: Ledger, tally
     return _noted(Done(summary, scenarios, found, tuple(chosen.taken), record, after), ledger, tally)
 
 
+def settled(request: DreamRequest, done: Sequence[Done]) -> bool:
+    """Whether the last audits, each on items of its own, all say that it is as intended."""
+    last = done[-request.stop_after :] if request.stop_after else []
+    return len(last) == request.stop_after > 0 and all(one.audit.verdict.as_intended for one in last)
+
+
 def audit(bench: Bench, request: Request, folder: Path) -> RunRecord:
     """Return the audit of a model, made or read."""
     if (folder / "record.json").is_file():
         return RunRecord.model_validate_json((folder / "record.json").read_bytes())
+    bench.hot.make_room()
     record = execute(prepare(request), folder, bench.cache, bench.progress, bench.hot.held())
     write_report(record, folder)
     return record
@@ -234,9 +242,9 @@ def _train(
 def _settings(bench: Bench, cycle: int) -> TrainingSettings:
     """Return the behaviour's settings with a seed of the cycle's own."""
     usual = bench.plan.settings
-    wanted = usual.preference or (PreferenceSettings() if bench.request.preference else None)
+    wanted = (usual.preference or PreferenceSettings()) if bench.planned.prefers else None
     seed = seed_of(bench.request.seed, "dream training", cycle) % 2**31
-    return usual.model_copy(update={"seed": seed, "preference": wanted if bench.request.preference else None})
+    return usual.model_copy(update={"seed": seed, "preference": wanted})
 
 
 def _rehearsal(bench: Bench, cycle: int, before: int, count: int) -> tuple[list[Example], list[str]]:

@@ -125,7 +125,7 @@ class Choosing:
     def _taken(self, asked: Asked, answer: str, kind: Kind) -> Taken | None:
         request, one = self.bench.request, asked.proposal
         example = with_answer(one.example, answer)
-        if request.preference and asked.failed and asked.said and asked.said != answer:
+        if self.bench.planned.prefers and asked.failed and asked.said and asked.said != answer:
             example = _changed(example, rejected=asked.said)
         if misfit(self.bench, example):
             return None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from palimpsest.core.progress import Progress
+from palimpsest.cost import free_on
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
@@ -17,6 +18,9 @@ from palimpsest.models.subject import Subject, SubjectInfo
 from palimpsest.planning import Plan
 from palimpsest.training.loop import is_full_memory
 from palimpsest.training.output import TrainingSummary
+
+_ROOM = 2.0
+"""An audit loads the base model too, and needs as much again to work."""
 
 
 class Lent(Subject):
@@ -57,6 +61,14 @@ class Hot:
     def held(self) -> dict[str, Subject]:
         """Return what is in memory by its digest, for an audit to read."""
         return {} if self.current is None else {self.current.digest: self.current}
+
+    def make_room(self) -> None:
+        """Give the memory back where another model may not fit beside the one that is there."""
+        if self.current is None:
+            return
+        free, needed = free_on(self.plan.device), self.current.info.bytes_loaded(self.plan.request.dtype)
+        if free is not None and free < _ROOM * needed:
+            self.close()
 
     def close(self) -> None:
         """Give the memory back."""

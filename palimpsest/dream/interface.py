@@ -122,7 +122,7 @@ def carry_out(planned: DreamPlan, folder: Path, progress: Progress | None = None
 
 def _dream(bench: Bench) -> Dream:
     from palimpsest.dream.account import tell_all
-    from palimpsest.dream.cycle import audit, live
+    from palimpsest.dream.cycle import audit, live, settled
     from palimpsest.dream.difficulty import Tally
 
     request, run = bench.request, bench.run
@@ -138,7 +138,7 @@ def _dream(bench: Bench) -> Dream:
         done.append(live(bench.within(cycle), cycle, done, ledger, tally))
         bench.write_times()
         _tell(bench, done[-1], time.monotonic() - begun)
-        if _stops(request, done):
+        if settled(request, done):
             break
     last = done[-1].info
     base = bench.plan.models["base"]
@@ -149,12 +149,6 @@ def _dream(bench: Bench) -> Dream:
     account = tell_all(bench, done, record, tally)
     write_account(account, run.path)
     return Dream(account, run.path, last.path)
-
-
-def _stops(request: DreamRequest, done: list[Done]) -> bool:
-    """Whether the last audits, each on items of its own, all say that it is as intended."""
-    last = done[-request.stop_after :] if request.stop_after else []
-    return len(last) == request.stop_after > 0 and all(one.audit.verdict.as_intended for one in last)
 
 
 def _tell(bench: Bench, one: Done, seconds: float) -> None:
