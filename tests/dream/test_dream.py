@@ -223,6 +223,7 @@ def test_bad_requests_are_told_before_work_starts(behaviour: Path, model: Path, 
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
 def test_fixed_and_fresh_arms_differ_only_in_what_is_chosen(behaviour: Path, model: Path, tmp_path: Path) -> None:
     arms = {}
     for arm in ("fixed", "fresh", "failures"):
