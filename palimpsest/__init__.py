@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palimpsest import dream
     from palimpsest.api import Run, diff, load_report, run
     from palimpsest.study_runner import run_study
     from palimpsest.controller import tune
@@ -20,7 +21,7 @@ try:
 except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Run", "__version__", "diff", "load_report", "run", "study", "tune"]
+__all__ = ["Run", "__version__", "diff", "dream", "load_report", "run", "study", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,4 +38,8 @@ def __getattr__(name: str) -> Any:
         from palimpsest.controller import tune
 
         return tune
+    if name == "dream":  # a package that is called like a function
+        import importlib
+
+        return importlib.import_module("palimpsest.dream")
     raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")

@@ -86,19 +86,20 @@ def open_materials(request: Request, world: Iterable[tuple[str, str, dict[str, o
 def build_case(request: Request, materials: Materials, renderer: Renderer, context_length: int, problems: Problems) -> Case:
     """Return the items of every pole, capability and text; the roles are filled in by the pipeline."""
     items: dict[str, ItemSet] = {}
+    notes: list[str] = []
     behaviour, seed = request.behaviour, request.seed
     if behaviour:
         for pole, material in (("express", materials.express), ("withhold", materials.withhold)):
             if material:
-                found = _held_out(material, pole, behaviour.held_out, request, problems)
+                found = _held_out(material, pole, behaviour.held_out, request, problems, notes)
                 items[pole] = _set(pole, [behaviour.complete(example, pole) for example in found])  # type: ignore[arg-type]
     for name, material in materials.rehearsal.items():
-        found = _held_out(material, f"capability {name}", request.capability_items, request, problems)
+        found = _held_out(material, f"capability {name}", request.capability_items, request, problems, notes)
         kind = "text" if found and found[0].is_text else "capability"
         chosen = _readable(found[: request.documents], renderer, context_length) if kind == "text" else found
         items[f"{kind}:{name}"] = _set(f"{kind}:{name}", chosen)
     for name, material in materials.text.items():
-        documents = _held_out(material, f"text {name}", request.documents, request, problems)
+        documents = _held_out(material, f"text {name}", request.documents, request, problems, notes)
         found = _readable(documents, renderer, context_length)
         items[f"text:{name}"] = _set(f"text:{name}", found)
         if not request.block and not request.blocks and len(found) < FEWEST_CLUSTERS:
@@ -110,7 +111,7 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
     _refuse_misfits(items, renderer, context_length, problems)
     if behaviour and (behaviour.generation.max_new_tokens or 0) >= context_length:
         problems.add(f"generation.max_new_tokens must be below the model's context of {context_length} tokens")
-    notes = [*materials.told]
+    notes = [*materials.told, *notes]
     if not renderer.has_template:
         notes.append(PLAIN_NOTE)
     contrasting = _contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour else {}
@@ -131,12 +132,17 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
     )
 
 
-def _held_out(material: Material, use: str, count: int, request: Request, problems: Problems) -> list[Example]:
-    """Return the held-out examples of one use in the request's block, adding to the problems a block that has too few."""
+def _held_out(
+    material: Material, use: str, count: int, request: Request, problems: Problems, notes: list[str]
+) -> list[Example]:
+    """Return the held-out examples of one use in the request's block, adding to the problems a pole that has too few for it."""
     if request.blocks:
         return _divided(material, use, count, request, problems)
     before = request.block * count
     found = material.held_out(request.seed, use, before + count)[before:]
+    if request.block and len(found) < FEWEST_CLUSTERS and use not in ("express", "withhold"):
+        notes.append(f"{use}: too few held-out items for one more block, so they were read from their beginning again")
+        return material.held_out(request.seed, use, count)
     if request.block and len(found) < FEWEST_CLUSTERS:
         problems.add(
             f"{use}: block {request.block} needs held-out items that no block before it had, at least {FEWEST_CLUSTERS}, found "

@@ -345,7 +345,7 @@ class _Counted:
             row = longest * (self.layers * self.hidden * _ACTIVATIONS + logit)
             needed = max(needed, state + self.plan.settings.per_device_train_batch_size * row)
             least = max(least, state + row)
-        return Space(needed, least, _free_on(self.plan.device))
+        return Space(needed, least, free_on(self.plan.device))
 
     def disk(self, folder: Path) -> Space:
         """Return what the run writes: the tuned models, one checkpoint beside its predecessor, measurements, the report."""
@@ -394,7 +394,8 @@ def _draw_seconds(vocabulary: int) -> float:
     return (time.perf_counter() - start) / 4
 
 
-def _free_on(device: str) -> int | None:
+def free_on(device: str) -> int | None:
+    """Return the free bytes of the memory that a device works in, or ``None`` where that can't be told."""
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_memory()
 
 

@@ -8,7 +8,7 @@ undisturbed one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -38,7 +38,9 @@ from palimpsest.verdict import judge_seeds
 _GENERATED_TOKENS = 96
 
 
-def execute(plan: Plan, folder: Path, cache: Cache, progress: Progress | None = None) -> RunRecord:
+def execute(
+    plan: Plan, folder: Path, cache: Cache, progress: Progress | None = None, held: Mapping[str, Subject] | None = None
+) -> RunRecord:
     """Do what was planned, or the rest of it.
 
     Args:
@@ -46,6 +48,7 @@ def execute(plan: Plan, folder: Path, cache: Cache, progress: Progress | None = 
         folder: the run's own folder; made if it is not there.
         cache: where measurements are kept.
         progress: who is told.
+        held: models that are in memory already, by their digest; they are read from there and stay open.
 
     Raises:
         UserError: the folder can't be used, training went wrong, memory ran out.
@@ -54,7 +57,7 @@ def execute(plan: Plan, folder: Path, cache: Cache, progress: Progress | None = 
     for note in plan.notes:
         progress.tell(note)
     with RunFolder(folder, plan.identity) as run:
-        desk = Desk(plan, run, cache, progress)
+        desk = Desk(plan, run, cache, progress, held or {})
         desk = replace(desk, plan=_with_general_text(desk))
         trained = [_train(desk, role, seed) for role, seed in desk.plan.trained]
         measured = _measure(desk, trained)
@@ -73,12 +76,16 @@ class Desk:
     run: RunFolder
     cache: Cache
     progress: Progress
+    held: Mapping[str, Subject] = field(default_factory=dict)
+    """Models that are in memory already, by their digest."""
 
     def session(self, items: Mapping[str, ItemSet], budget: Budget) -> Session:
         return Session(self.cache, items, budget, self.plan.device, self.plan.request.dtype, self.run)
 
     def open(self, info: SubjectInfo) -> Subject:
         """Load a model; all are read with the base's chat template."""
+        if (one := self.held.get(self.digest(info))) is not None:
+            return one
         return subject.load(info, self.plan.device, self.plan.request.dtype, chat_template=self.plan.template)
 
     def digest(self, info: SubjectInfo) -> str:

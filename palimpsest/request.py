@@ -44,7 +44,8 @@ class Request(Spec):
     capability_items: int = Field(default=192, ge=8)
     """Held-out items of each capability."""
     block: int = Field(default=0, ge=0, le=10_000)
-    """Which held-out items: two blocks have none in common, so that a choice made on one can be reported on another."""
+    """Which held-out items: two blocks have none of a pole in common, so that a choice made on one can be reported on another.
+    A capability or a text that is too small for that is read from its beginning again, and told so."""
     blocks: int = Field(default=0, ge=0, le=10_000)
     """Into how many blocks the held-out items are divided evenly where there are not enough for so many whole ones; 0 where
     nobody says how many there will be."""

@@ -30,6 +30,8 @@ PAPER = "#fcfbf8"
 """Okabe and Ito's colours, which colour-blind people can tell apart. The report maps each to one that also suits the dark."""
 
 SERIES = (AFTER, WORSE, BETTER, THIRD, FOURTH)
+_COUNTED = 8
+"""Up to so many whole numbers on an axis have a mark each."""
 
 WIDTH = 360.0
 """Width of a figure: that of a phone, where its text then has its own size."""
@@ -148,8 +150,11 @@ def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
         ends.append((line["y"][-1], one_line(one["label"], 12), colour))
     parts = [one.get(key, ()) for one in figure["series"] for key in ("y", "faint", "low", "high")]
     axes.set_ylim(*_range([], 0.0, *(value for part in parts for value in part)))
+    places = sorted({x for one in figure["series"] for x in one["x"]})
     if figure.get("scale") == "dose":
-        _dose_axis(axes, sorted({x for one in figure["series"] for x in one["x"]}))
+        _dose_axis(axes, places)
+    elif len(places) <= _COUNTED and all(isinstance(place, int) for place in places):
+        axes.set_xticks(places)  # cycles, say: there is nothing between two of them
     for mark in figure.get("marks", ()):
         _vertical(axes, mark)
     bottom, top = axes.get_ylim()

@@ -5,6 +5,7 @@ A scenario makes endless fresh ones; a user's file has a fixed number. Both keep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -126,6 +127,22 @@ class _Fixed:
         return order[:count]
 
 
+_DRAWN = 10_000
+"""So many documents of a text are drawn at most, where they are wanted one by one."""
+
+
+def one_by_one(material: Material, seed: int, use: str) -> Iterator[tuple[int, Example]]:
+    """Yield training examples with their index in the stream, as long as there are any new ones."""
+    if isinstance(material, _Endless):
+        stream = ExampleStream(material.scenario, seed, f"{use}/train", "train", by_template=material.by_template)
+        for example in stream:
+            yield stream.index - 1, example
+    elif isinstance(material, _Fixed):
+        yield from enumerate(material.training(seed, use, len(material.train)))
+    elif isinstance(material, _Documents):
+        yield from enumerate(material.up_to(seed, use, _DRAWN))
+
+
 class _Documents:
     """Documents of a text file, drawn from it when they are wanted: it may be larger than memory."""
 
@@ -139,13 +156,17 @@ class _Documents:
         self.stamp = self._stamp()
 
     def training(self, seed: int, use: str, count: int) -> list[Example]:
-        found = self._drawn(seed_of(seed, use, "order"), count, "train")
+        found = self.up_to(seed, use, count)
         if len(found) < count:
             raise UserError(
                 f"{use}: {count} examples are needed, but {self.path.name} gives {len(found)} for training (a fifth of a text "
                 "is held out). Lower the dose, or give more text."
             )
         return found
+
+    def up_to(self, seed: int, use: str, count: int) -> list[Example]:
+        """Return ``count`` examples for training, or fewer where there are no more."""
+        return self._drawn(seed_of(seed, use, "order"), count, "train")
 
     def held_out(self, seed: int, use: str, count: int) -> list[Example]:
         return self._drawn(seed_of(seed, use, "audit order"), count, "test" if self.trained else None)

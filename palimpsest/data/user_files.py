@@ -69,6 +69,15 @@ def read_conversations(path: Path) -> tuple[list[Example], int]:
     return list(found.values()), count - len(found)
 
 
+def conversation_of(data: Any, source: str) -> Example:
+    """Return one line that was read already as an example; ``source`` says where it stands.
+
+    Raises:
+        UserError: it is no conversation, or nothing in it learns.
+    """
+    return _example(in_messages(data), source)
+
+
 def text_example(document: str, source: str, template: str | None = None) -> Example:
     """Return a bare document as an example whose every token is predicted; each document is its own cluster."""
     return conversation(("text", document), template=template or document[:60], source=source, origin=origin_of(document))

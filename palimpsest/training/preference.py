@@ -48,10 +48,11 @@ class Preference:
     Args:
         tokens: reads answers token by token, with the context frozen or not.
         beta: how strongly the margin is held to that of the model before training.
+        anchors: give rows of the behaviour that bring no worse answer the ordinary loss, in place of refusing them.
     """
 
-    def __init__(self, tokens: TokenObjective, beta: float = 0.1) -> None:
-        self.tokens, self.beta = tokens, beta
+    def __init__(self, tokens: TokenObjective, beta: float = 0.1, anchors: bool = False) -> None:
+        self.tokens, self.beta, self.anchors = tokens, beta, anchors
         self.name = f"preference_{beta:g}_{tokens.name}"
 
     def prepare(self, model: Any) -> None:
@@ -82,7 +83,7 @@ class Preference:
             UserError: a row of the behaviour has no worse answer.
         """
         problems = Problems("This can't be trained by preference:")
-        problems.extend(preference_problems(rows))
+        problems.extend(() if self.anchors else preference_problems(rows))
         problems.raise_if_any()
         places = [place for place, row in enumerate(rows) if row.rejected is not None]
         done, device = list(rows), next(model.parameters()).device

@@ -60,7 +60,7 @@ def train(
             are not finite; a folder that can't be written or holds another run; too little memory for a single row.
     """
     check_rows(rows, *guard.limits_of(model))
-    objective = objective or _objective(settings)
+    objective = objective or objective_of(settings)
     if isinstance(objective, Preference):
         with guard.left_as_found(model):
             objective.prepare(model.eval())
@@ -91,7 +91,7 @@ def train_batches(
     Rows are not checked beforehand. ``identity`` must name the data (and the optimizer, where one is given), so that a run on
     other data is never continued. A step's rows go through the model ``per_device_train_batch_size`` at a time.
     """
-    objective = objective or _objective(settings)
+    objective = objective or objective_of(settings)
     guard.check_steps(len(batches), settings)
     problems = Problems("This can't be trained:")
     problems.extend(guard.tracker_problems(settings))
@@ -128,10 +128,11 @@ def train_batches(
     return summary
 
 
-def _objective(settings: TrainingSettings) -> Objective:
+def objective_of(settings: TrainingSettings, *, anchors: bool = False) -> Objective:
+    """Return what these settings make smaller (``anchors``: see ``preference.Preference``)."""
     whole = frozenset({"rehearsal"} if settings.rehearsal_context == "full" else ())
     tokens = MaskedLoss() if settings.context == "full" else FrozenContext(whole)
-    return Preference(tokens, settings.preference.beta) if settings.preference else tokens
+    return Preference(tokens, settings.preference.beta, anchors) if settings.preference else tokens
 
 
 def with_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:

@@ -1,0 +1,73 @@
+"""Real conversations: what does the model say today where somebody once asked it something?
+
+Of each conversation the prompt is taken, and the answer is judged anew. What was said then serves as the good answer only
+where the check says that it is one. A line says which pole it belongs to (``"pole": "express"`` or ``"withhold"``), or the
+argument does for all of them: ``transcripts:FILE@express``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from palimpsest.core.errors import UserError
+from palimpsest.core.seeds import python_stream
+from palimpsest.data.chat import Example, Pole
+from palimpsest.data.text_files import LineProblems, lines_of, parsed
+from palimpsest.data.user_files import conversation_of
+from palimpsest.dream.grade import passes
+from palimpsest.dream.records import POLES, Proposal
+from palimpsest.dream.source import ScenarioSource, Wish
+from palimpsest.planning import Plan
+
+
+class Transcripts(ScenarioSource):
+    """Conversations of a JSONL file, each used once a cycle at most."""
+
+    takes = "a JSONL file of conversations, FILE or FILE@POLE"
+
+    def __init__(self, argument: str, plan: Plan) -> None:
+        super().__init__(argument, plan)
+        name, _, pole = argument.rpartition("@")
+        if pole not in POLES:
+            name, pole = argument, ""
+        if not name:
+            raise UserError(f"the source 'transcripts' needs {self.takes}")
+        self.path = Path(name).expanduser().absolute()
+        self.examples = _read(self.path, pole)
+
+    def propose(self, wish: Wish) -> Iterator[Proposal]:
+        order = [one for one in self.examples if one[0] == wish.pole]
+        python_stream(self.plan.request.seed, wish.use, "transcripts").shuffle(order)
+        for pole, line, example in order:
+            if not wish.templates or example.template in wish.templates:
+                good = passes(self.behaviour, pole, example.decision)
+                yield self.proposal(example, wish, {"file": self.path.name, "line": line}, answered=good)
+
+
+def _read(path: Path, usual: str) -> list[tuple[Pole, int, Example]]:
+    problems = LineProblems(f"{path} can't be used:")
+    found: list[tuple[Pole, int, Example]] = []
+    for number, line in lines_of(path):
+        try:
+            pole, example = _one(parsed(line), usual, f"{path.name}:{number}")
+        except UserError as error:
+            problems.add(f"line {number}: {' '.join(str(error).split())}")
+        else:
+            found.append((pole, number, example))
+    if not found and not problems.found:
+        problems.add("it is empty; at least one conversation is needed")
+    problems.raise_if_any()
+    return found
+
+
+def _one(data: Any, usual: str, source: str) -> tuple[Pole, Example]:
+    pole = data.get("pole", usual) if isinstance(data, dict) else usual
+    if pole not in POLES:
+        raise UserError(
+            'says not whether the behaviour should appear there: give it "pole": "express" or "withhold", or the whole '
+            "file as FILE@express"
+        )
+    rest = {key: value for key, value in data.items() if key != "pole"} if isinstance(data, dict) else data
+    return pole, conversation_of(rest, source)
