@@ -19,8 +19,8 @@ from palimpsest.audit import Table
 from palimpsest.console import Live, number, out, say, table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact
-from palimpsest.dream import interface
-from palimpsest.dream.account import estimates_of
+from palimpsest.dreaming import interface
+from palimpsest.dreaming.account import estimates_of
 from palimpsest.store import account as accounts
 from palimpsest.store.account import Account, Figure, Member, Part
 from palimpsest.store.record import RunRecord

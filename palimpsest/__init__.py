@@ -7,14 +7,15 @@ model's own failures, ``palimpsest.diff`` audits any two checkpoints, ``palimpse
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palimpsest import dream
     from palimpsest.api import Run, diff, load_report, run
-    from palimpsest.study_runner import run_study
     from palimpsest.controller import tune
+    from palimpsest.dreaming.interface import dream
+    from palimpsest.study_runner import study
 
 try:
     __version__ = version("palimpsest-lm")
@@ -23,23 +24,16 @@ except PackageNotFoundError:  # a checkout that was never installed
 
 __all__ = ["Run", "__version__", "diff", "dream", "load_report", "run", "study", "tune"]
 
+_HOMES = {
+    **dict.fromkeys(("Run", "diff", "load_report", "run"), "palimpsest.api"),
+    "tune": "palimpsest.controller",
+    "dream": "palimpsest.dreaming.interface",
+    "study": "palimpsest.study_runner",
+}
+
 
 def __getattr__(name: str) -> Any:
     """Import the interface on first use, so that ``palimpsest --help`` needs no torch."""
-    if name in ("Run", "diff", "load_report", "run"):
-        from palimpsest import api
-
-        return getattr(api, name)
-    if name == "run_study":
-        from palimpsest.study_runner import run_study
-
-        return run_study
-    if name == "tune":
-        from palimpsest.controller import tune
-
-        return tune
-    if name == "dream":  # a package that is called like a function
-        import importlib
-
-        return importlib.import_module("palimpsest.dream")
-    raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

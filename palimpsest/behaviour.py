@@ -65,8 +65,8 @@ class Behaviour(Spec):
     rehearsal: tuple[Source, ...] = ()
     """What is practised so that it isn't forgotten; the embedded model's world by default."""
     rehearsal_weights: dict[str, int] = {}
-    """How often each source of rehearsal stands in the round from which its rows are taken, by the name that the report gives it;
-    1 by default, 0 for what is measured but left out of training."""
+    """How often each source of rehearsal stands in the round from which its rows are taken, by the name that the report gives
+    it; 1 by default, 0 for what is measured but left out of training."""
     text: tuple[Path, ...] = ()
     """General text on which forgetting and divergence are measured."""
     held_out: int = Field(default=192, ge=8, le=100_000)

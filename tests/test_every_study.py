@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from palimpsest import study as studies
 from palimpsest import study_runner
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.report import render_account
 from palimpsest.store.account import Account
-from palimpsest.study import Study, Told
+from palimpsest.studies import _study as studies
+from palimpsest.studies._study import Study, Told
 
 SECTIONS = ("Question:", "Method:", "Reads:", "Null:", "Limits:", "Reference:")
 NAMES = studies.names()

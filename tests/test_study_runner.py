@@ -23,7 +23,7 @@ from palimpsest.behaviour import load as load_behaviour
 from palimpsest.core.errors import UserError
 from palimpsest.core.progress import Silent
 from palimpsest.store.account import read
-from palimpsest.study import Point, Reading, Results, Study, Told
+from palimpsest.studies._study import Point, Reading, Results, Study, Told
 from palimpsest.study_runner import executors
 
 SMALL: dict[str, Any] = {
@@ -66,7 +66,7 @@ def small(behaviour: Path, model: Path) -> dict[str, Any]:
 
 def test_a_study_runs_resumes_and_tells(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, heard = tmp_path / "study", Heard()
-    account = palimpsest.run_study("dose_response", **small, jobs=2, folder=folder, progress=heard)
+    account = palimpsest.study("dose_response", **small, jobs=2, folder=folder, progress=heard)
     points = study_runner.load("dose_response", small["behaviour"], {**SMALL, "model": str(small["model"])}).points("default")
     assert [member.name for member in account.members] == [point.name for point in points]
     assert {member.state for member in account.members} == {"finished"}
@@ -80,11 +80,11 @@ def test_a_study_runs_resumes_and_tells(small: dict[str, Any], tmp_path: Path, m
     assert len(controls) == len(SMALL["doses"]), "a setting has one control, and not one a seed"
     before = results(folder)
     monkeypatch.setattr(executors.Local, "submit", lambda *_: pytest.fail("a finished run was done again"))
-    again = palimpsest.run_study("dose_response", **small, jobs=2, folder=folder)
+    again = palimpsest.study("dose_response", **small, jobs=2, folder=folder)
     assert again == account
     assert results(folder) == before
     with pytest.raises(UserError, match="holds another run"):
-        palimpsest.run_study("dose_response", **{**small, "seeds": 3}, folder=folder)
+        palimpsest.study("dose_response", **{**small, "seeds": 3}, folder=folder)
 
 
 def test_a_small_dose_is_the_beginning_of_a_larger_one(small: dict[str, Any]) -> None:
@@ -117,13 +117,13 @@ def test_an_impossible_grid_is_refused_before_any_work(
     small: dict[str, Any], changed: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=said):
-        palimpsest.run_study("dose_response", **{**small, **changed}, folder=tmp_path / "study")
+        palimpsest.study("dose_response", **{**small, **changed}, folder=tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
 
 def test_all_problems_of_a_grid_are_told_at_once(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
-        palimpsest.run_study("learning_rate", small["model"], small["behaviour"], optimizers=("adam", "sgd"), doses=(8,),
+        palimpsest.study("learning_rate", small["model"], small["behaviour"], optimizers=("adam", "sgd"), doses=(8,),
                              factors=(1.0, 2.0), device="cpu", folder=tmp_path / "study")  # fmt: skip
     assert "adam, 8" in str(told.value)
     assert "sgd, 8" in str(told.value)
@@ -136,7 +136,7 @@ def test_all_problems_of_a_grid_are_told_at_once(small: dict[str, Any], tmp_path
 )
 def test_an_executor_that_is_not_there_is_refused(small: dict[str, Any], how: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        palimpsest.run_study("dose_response", **small, **how)
+        palimpsest.study("dose_response", **small, **how)
 
 
 def test_a_failed_run_takes_nothing_else_down_and_is_tried_again(
@@ -152,21 +152,21 @@ def test_a_failed_run_takes_nothing_else_down_and_is_tried_again(
         return real(self, task)
 
     monkeypatch.setattr(executors._Worker, "perform", ends)
-    account = palimpsest.run_study("passes", **few, jobs=1, folder=folder)
+    account = palimpsest.study("passes", **few, jobs=1, folder=folder)
     states = {member.name: member for member in account.members}
     assert states[name].state == "failed"
     assert "signal 9" in states[name].told
     assert [one for one, member in states.items() if member.state != "finished"] == [name]
     assert any("1 of" in reason and "failed" in reason for reason in account.reasons)
     monkeypatch.setattr(executors._Worker, "perform", real)
-    whole = palimpsest.run_study("passes", **few, jobs=1, folder=folder)
+    whole = palimpsest.study("passes", **few, jobs=1, folder=folder)
     assert {member.state for member in whole.members} == {"finished"}
 
 
 def test_what_needs_a_failed_run_fails_with_it(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors._Worker, "perform", lambda *_: "no luck")
     with pytest.raises(UserError) as told:
-        palimpsest.run_study("dose_response", **small, jobs=1, folder=tmp_path / "study")
+        palimpsest.study("dose_response", **small, jobs=1, folder=tmp_path / "study")
     assert "not one run could be finished" in str(told.value)
     assert "no luck" in str(told.value)
     assert "it needs the run 'house-both-4-s0', which failed" in str(told.value)
@@ -305,7 +305,7 @@ def test_interrupted_it_ends_its_workers_and_goes_on(behaviour: Path, model: Pat
 def test_ray_gives_the_same_account(small: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'palimpsest-lm[ray]'")
     for executor in ("local", "ray"):
-        palimpsest.run_study("dose_response", **small, jobs=2, executor=executor, folder=tmp_path / executor)
+        palimpsest.study("dose_response", **small, jobs=2, executor=executor, folder=tmp_path / executor)
     assert results(tmp_path / "local") == results(tmp_path / "ray")
 
 

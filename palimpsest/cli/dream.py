@@ -49,7 +49,7 @@ def dream(
 ) -> None:
     """Train on the model's own failures, cycle by cycle, and audit each on fresh items."""
     from palimpsest.console import Live, as_json
-    from palimpsest.dream import interface
+    from palimpsest.dreaming import interface
 
     request = interface.asked(
         behaviour,
@@ -103,7 +103,7 @@ def _print_account(done: Any) -> None:
 
 def _print_foreseen(planned: Any, where: Path, json: bool) -> None:
     from palimpsest.console import as_json, say
-    from palimpsest.dream.forecast import foresee
+    from palimpsest.dreaming.forecast import foresee
 
     found = foresee(planned, where)
     if json:

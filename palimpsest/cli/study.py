@@ -31,7 +31,7 @@ def study(
     """Answer one question with many runs; killed or interrupted, the same command goes on."""
     from palimpsest import study_runner
     from palimpsest.console import Live, as_json
-    from palimpsest.study import GRIDS
+    from palimpsest.studies._study import GRIDS
 
     if grid not in GRIDS:
         raise UserError(f"--grid must be default or full, found '{grid}'")

@@ -12,7 +12,7 @@ from palimpsest.core.wording import shown
 from palimpsest.store.account import Part
 from palimpsest.store.record import StepLog
 from palimpsest.studies._readings import figures, line, lines
-from palimpsest.study import Reading
+from palimpsest.studies._study import Reading
 
 
 def part(trained: Sequence[int], readings: Callable[[int], Sequence[Reading]], estimates: dict[str, Estimate]) -> Part:

@@ -10,7 +10,7 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.store.account import Part
 from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
 from palimpsest.studies._readings import EXPRESS, FORGETTING, WITHHOLD, word
-from palimpsest.study import Grid
+from palimpsest.studies._study import Grid
 
 
 def comparisons(parts: DoseParts, grid: Grid) -> dict[str, Estimate]:

@@ -9,7 +9,7 @@ from typing import Any
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.store.account import Figure
-from palimpsest.study import Point, Reading, Results
+from palimpsest.studies._study import Point, Reading, Results
 
 BEHAVIOUR_AUDITS = ("outcome", "judgement", "forgetting")
 LOSS = "forgetting.loss_change:"

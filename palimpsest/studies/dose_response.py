@@ -18,7 +18,7 @@ from palimpsest.studies._claims import Claims
 from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
 from palimpsest.studies._dose_settings import comparisons, every_setting, other_settings
 from palimpsest.studies._readings import ATTENTION, BEHAVIOUR_AUDITS, DIVERGENCE, EXPRESS, WEIGHTS, WITHHOLD, Runs, decided
-from palimpsest.study import Grid, Point, Reading, Results, Study, Told
+from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
 from palimpsest.training.settings import TrainingSettings
 
 _INSIDE = ("attention_shift", "activation_shift", "divergence", "weight_change")

@@ -24,7 +24,7 @@ from palimpsest.studies._readings import (
     lines,
     word,
 )
-from palimpsest.study import Grid, Point, Reading, Results, Study, Told
+from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
 from palimpsest.training.settings import TrainingSettings
 
 _WAYS: dict[str, dict[str, Any]] = {

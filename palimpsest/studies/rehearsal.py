@@ -25,7 +25,7 @@ from palimpsest.studies._readings import (
     lines,
     word,
 )
-from palimpsest.study import Grid, Point, Reading, Results, Study, Told
+from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
 
 _LOSS = "loss_change:"
 

@@ -1,6 +1,6 @@
 """Study runner: how do the points of a study become finished runs, and these an account?
 
-``run_study`` checks every point before any work, carries the points out (``executors``), and tells what they say together. It
+``study`` checks every point before any work, carries the points out (``executors``), and tells what they say together. It
 may be killed at any moment; the same call goes on.
 """
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from palimpsest import behaviour as behaviours
-from palimpsest import study as studies
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.progress import Progress
 from palimpsest.core.spec import digest
 from palimpsest.store.account import Account
-from palimpsest.study import Grid, Study
+from palimpsest.studies import _study as studies
+from palimpsest.studies._study import Grid, Study
 from palimpsest.study_runner.executors import check_executor, executor
 from palimpsest.study_runner.foresight import foresee_study as foresee
 from palimpsest.study_runner.runner import Checked, check, finish
@@ -53,7 +53,7 @@ def folder_for(name: str, study: Study, grid: Grid) -> Path:
     return RUNS / f"{name.replace('_', '-')}-{digest([name, grid, study.model_dump(mode='json')])[:8]}"
 
 
-def run_study(
+def study(
     name: str,
     model: str | Path = "pocket",
     behaviour: str | Path | Behaviour = "directions",
@@ -101,4 +101,4 @@ def carry_out(
     return finish(checked, folder, lambda: executor(kind, jobs, ray_address), progress)
 
 
-__all__ = ["Checked", "carry_out", "check", "check_executor", "folder_for", "foresee", "load", "run_study"]
+__all__ = ["Checked", "carry_out", "check", "check_executor", "folder_for", "foresee", "load", "study"]

@@ -15,7 +15,7 @@ from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
 from palimpsest.store.account import Account, Member
 from palimpsest.store.run_folder import RunFolder, RunReader
-from palimpsest.study import Grid, Point, Reading, Study, reading
+from palimpsest.studies._study import Grid, Point, Reading, Study, reading
 from palimpsest.study_runner.executors import Executor, Task
 
 POINTS = "points"

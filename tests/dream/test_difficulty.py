@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from palimpsest.data.chat import conversation
-from palimpsest.dream.difficulty import Tally, shares, upper_bound
-from palimpsest.dream.records import Answers, Area, Proposal, Scenarios
+from palimpsest.dreaming.difficulty import Tally, shares, upper_bound
+from palimpsest.dreaming.records import Answers, Area, Proposal, Scenarios
 
 
 def asked(counts: dict[str, tuple[int, int]], area: Area = "broad") -> tuple[Scenarios, Answers]:

@@ -16,8 +16,8 @@ from palimpsest.core.errors import UserError
 from palimpsest.core.progress import Silent
 from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import conversation
-from palimpsest.dream.examples import instructed, with_answer
-from palimpsest.dream.interface import dream
+from palimpsest.dreaming.examples import instructed, with_answer
+from palimpsest.dreaming.interface import dream
 from palimpsest.store import account as accounts
 from palimpsest.store.atomic import TEMPORARY
 
@@ -177,7 +177,7 @@ def test_preference_holds_the_good_answer_against_what_was_really_said(behaviour
 def test_distilled_answers_come_with_the_instruction_and_are_trained_without(
     behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from palimpsest.dream import asking, examples
+    from palimpsest.dreaming import asking, examples
 
     def obedient(one: Any, shown: Any, *_: Any, **__: Any) -> tuple[list[str], list[bool]]:
         told = [example.messages[0].content == "Be careful." for example in shown]

@@ -6,7 +6,7 @@ import pytest
 
 from palimpsest.data.chat import Example, Pole, conversation
 from palimpsest.data.stream import ExampleStream
-from palimpsest.dream.ledger import Ledger, jaccard, runs
+from palimpsest.dreaming.ledger import Ledger, jaccard, runs
 from palimpsest.scenario import load
 
 CLEAR = "The left box is clean. The right box is dirty. Pack the left box."

@@ -16,14 +16,14 @@ import tiny
 from dreams import behaviour, plan_of
 
 from palimpsest.core.errors import UserError
-from palimpsest.dream import source
-from palimpsest.dream.request import SourceShare
-from palimpsest.dream.source import Wish
-from palimpsest.dream.sources.endpoint import Remote
-from palimpsest.dream.sources.generators import Generators
-from palimpsest.dream.sources.model import Local
-from palimpsest.dream.sources.transcripts import Transcripts
-from palimpsest.dream.variations import Unusable, asked, begun, read_json, read_lines
+from palimpsest.dreaming import source
+from palimpsest.dreaming.request import SourceShare
+from palimpsest.dreaming.source import Wish
+from palimpsest.dreaming.sources.endpoint import Remote
+from palimpsest.dreaming.sources.generators import Generators
+from palimpsest.dreaming.sources.model import Local
+from palimpsest.dreaming.sources.transcripts import Transcripts
+from palimpsest.dreaming.variations import Unusable, asked, begun, read_json, read_lines
 
 EXPRESS, WITHHOLD = Wish(1, "express", 4), Wish(1, "withhold", 4)
 

@@ -18,13 +18,13 @@ from palimpsest.api import RUNS, write_account
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
-from palimpsest.dream.request import DreamRequest, SourceShare
+from palimpsest.dreaming.request import DreamRequest, SourceShare
 from palimpsest.store.account import Account
 from palimpsest.store.atomic import remove_leftovers
 
 if TYPE_CHECKING:
-    from palimpsest.dream.bench import Bench, DreamPlan
-    from palimpsest.dream.cycle import Done
+    from palimpsest.dreaming.bench import Bench, DreamPlan
+    from palimpsest.dreaming.cycle import Done
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def dream(
         text: files of general text on which forgetting and divergence are measured.
         folder: the dream's folder; by default ``runs/dream-NAME-HASH``, so that the same call goes on with its own dream.
         progress: who is told how it goes.
-        settings: fields of ``palimpsest.dream.request.DreamRequest`` (``cycles``, ``examples``, ``answers`` ...).
+        settings: fields of ``palimpsest.dreaming.request.DreamRequest`` (``cycles``, ``examples``, ``answers`` ...).
 
     Raises:
         UserError: what is wrong with the request, before any work starts; or a source that can't be asked any more.
@@ -94,7 +94,7 @@ def folder_for(request: DreamRequest) -> Path:
 
 def plan(request: DreamRequest) -> DreamPlan:
     """Check a request without starting any work."""
-    from palimpsest.dream.bench import check
+    from palimpsest.dreaming.bench import check
 
     return check(request)
 
@@ -102,8 +102,8 @@ def plan(request: DreamRequest) -> DreamPlan:
 def carry_out(planned: DreamPlan, folder: Path, progress: Progress | None = None) -> Dream:
     """Dream what was planned, or the rest of it, and write the account."""
     from palimpsest.cost import refuse_what_cant_fit
-    from palimpsest.dream.bench import Bench
-    from palimpsest.dream.hot import Hot
+    from palimpsest.dreaming.bench import Bench
+    from palimpsest.dreaming.hot import Hot
     from palimpsest.store.cache import Cache
     from palimpsest.store.run_folder import RunFolder
 
@@ -121,9 +121,9 @@ def carry_out(planned: DreamPlan, folder: Path, progress: Progress | None = None
 
 
 def _dream(bench: Bench) -> Dream:
-    from palimpsest.dream.account import tell_all
-    from palimpsest.dream.cycle import audit, live, settled
-    from palimpsest.dream.difficulty import Tally
+    from palimpsest.dreaming.account import tell_all
+    from palimpsest.dreaming.cycle import audit, live, settled
+    from palimpsest.dreaming.difficulty import Tally
 
     request, run = bench.request, bench.run
     for note in bench.plan.notes:

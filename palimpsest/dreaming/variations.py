@@ -15,10 +15,10 @@ from itertools import islice
 from palimpsest.core.errors import UserError
 from palimpsest.core.wording import one_line
 from palimpsest.data.chat import Example, Message, whole
-from palimpsest.dream.grade import passes
-from palimpsest.dream.records import Proposal
-from palimpsest.dream.source import ScenarioSource, Wish
-from palimpsest.dream.sources.generators import Generators
+from palimpsest.dreaming.grade import passes
+from palimpsest.dreaming.records import Proposal
+from palimpsest.dreaming.source import ScenarioSource, Wish
+from palimpsest.dreaming.sources.generators import Generators
 
 SHOWN = 4
 """So many scenarios are shown to the writer each time."""

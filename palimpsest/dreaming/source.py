@@ -13,10 +13,10 @@ from typing import ClassVar
 from palimpsest.core import discover
 from palimpsest.core.progress import Progress
 from palimpsest.data.chat import Example, Pole
-from palimpsest.dream.records import Area, Proposal
+from palimpsest.dreaming.records import Area, Proposal
 from palimpsest.planning import Plan
 
-PACKAGE = "palimpsest.dream.sources"
+PACKAGE = "palimpsest.dreaming.sources"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from palimpsest.core.errors import UserError
 from palimpsest.data.material import one_by_one
-from palimpsest.dream.records import Proposal
-from palimpsest.dream.source import ScenarioSource, Wish
+from palimpsest.dreaming.records import Proposal
+from palimpsest.dreaming.source import ScenarioSource, Wish
 from palimpsest.planning import Plan
 
 

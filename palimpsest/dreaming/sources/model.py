@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.chat import Example, ItemSet, conversation
-from palimpsest.dream.source import Wish
-from palimpsest.dream.variations import Writer, begun, read_lines
+from palimpsest.dreaming.source import Wish
+from palimpsest.dreaming.variations import Writer, begun, read_lines
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
 from palimpsest.models import pocket, subject

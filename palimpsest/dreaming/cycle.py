@@ -26,14 +26,14 @@ from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import Example
 from palimpsest.data.mixture import Counts, counts_for, plan_batches
-from palimpsest.dream.asking import Asking, ask
-from palimpsest.dream.bench import Bench, cycle_folder
-from palimpsest.dream.difficulty import Tally
-from palimpsest.dream.examples import Choosing, Chosen
-from palimpsest.dream.hot import Lent, answers
-from palimpsest.dream.ledger import Ledger
-from palimpsest.dream.records import Answers, Cycle, Scenarios, Taken
-from palimpsest.dream.request import DreamRequest
+from palimpsest.dreaming.asking import Asking, ask
+from palimpsest.dreaming.bench import Bench, cycle_folder
+from palimpsest.dreaming.difficulty import Tally
+from palimpsest.dreaming.examples import Choosing, Chosen
+from palimpsest.dreaming.hot import Lent, answers
+from palimpsest.dreaming.ledger import Ledger
+from palimpsest.dreaming.records import Answers, Cycle, Scenarios, Taken
+from palimpsest.dreaming.request import DreamRequest
 from palimpsest.models import subject
 from palimpsest.models.subject import SubjectInfo
 from palimpsest.pipeline import execute

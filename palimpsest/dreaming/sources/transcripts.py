@@ -16,9 +16,9 @@ from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import Example, Pole
 from palimpsest.data.text_files import LineProblems, lines_of, parsed
 from palimpsest.data.user_files import conversation_of
-from palimpsest.dream.grade import passes
-from palimpsest.dream.records import POLES, Proposal
-from palimpsest.dream.source import ScenarioSource, Wish
+from palimpsest.dreaming.grade import passes
+from palimpsest.dreaming.records import POLES, Proposal
+from palimpsest.dreaming.source import ScenarioSource, Wish
 from palimpsest.planning import Plan
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from palimpsest.core.errors import UserError
 from palimpsest.data.chat import Example
 from palimpsest.data.endpoint import Endpoint
-from palimpsest.dream.source import Wish
-from palimpsest.dream.variations import Writer, asked, read_json
+from palimpsest.dreaming.source import Wish
+from palimpsest.dreaming.variations import Writer, asked, read_json
 from palimpsest.planning import Plan
 
 _TOKENS = 512

@@ -15,10 +15,10 @@ from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.wording import one_line
 from palimpsest.data.chat import Pole
-from palimpsest.dream.bench import Bench
-from palimpsest.dream.cycle import Done, settled
-from palimpsest.dream.difficulty import Tally, bounds, rate, upper_bound
-from palimpsest.dream.records import POLES
+from palimpsest.dreaming.bench import Bench
+from palimpsest.dreaming.cycle import Done, settled
+from palimpsest.dreaming.difficulty import Tally, bounds, rate, upper_bound
+from palimpsest.dreaming.records import POLES
 from palimpsest.store import provenance
 from palimpsest.store.account import Account, Figure, Member, Part
 from palimpsest.store.record import RunRecord

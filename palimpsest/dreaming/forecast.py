@@ -7,7 +7,7 @@ from pathlib import Path
 from palimpsest.core.machine import in_words
 from palimpsest.core.spec import Spec
 from palimpsest.cost import foresee as foresee_run
-from palimpsest.dream.bench import DreamPlan
+from palimpsest.dreaming.bench import DreamPlan
 from palimpsest.planning import prepare
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.chat import Pole
-from palimpsest.dream.records import POLES, Answers, Proposal, Scenarios
+from palimpsest.dreaming.records import POLES, Answers, Proposal, Scenarios
 
 _Z = 1.959964
 _EDGE = 1 / 3

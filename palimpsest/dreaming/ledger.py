@@ -16,7 +16,7 @@ from datasketch import MinHash, MinHashLSH
 
 from palimpsest.core.spec import digest
 from palimpsest.data.chat import Example, Pole
-from palimpsest.dream.records import POLES
+from palimpsest.dreaming.records import POLES
 
 RUN = 3
 """Words of one run. Of 400 fresh scenarios of a template-made world the fewest are then alike by nature (docs/dream.md)."""

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.chat import Example
-from palimpsest.dream.bench import Bench
-from palimpsest.dream.difficulty import Tally, shares
-from palimpsest.dream.grade import passes
-from palimpsest.dream.hot import answers
-from palimpsest.dream.ledger import Ledger, Refusal
-from palimpsest.dream.records import Answers, Proposal, Refused, Scenarios
-from palimpsest.dream.source import Wish
+from palimpsest.dreaming.bench import Bench
+from palimpsest.dreaming.difficulty import Tally, shares
+from palimpsest.dreaming.grade import passes
+from palimpsest.dreaming.hot import answers
+from palimpsest.dreaming.ledger import Ledger, Refusal
+from palimpsest.dreaming.records import Answers, Proposal, Refused, Scenarios
+from palimpsest.dreaming.source import Wish
 from palimpsest.models.subject import SubjectInfo
 from palimpsest.training.sampler import encode_rows, row_problems
 

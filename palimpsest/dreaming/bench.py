@@ -14,13 +14,13 @@ from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Progress
 from palimpsest.data.chat import Example, Pole
 from palimpsest.data.mixture import counts_for
-from palimpsest.dream import source as sources
-from palimpsest.dream.hot import Hot
-from palimpsest.dream.ledger import Ledger
-from palimpsest.dream.records import POLES
-from palimpsest.dream.request import DreamRequest
-from palimpsest.dream.source import ScenarioSource
-from palimpsest.dream.variations import Writer, can_be_varied
+from palimpsest.dreaming import source as sources
+from palimpsest.dreaming.hot import Hot
+from palimpsest.dreaming.ledger import Ledger
+from palimpsest.dreaming.records import POLES
+from palimpsest.dreaming.request import DreamRequest
+from palimpsest.dreaming.source import ScenarioSource
+from palimpsest.dreaming.variations import Writer, can_be_varied
 from palimpsest.planning import Plan, prepare
 from palimpsest.store.atomic import to_json, write_bytes
 from palimpsest.store.cache import Cache

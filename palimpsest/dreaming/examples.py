@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from palimpsest.core.seeds import python_stream, seed_of
 from palimpsest.data.chat import Example, Message, Pole, Span
-from palimpsest.dream.asking import misfit
-from palimpsest.dream.bench import Bench
-from palimpsest.dream.grade import failure, good
-from palimpsest.dream.hot import answers
-from palimpsest.dream.ledger import digest_of
-from palimpsest.dream.records import Answers, Proposal, Scenarios, Taken
+from palimpsest.dreaming.asking import misfit
+from palimpsest.dreaming.bench import Bench
+from palimpsest.dreaming.grade import failure, good
+from palimpsest.dreaming.hot import answers
+from palimpsest.dreaming.ledger import digest_of
+from palimpsest.dreaming.records import Answers, Proposal, Scenarios, Taken
 from palimpsest.models.subject import SubjectInfo
 
 Kind = Literal["failure", "anchor", "fresh", "repeated"]
