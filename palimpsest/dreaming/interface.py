@@ -109,6 +109,9 @@ def carry_out(planned: DreamPlan, folder: Path, progress: Progress | None = None
 
     progress = progress or Silent()
     refuse_what_cant_fit(planned.plan, folder)
+    if not (folder / "cycles").exists():
+        for one in planned.sources.values():
+            one.ready()
     hot = Hot(planned.plan)
     try:
         with RunFolder(folder, planned.identity) as run:
@@ -128,9 +131,6 @@ def _dream(bench: Bench) -> Dream:
     request, run = bench.request, bench.run
     for note in bench.plan.notes:
         bench.progress.tell(note)
-    if not (run.path / "cycles" / "01" / "scenarios.json").exists():
-        for one in bench.planned.sources.values():
-            one.ready()
     ledger, tally = bench.planned.ledger(), Tally()
     done: list[Done] = []
     for cycle in range(1, request.cycles + 1):

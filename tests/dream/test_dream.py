@@ -14,7 +14,6 @@ from nursery import Nursery
 import palimpsest
 from palimpsest.core.errors import UserError
 from palimpsest.core.progress import Silent
-from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import conversation
 from palimpsest.dreaming.examples import instructed, with_answer
 from palimpsest.dreaming.interface import dream
@@ -135,31 +134,36 @@ def kept_so_far(folder: Path) -> dict[str, bytes]:
     return {str(one.relative_to(folder)): one.read_bytes() for one in files if not one.name.startswith(TEMPORARY)}
 
 
+MOMENTS = (
+    "cycles/01/scenarios.json",
+    "training/dream-1/checkpoints/checkpoint-1/run.json",
+    "cycles/01/audit/measurements/*.json",
+    "cycles/02/answers.json",
+    "audit/spec.json",
+)
+"""The dream is killed as soon as each of these is there, in the middle of what comes next."""
+
+
 @pytest.mark.slow
-def test_a_killed_dream_goes_on_with_the_same_bytes(calm: Path, behaviour: Path, model: Path, tmp_path: Path) -> None:
+def test_a_killed_dream_goes_on_with_the_same_bytes(behaviour: Path, model: Path, tmp_path: Path) -> None:
     words = ["dream", behaviour, "--model", model, "--cycles", 2, "--examples", 8, "--audit-items", 8, "--audits", "outcome"]
     words += ["--device", "cpu"]
-    dice, kills = python_stream(0, "kills", "dream"), 0
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
     with Nursery(tmp_path) as nursery:
-        begun = time.monotonic()
-        child = nursery.start(*words, "--folder", tmp_path / "whole", cache=tmp_path / "cache 0")
-        assert child.wait(1200) in (0, 2), child.told
-        whole = time.monotonic() - begun
         there: dict[str, bytes] = {}
-        while True:
-            child = nursery.start(*words, "--folder", tmp_path / "killed", cache=tmp_path / "cache 1")
-            time.sleep(dice.uniform(0.2, 0.6) * whole if kills < 6 else 0)
-            if kills < 6 and child.kill():
-                kills += 1
-                found = kept_so_far(tmp_path / "killed")
-                assert there.items() <= found.items()
-                there = found
-                continue
+        for moment in MOMENTS:
+            child = nursery.start(*words, "--folder", killed, cache=tmp_path / "cache 1")
+            while not list(killed.glob(moment)) and child.wait(0) is None:
+                time.sleep(0.002)
+            assert child.kill(), f"it ended before {moment} was seen: {child.told}"
+            found = kept_so_far(killed)
+            assert there.items() <= found.items(), f"killed at {moment}: what was finished is gone or was made again"
+            there = found
+        for folder, cache in ((killed, "cache 1"), (whole, "cache 0")):
+            child = nursery.start(*words, "--folder", folder, cache=tmp_path / cache)
             assert child.wait(1200) in (0, 2), child.told
-            break
-    assert kills >= 3
-    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
-    assert not list((tmp_path / "killed").rglob(f"{TEMPORARY}*"))
+    assert kept(killed) == kept(whole)
+    assert not list(killed.rglob(f"{TEMPORARY}*"))
 
 
 def test_preference_holds_the_good_answer_against_what_was_really_said(behaviour: Path, model: Path, tmp_path: Path) -> None:
