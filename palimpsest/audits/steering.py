@@ -20,7 +20,9 @@ from palimpsest.data.steered import (
     CONTROL,
     MADE_FROM,
     MULTIPLES,
+    NULLS,
     POLES,
+    RANDOM,
     WAYS,
     Contrast,
     Data,
@@ -58,7 +60,7 @@ class Steering(Audit[Data]):
         vectors (added once) and training are held against each other on the same items: by the divergence of the next token,
         and by the cosine of their shifts.
     Reads:
-        `contrasts` and `steered` of the base; `activations` and `distributions` of base, tuned and rehearsal-only control on
+        `contrasts` and `steered` of the base; `activations` and `decisions` of base, tuned and rehearsal-only control on
         the items of both poles; of the base also with the behaviour's `instruction` as system message.
     Null:
         Random signs, random directions of the same length, and training on rehearsal only. Five pairs that have nothing in
@@ -97,15 +99,15 @@ class Steering(Audit[Data]):
             ]
         for pole in _poles(case):
             found += [_read("activations", role, pole) for role in case.with_controls(CONTROL)]
-            found += [_read("distributions", role, pole) for role in ("base", "tuned")]
+            found += [_read("decisions", role, pole) for role in ("base", "tuned")]
             if _is_told(case, pole):
-                found += [_instructed(measure, pole) for measure in ("activations", "distributions")]
+                found += [_instructed(measure, pole) for measure in ("activations", "decisions")]
         return tuple(found)
 
     def _steered(self, case: Case, made_from: str, name: str) -> Need:
         how: dict[str, object] = {"method": self.method}
         if name == "withhold" or (name != "express" and made_from != "answers"):
-            how |= {"multipliers": (-1.0, 1.0), "draws": 0}
+            how |= {"multipliers": (-1.0, 1.0), "draws": int(name == "withhold" and made_from == "answers")}
         elif name != "express":
             how |= {"draws": 3}
         return Need(measure="steered", role="base", items=name, parameters=how, after=_contrasts(case, made_from))
@@ -144,23 +146,27 @@ class Steering(Audit[Data]):
         steered = {made: measured[self._steered(case, made, pole).name].arrays for made in _made_from(case)}
         lead = steered["answers"]
         item = lead["item"]
-        outputs = {"base": at_decision(measured[_read("distributions", "base", pole).name], item)}
+        outputs = {"base": at_decision(measured[_read("decisions", "base", pole).name], item)}
         shifts = {}
         for made, arrays in steered.items():
             outputs[MADE_FROM[made]] = arrays["decision"][1], arrays["decision_rest"][1], arrays.get("decision_token")
             shifts[MADE_FROM[made]] = arrays["shift"]
-        needs = {"training": (_read("distributions", "tuned", pole), _read("activations", "tuned", pole))}
+        training = _read("decisions", "tuned", pole), _read("activations", "tuned", pole)
+        needs: dict[str, tuple[Need | None, Need]] = {"training": training}
         if _is_told(case, pole):
-            needs["instruction"] = (_instructed("distributions", pole), _instructed("activations", pole))
+            needs["instruction"] = (_instructed("decisions", pole), _instructed("activations", pole))
+        if CONTROL in case.roles:
+            needs[NULLS[1]] = (None, _read("activations", CONTROL, pole))
         for way, (output, moved) in needs.items():
-            outputs[way] = at_decision(measured[output.name], item)
+            outputs |= {way: at_decision(measured[output.name], item)} if output else {}
             kept = measured[moved.name]
             rows = np.searchsorted(kept.arrays["item"], item)
             if np.array_equal(kept.arrays["item"][np.minimum(rows, len(kept.arrays["item"]) - 1)], item):
                 shifts[way] = _shift(kept, depth)[rows]
-        order = [way for way in WAYS if way in outputs]
-        both = same_cells({way: outputs[way] for way in order})
-        return Ways(both, {way: shifts[way] for way in order if way in shifts}, clusters(case.items[pole])[item])
+        if "random_shift" in lead:
+            shifts[RANDOM] = lead["random_shift"]
+        both = same_cells({way: outputs[way] for way in WAYS if way in outputs})
+        return Ways(both, {way: shifts[way] for way in (*WAYS, *NULLS) if way in shifts}, clusters(case.items[pole])[item])
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates: dict[str, Estimate] = {}
@@ -385,9 +391,8 @@ def _mark(made_from: str) -> str:
 
 
 def _cannot_say(data: Data) -> tuple[str, ...]:
-    said = []
-    if (CONTROL, "express") not in data.shifts:
-        said.append("How much of the movement is the noise of any training: give --control rehearsal_only=PATH.")
+    noise = "How much of the movement is the noise of any training: give --control rehearsal_only=PATH."
+    said = [] if (CONTROL, "express") in data.shifts else [noise]
     if "instruction" not in data.directions:
         said.append("Whether an instruction does the same: give the behaviour an 'instruction' that fits into the context.")
     if data.directions["answers"].text is None:

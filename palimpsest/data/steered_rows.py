@@ -199,7 +199,6 @@ def same(data: Data, found: Mapping[str, Estimate], pole: str) -> list[Rows]:
     """Return how far instruction, vectors and training are one thing: of the next token, and of the shift inside."""
     ways = data.ways[pole]
     names = list(ways.outputs)
-    moved = [name for name in names if name in ways.shifts]
     blocks = sorted({one.contrast.block for one in data.directions.values()})
     tables = [
         Rows(
@@ -210,10 +209,9 @@ def same(data: Data, found: Mapping[str, Estimate], pole: str) -> list[Rows]:
         )
     ]
     rows = []
-    for place, one in enumerate(moved):
-        for other in moved[place + 1 :]:
-            cosine = found[f"shift_cosine:{pole}:{one}|{other}"]
-            rows.append((f"{one} and {other}", cosine, ways.swapped(one, other, data.level)))
+    for one, other in ways.compared:
+        cosine = found[f"shift_cosine:{pole}:{one}|{other}"]
+        rows.append((f"{one} and {other}", cosine, ways.swapped(one, other, data.level)))
     if rows:
         tables.append(
             Rows(
@@ -222,7 +220,8 @@ def same(data: Data, found: Mapping[str, Estimate], pole: str) -> list[Rows]:
                 rows=tuple(rows),
                 note="Cosine of two shifts from the base where the model decides, mean over the blocks from "
                 f"{blocks[-1]} on. Another item: the second way's shift is that of an item of another template; what is left "
-                "has nothing to do with the item.",
+                "has nothing to do with the item. Where a few coordinates rule the last blocks, even a random direction of the "
+                "vector's length has a high cosine: only what is above that says something.",
             )
         )
     return tables
