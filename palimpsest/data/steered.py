@@ -341,7 +341,7 @@ def effects(direction: Direction, made: str) -> dict[str, Estimate]:
         mark = made if pole == "express" else f":{pole}{made}"
         found[f"slope{mark}"] = stats.level(one.slope(), one.cluster, unit="nats")
         found[f"anti_steerable{mark}"] = stats.rate((one.slope() < 0).astype(float), one.cluster)
-        if one.draws:
+        if len(one.draws) > 1:
             random = one.random_slopes
             found[f"slope_random{mark}"] = stats.level(random.mean(0), one.cluster, unit="nats")
             found[f"slope_over_floor{mark}"] = stats.level(one.slope() - random.mean(0), one.cluster, unit="nats")
