@@ -67,9 +67,8 @@ class Steering(Audit[Data]):
         common have an in-sample cosine of 0.45.
     Limits:
         Answers of one kind begin with the same words, so that pairs of answers agree already in these: a direction may stand
-        for the words. A place that steers one model well
-        need not steer another. Vectors are taken as given, random ones too: intervals are over items. One instruction is not all
-        instructions, and one multiple of the vector not all strengths.
+        for the words. A place that steers one model well need not steer another. Vectors are taken as given, random ones too:
+        intervals are over items. One instruction is not all instructions, and one multiple of the vector not all strengths.
     Reference:
         Rimsky et al. 2024, arXiv 2312.06681; Tan et al. 2024, arXiv 2407.12404 (slopes by item, anti-steerable items);
         Chen et al. 2025, arXiv 2507.21509 (shift along a persona vector).
