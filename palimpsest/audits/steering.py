@@ -13,7 +13,7 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.stats.directions import Method
-from palimpsest.core.wording import shown
+from palimpsest.core.wording import number, shown
 from palimpsest.data import steered_rows
 from palimpsest.data.grading import clusters, expected_option
 from palimpsest.data.steered import (
@@ -172,8 +172,8 @@ class Steering(Audit[Data]):
         tables: list[steered_rows.Rows] = []
         for made_from, one in data.directions.items():
             contrast, mark = one.contrast, _mark(made_from)
-            levels = range(len(contrast.depth))
-            by_level = [agreed(contrast.pairs(level), contrast.cluster, rng, self.shuffles) for level in levels]
+            pairs = [contrast.pairs(level) for level in range(len(contrast.depth))]
+            by_level = [agreed(one_level, contrast.cluster, rng, self.shuffles) for one_level in pairs]
             chosen = by_level[contrast.level]
             estimates |= {f"{name}_agreement{mark}": found for name, found in chosen.found.items()}
             estimates |= effects(one, mark) | predicted(data, contrast, mark)
@@ -359,17 +359,17 @@ def _foretold(estimates: Mapping[str, Estimate], made_from: str) -> str:
 def _steers(data: Data, estimates: Mapping[str, Estimate], made_from: str) -> str:
     mark, block = _mark(made_from), data.directions[made_from].contrast.block
     told = f"added once after block {block}, {_WHOSE[made_from]} changes the behaviour's log-odds by "
-    told += _said(estimates[f"slope{mark}"], signed=True)
-    if (random := estimates.get(f"slope_random{mark}")) is not None:
-        told += f" nats (a random direction: {_said(random, signed=True)})"
-    anti = estimates[f"anti_steerable{mark}"].value
-    return told + ("" if not anti else f"; {100 * anti:.0f}% of items go the other way")
+    told += f"{_said(estimates[f'slope{mark}'], signed=True)} nats"
+    slopes = data.directions[made_from].effects["express"].random_slopes.mean(1)
+    if slopes.size:
+        ends = (number(end, 2, signed=True) for end in (slopes.min(), slopes.max()))
+        told += f" ({slopes.size} random directions of its length: {' to '.join(ends)})"
+    anti = estimates[f"anti_steerable{mark}"].value or 0.0
+    return told + (f"; {100 * anti:.0f}% of items go the other way" if anti else "")
 
 
 def _summary(data: Data, estimates: Mapping[str, Estimate]) -> str:
-    said = []
-    for made_from in data.directions:
-        said += [_steers(data, estimates, made_from), _foretold(estimates, made_from)]
+    said = [one for made in data.directions for one in (_steers(data, estimates, made), _foretold(estimates, made))]
     for pole in data.ways:
         near, far = (estimates.get(f"kl:{pole}:training|{way}") for way in ("instruction", "base"))
         if near is not None and far is not None:
