@@ -210,14 +210,14 @@ class Steering(Audit[Data]):
         The planted effect is both the slope beyond that of random directions and the movement along the pairs' own mean
         difference beyond that of the control, so that the truth does not hang on how well the direction is known.
         """
-        pairs, templates, size, width, depths = 24, 24, 4, 12, 2
+        pairs, templates, size, width, depths = 16, 24, 3, 12, 1
         cluster, item = np.repeat(np.arange(pairs // 2), 2), np.repeat(np.arange(templates), size)
         shared = rng.standard_normal((depths, width))
         difference = shared + 0.8 * rng.standard_normal((pairs // 2, depths, width))[cluster]
         difference += 0.8 * rng.standard_normal((pairs, depths, width))
         middle = rng.standard_normal((pairs, depths, width))
         residual = np.stack([middle + difference / 2, middle - difference / 2], 1)
-        contrast = Contrast(residual, cluster, np.arange(1, depths + 1), 1, rng.standard_normal((depths, 8)), np.arange(8))
+        contrast = Contrast(residual, cluster, np.arange(1, depths + 1), 0, rng.standard_normal((depths, 8)), np.arange(8))
         multiplier = np.array([0.0, -1.0, 1.0, *([1.0, -1.0] * 3)])
         draw = np.array([-1, -1, -1, 0, 0, 1, 1, 2, 2])
         slopes = {-1: effect + 0.3 * rng.standard_normal(templates)[item] + 0.3 * rng.standard_normal(item.size)}
