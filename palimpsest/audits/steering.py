@@ -13,14 +13,16 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.stats.directions import Method
-from palimpsest.core.wording import shown
+from palimpsest.core.wording import number, shown
 from palimpsest.data import steered_rows
 from palimpsest.data.grading import clusters, expected_option
 from palimpsest.data.steered import (
     CONTROL,
     MADE_FROM,
     MULTIPLES,
+    NULLS,
     POLES,
+    RANDOM,
     WAYS,
     Contrast,
     Data,
@@ -58,16 +60,15 @@ class Steering(Audit[Data]):
         vectors (added once) and training are held against each other on the same items: by the divergence of the next token,
         and by the cosine of their shifts.
     Reads:
-        `contrasts` and `steered` of the base; `activations` and `distributions` of base, tuned and rehearsal-only control on
+        `contrasts` and `steered` of the base; `activations` and `decisions` of base, tuned and rehearsal-only control on
         the items of both poles; of the base also with the behaviour's `instruction` as system message.
     Null:
         Random signs, random directions of the same length, and training on rehearsal only. Five pairs that have nothing in
         common have an in-sample cosine of 0.45.
     Limits:
         Answers of one kind begin with the same words, so that pairs of answers agree already in these: a direction may stand
-        for the words. A place that steers one model well
-        need not steer another. The vector is taken as given: intervals of effects and of training are over items. One
-        instruction is not all instructions, and one multiple of the vector not all strengths.
+        for the words. A place that steers one model well need not steer another. Vectors are taken as given, random ones too:
+        intervals are over items. One instruction is not all instructions, and one multiple of the vector not all strengths.
     Reference:
         Rimsky et al. 2024, arXiv 2312.06681; Tan et al. 2024, arXiv 2407.12404 (slopes by item, anti-steerable items);
         Chen et al. 2025, arXiv 2507.21509 (shift along a persona vector).
@@ -97,15 +98,15 @@ class Steering(Audit[Data]):
             ]
         for pole in _poles(case):
             found += [_read("activations", role, pole) for role in case.with_controls(CONTROL)]
-            found += [_read("distributions", role, pole) for role in ("base", "tuned")]
+            found += [_read("decisions", role, pole) for role in ("base", "tuned")]
             if _is_told(case, pole):
-                found += [_instructed(measure, pole) for measure in ("activations", "distributions")]
+                found += [_instructed(measure, pole) for measure in ("activations", "decisions")]
         return tuple(found)
 
     def _steered(self, case: Case, made_from: str, name: str) -> Need:
         how: dict[str, object] = {"method": self.method}
         if name == "withhold" or (name != "express" and made_from != "answers"):
-            how |= {"multipliers": (-1.0, 1.0), "draws": 0}
+            how |= {"multipliers": (-1.0, 1.0), "draws": int(name == "withhold" and made_from == "answers")}
         elif name != "express":
             how |= {"draws": 3}
         return Need(measure="steered", role="base", items=name, parameters=how, after=_contrasts(case, made_from))
@@ -144,31 +145,35 @@ class Steering(Audit[Data]):
         steered = {made: measured[self._steered(case, made, pole).name].arrays for made in _made_from(case)}
         lead = steered["answers"]
         item = lead["item"]
-        outputs = {"base": at_decision(measured[_read("distributions", "base", pole).name], item)}
+        outputs = {"base": at_decision(measured[_read("decisions", "base", pole).name], item)}
         shifts = {}
         for made, arrays in steered.items():
             outputs[MADE_FROM[made]] = arrays["decision"][1], arrays["decision_rest"][1], arrays.get("decision_token")
             shifts[MADE_FROM[made]] = arrays["shift"]
-        needs = {"training": (_read("distributions", "tuned", pole), _read("activations", "tuned", pole))}
+        training = _read("decisions", "tuned", pole), _read("activations", "tuned", pole)
+        needs: dict[str, tuple[Need | None, Need]] = {"training": training}
         if _is_told(case, pole):
-            needs["instruction"] = (_instructed("distributions", pole), _instructed("activations", pole))
+            needs["instruction"] = (_instructed("decisions", pole), _instructed("activations", pole))
+        if CONTROL in case.roles:
+            needs[NULLS[1]] = (None, _read("activations", CONTROL, pole))
         for way, (output, moved) in needs.items():
-            outputs[way] = at_decision(measured[output.name], item)
+            outputs |= {way: at_decision(measured[output.name], item)} if output else {}
             kept = measured[moved.name]
             rows = np.searchsorted(kept.arrays["item"], item)
             if np.array_equal(kept.arrays["item"][np.minimum(rows, len(kept.arrays["item"]) - 1)], item):
                 shifts[way] = _shift(kept, depth)[rows]
-        order = [way for way in WAYS if way in outputs]
-        both = same_cells({way: outputs[way] for way in order})
-        return Ways(both, {way: shifts[way] for way in order if way in shifts}, clusters(case.items[pole])[item])
+        if "random_shift" in lead:
+            shifts[RANDOM] = lead["random_shift"]
+        both = same_cells({way: outputs[way] for way in WAYS if way in outputs})
+        return Ways(both, {way: shifts[way] for way in (*WAYS, *NULLS) if way in shifts}, clusters(case.items[pole])[item])
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates: dict[str, Estimate] = {}
         tables: list[steered_rows.Rows] = []
         for made_from, one in data.directions.items():
             contrast, mark = one.contrast, _mark(made_from)
-            levels = range(len(contrast.depth))
-            by_level = [agreed(contrast.pairs(level), contrast.cluster, rng, self.shuffles) for level in levels]
+            pairs = [contrast.pairs(level) for level in range(len(contrast.depth))]
+            by_level = [agreed(one_level, contrast.cluster, rng, self.shuffles) for one_level in pairs]
             chosen = by_level[contrast.level]
             estimates |= {f"{name}_agreement{mark}": found for name, found in chosen.found.items()}
             estimates |= effects(one, mark) | predicted(data, contrast, mark)
@@ -205,14 +210,14 @@ class Steering(Audit[Data]):
         The planted effect is both the slope beyond that of random directions and the movement along the pairs' own mean
         difference beyond that of the control, so that the truth does not hang on how well the direction is known.
         """
-        pairs, templates, size, width, depths = 24, 24, 4, 12, 2
+        pairs, templates, size, width, depths = 16, 24, 3, 12, 1
         cluster, item = np.repeat(np.arange(pairs // 2), 2), np.repeat(np.arange(templates), size)
         shared = rng.standard_normal((depths, width))
         difference = shared + 0.8 * rng.standard_normal((pairs // 2, depths, width))[cluster]
         difference += 0.8 * rng.standard_normal((pairs, depths, width))
         middle = rng.standard_normal((pairs, depths, width))
         residual = np.stack([middle + difference / 2, middle - difference / 2], 1)
-        contrast = Contrast(residual, cluster, np.arange(1, depths + 1), 1, rng.standard_normal((depths, 8)), np.arange(8))
+        contrast = Contrast(residual, cluster, np.arange(1, depths + 1), 0, rng.standard_normal((depths, 8)), np.arange(8))
         multiplier = np.array([0.0, -1.0, 1.0, *([1.0, -1.0] * 3)])
         draw = np.array([-1, -1, -1, 0, 0, 1, 1, 2, 2])
         slopes = {-1: effect + 0.3 * rng.standard_normal(templates)[item] + 0.3 * rng.standard_normal(item.size)}
@@ -354,17 +359,17 @@ def _foretold(estimates: Mapping[str, Estimate], made_from: str) -> str:
 def _steers(data: Data, estimates: Mapping[str, Estimate], made_from: str) -> str:
     mark, block = _mark(made_from), data.directions[made_from].contrast.block
     told = f"added once after block {block}, {_WHOSE[made_from]} changes the behaviour's log-odds by "
-    told += _said(estimates[f"slope{mark}"], signed=True)
-    if (random := estimates.get(f"slope_random{mark}")) is not None:
-        told += f" nats (a random direction: {_said(random, signed=True)})"
-    anti = estimates[f"anti_steerable{mark}"].value
-    return told + ("" if not anti else f"; {100 * anti:.0f}% of items go the other way")
+    told += f"{_said(estimates[f'slope{mark}'], signed=True)} nats"
+    slopes = data.directions[made_from].effects["express"].random_slopes.mean(1)
+    if slopes.size:
+        ends = (number(end, 2, signed=True) for end in (slopes.min(), slopes.max()))
+        told += f" ({slopes.size} random directions of its length: {' to '.join(ends)})"
+    anti = estimates[f"anti_steerable{mark}"].value or 0.0
+    return told + (f"; {100 * anti:.0f}% of items go the other way" if anti else "")
 
 
 def _summary(data: Data, estimates: Mapping[str, Estimate]) -> str:
-    said = []
-    for made_from in data.directions:
-        said += [_steers(data, estimates, made_from), _foretold(estimates, made_from)]
+    said = [one for made in data.directions for one in (_steers(data, estimates, made), _foretold(estimates, made))]
     for pole in data.ways:
         near, far = (estimates.get(f"kl:{pole}:training|{way}") for way in ("instruction", "base"))
         if near is not None and far is not None:
@@ -385,9 +390,8 @@ def _mark(made_from: str) -> str:
 
 
 def _cannot_say(data: Data) -> tuple[str, ...]:
-    said = []
-    if (CONTROL, "express") not in data.shifts:
-        said.append("How much of the movement is the noise of any training: give --control rehearsal_only=PATH.")
+    noise = "How much of the movement is the noise of any training: give --control rehearsal_only=PATH."
+    said = [] if (CONTROL, "express") in data.shifts else [noise]
     if "instruction" not in data.directions:
         said.append("Whether an instruction does the same: give the behaviour an 'instruction' that fits into the context.")
     if data.directions["answers"].text is None:

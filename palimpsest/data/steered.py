@@ -1,6 +1,6 @@
 """Steered: what do stored contrasts, steered answers and shifts say of a direction?
 
-Pure functions from measurements of ``contrasts``, ``steered``, ``activations`` and ``distributions`` to estimates.
+Pure functions from measurements of ``contrasts``, ``steered``, ``activations`` and ``decisions`` to estimates.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ POLES = {"express": "where it should appear", "withhold": "where it should not"}
 WAYS = ("base", "instruction", "vector", "instruction's vector", "training")
 MADE_FROM = {"answers": "vector", "instruction": "instruction's vector"}
 """What the two sides of pairs differ in, and what the direction is then called among the ways."""
+RANDOM = "random direction"
+NULLS = (RANDOM, "rehearsal only")
+"""Shifts that have nothing to do with the behaviour."""
 HALVES = 8
 FEW = 5
 """So many pairs are often all that a direction is made from."""
@@ -199,6 +202,13 @@ class Ways:
     shifts: dict[str, np.ndarray]
     cluster: np.ndarray
 
+    @property
+    def compared(self) -> list[tuple[str, str]]:
+        """Whose shifts are held against each other: all others against training, and the ways against the instruction."""
+        ways = [way for way in self.shifts if way not in NULLS]
+        told = [("instruction", way) for way in ways[1:] if way != "training"] if ways[:1] == ["instruction"] else []
+        return [*told, *((way, "training") for way in self.shifts if way != "training" and "training" in self.shifts)]
+
     def nats(self, way: str, other: str) -> Estimate:
         """Return KL(way || other) of the next token."""
         (one, one_rest), (two, two_rest) = self.outputs[way], self.outputs[other]
@@ -272,10 +282,9 @@ def along(vector: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def at_decision(found: Measurement, item: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return log-probabilities, those of the rest, and tokens, where some items of a set decide; from ``distributions``."""
-    first = found.arrays["start"][item]
-    tokens = found.arrays["token"][first] if "token" in found.arrays else None
-    return found.arrays["log_probability"][first], found.arrays["log_rest"][first], tokens
+    """Return log-probabilities, those of the rest, and tokens, of some items of a set; from ``decisions``."""
+    tokens = found.arrays["token"][item] if "token" in found.arrays else None
+    return found.arrays["log_probability"][item], found.arrays["log_rest"][item], tokens
 
 
 def same_cells(
@@ -332,7 +341,7 @@ def effects(direction: Direction, made: str) -> dict[str, Estimate]:
         mark = made if pole == "express" else f":{pole}{made}"
         found[f"slope{mark}"] = stats.level(one.slope(), one.cluster, unit="nats")
         found[f"anti_steerable{mark}"] = stats.rate((one.slope() < 0).astype(float), one.cluster)
-        if one.draws:
+        if len(one.draws) > 1:
             random = one.random_slopes
             found[f"slope_random{mark}"] = stats.level(random.mean(0), one.cluster, unit="nats")
             found[f"slope_over_floor{mark}"] = stats.level(one.slope() - random.mean(0), one.cluster, unit="nats")
@@ -366,8 +375,6 @@ def same(ways: Ways, level: int, pole: str) -> dict[str, Estimate]:
     found = {
         f"kl:{pole}:{one}|{other}": ways.nats(one, other) for one in ways.outputs for other in ways.outputs if one != other
     }
-    names = list(ways.shifts)
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
-            found[f"shift_cosine:{pole}:{one}|{other}"] = ways.cosine(one, other, level)
+    for one, other in ways.compared:
+        found[f"shift_cosine:{pole}:{one}|{other}"] = ways.cosine(one, other, level)
     return found

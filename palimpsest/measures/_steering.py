@@ -129,10 +129,10 @@ class Cells(Reader):
     Args:
         places: how many places of each row are kept.
         most: how many cells.
-        like: whose tokens are taken, so that both can be compared.
+        like: tokens [places, cells] that an earlier reader took, so that both can be compared.
     """
 
-    def __init__(self, places: Sequence[int], most: int, like: Cells | None = None) -> None:
+    def __init__(self, places: Sequence[int], most: int, like: np.ndarray | None = None) -> None:
         self.start = np.concatenate([[0], np.cumsum(places)]).astype(np.int64)
         self.most, self.like = most, like
         self.token: np.ndarray | None = None
@@ -149,15 +149,17 @@ class Cells(Reader):
             self.log_probability = np.zeros((int(self.start[-1]), count), dtype=np.float32)
             self.token = np.zeros(self.log_probability.shape, dtype=np.int64) if count < log_p.shape[-1] else None
         if self.token is not None:
-            same = self.like.token if self.like else None
-            cells = log_p.topk(self.most, -1).indices if same is None else torch.from_numpy(same[low:high]).to(log_p.device)
+            cells = log_p.topk(self.most, -1).indices
+            if self.like is not None:
+                cells = torch.from_numpy(self.like[low:high]).to(log_p.device)
             self.token[low:high] = cells.cpu().numpy()
             log_p = log_p.gather(-1, cells)
             self.log_rest[low:high] = (1.0 - log_p.double().exp().sum(-1)).clamp(min=1e-12).log().cpu().numpy()
         self.log_probability[low:high] = log_p.cpu().numpy()
 
     def finish(self) -> Measurement:
-        return Measurement({"log_probability": self.log_probability, "log_rest": self.log_rest})
+        known = {} if self.token is None else {"token": self.token}
+        return Measurement({"log_probability": self.log_probability, "log_rest": self.log_rest, **known})
 
 
 def answer_rows(renderer: Renderer, items: Sequence[Example], longest: int) -> tuple[list[Row], np.ndarray]:

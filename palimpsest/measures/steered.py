@@ -29,7 +29,8 @@ class Steered(Measure):
     Of conversations: ``log_probability`` [conditions, answers in all], ``start`` [items + 1] (an item's answers are its
     options, or else its reference answer); and where the model decides, with nothing and with one multiple added: ``decision``
     [2, items, cells] (log-probabilities), ``decision_rest`` [2, items], ``decision_token`` [items, cells] (left out when the
-    cells are the whole vocabulary) and ``shift`` [items, depths, width], of the depths of ``contrasts``.
+    cells are the whole vocabulary), ``shift`` [items, depths, width], of the depths of ``contrasts``, and ``random_shift``, the
+    same of the first random direction, where there is one.
     Of texts: ``kl`` [conditions, items], mean divergence from nothing added, in nats a token.
     Texts: ``why``, alone, where there is nothing to add.
     """
@@ -88,13 +89,16 @@ class Steered(Measure):
         leading = set(start[:-1].tolist())
         spans = [(row.first - 1, row.first) if index in leading else None for index, row in enumerate(rows)]
         kept: list[tuple[Cells, Streams]] = []
+        random = Streams(spans, depths)
         values = []
         for multiple, draw, vector in conditions:
             answers, readers = Answers(rows), []
             if draw < 0 and multiple in (0.0, 1.0):
-                cells = Cells([int(span is not None) for span in spans], self.cells, kept[0][0] if kept else None)
+                cells = Cells([int(span is not None) for span in spans], self.cells, kept[0][0].token if kept else None)
                 kept.append((cells, Streams(spans, depths)))
                 readers = [*kept[-1]]
+            elif (draw, multiple) == (0, 1.0):
+                readers = [random]
             passes.run([answers, *readers], depth, vector)
             values.append(answers.log_probability)
         (before, still), (added, moved) = kept
@@ -106,6 +110,7 @@ class Steered(Measure):
             "decision_rest": np.stack([before.log_rest, added.log_rest]),
             **({} if before.token is None else {"decision_token": before.token}),
             "shift": moved.values[start[:-1]] - still.values[start[:-1]],
+            **({"random_shift": random.values[start[:-1]] - still.values[start[:-1]]} if self.draws else {}),
         }
 
     def _texts(
@@ -119,7 +124,7 @@ class Steered(Measure):
         passes = Passes(subject, rows, budget, progress, len(conditions))
         base, found = Cells(lengths, self.cells), []
         for place, (_, _, vector) in enumerate(conditions):
-            cells = base if not place else Cells(lengths, self.cells, base)
+            cells = base if not place else Cells(lengths, self.cells, base.token)
             readers: list[Reader] = [cells]
             passes.run(readers, depth, vector)
             nats = divergence(cells.log_probability, base.log_probability, cells.log_rest, base.log_rest)

@@ -105,6 +105,10 @@ def test_the_decision_and_its_shift_are_those_of_the_vector(one: subject.Subject
     shift = found["shift"]
     assert np.allclose(shift[:, level], vector, atol=1e-4)  # where it is added, that is what there is
     assert not shift[:, :level].any()  # and nothing before
+    assert "random_shift" not in found
+    random = take(one, "steered", talks("express"), contrasts, draws=2).arrays["random_shift"]
+    assert np.allclose(np.linalg.norm(random[:, level], axis=-1), np.linalg.norm(vector), rtol=1e-4)
+    assert np.ptp(random[:, level], axis=0).max() < 1e-3  # the same direction for every item
     assert "decision_token" not in found  # the vocabulary fits
     assert np.allclose(np.exp(found["decision"].astype(float)).sum(-1), 1.0, atol=1e-4)
     encoded = one.renderer.encode_option(talks().items[2], "Yes")
@@ -122,6 +126,20 @@ def test_a_large_vocabulary_is_read_at_the_bases_most_likely_tokens(one: subject
         assert np.allclose(some["decision"][row], kept, atol=1e-5)
         rest = 1 - np.exp(kept.astype(float)).sum(1)
         assert np.allclose(np.exp(some["decision_rest"][row]), rest, atol=1e-5)
+
+
+@pytest.mark.parametrize("cells", [20, 1024])
+def test_decisions_are_the_next_token_of_the_context(one: subject.Subject, cells: int) -> None:
+    before = take(one, "decisions", talks(), cells=cells)
+    after = take(one, "decisions", talks(), before, cells=cells)
+    assert all(np.array_equal(before.arrays[name], after.arrays[name]) for name in before.arrays)
+    assert ("token" in before.arrays) == (cells == 20)
+    for index, item in enumerate(talks().items[:3]):
+        encoded = one.renderer.encode(item)
+        _, log_p = plain(one, encoded.tokens, 1)
+        wanted = log_p[encoded.decision - 1]
+        chosen = before.arrays["token"][index] if "token" in before.arrays else np.arange(len(wanted))
+        assert np.allclose(before.arrays["log_probability"][index], wanted[chosen], atol=1e-3)
 
 
 def test_text_diverges_from_itself_only_when_something_is_added(one: subject.Subject) -> None:
