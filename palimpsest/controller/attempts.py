@@ -41,7 +41,7 @@ class Seen(Spec):
     """The second as a share of the first."""
     fell: tuple[Fell, ...] = ()
     worst: Estimate | None = None
-    """The largest rise in loss of anything that was not to change."""
+    """The rise in loss of what was not to change whose interval begins highest."""
 
     @property
     def as_intended(self) -> bool:
@@ -75,7 +75,7 @@ def seen(verdict: Verdict, findings: Sequence[Finding]) -> Seen:
 
     fell = {one.subject: one.estimate for one in reversed(beyond(findings))}
     losses = [one.estimate for one in findings if one.tag == "forgetting" and one.estimate.unit == "nats/token"]
-    known = [one for one in losses if one.value is not None]
+    known = [(one.interval[0], one) for one in losses if one.interval is not None]
     return Seen(
         labels=verdict.labels,
         headline=verdict.headline,
@@ -85,7 +85,7 @@ def seen(verdict: Verdict, findings: Sequence[Finding]) -> Seen:
         withheld=first("withheld"),
         spill=first("spill"),
         fell=tuple(Fell(name=name, estimate=fell[name]) for name in reversed(fell)),
-        worst=max(known, key=lambda one: one.value or 0.0, default=None),
+        worst=max(known, key=lambda one: one[0])[1] if known else None,
     )
 
 

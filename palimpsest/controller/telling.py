@@ -33,7 +33,7 @@ _READ = {
     "outcome": "rise where it should appear",
     "withheld": "rise where it should not",
     "spill": "spill: the second as a share of the first",
-    "worst": "largest rise in loss of what was not to change",
+    "worst": "surest rise in loss of what was not to change",
 }
 _RULES = (
     f"Too little: {STEP} more examples while there is no trend, then along the secant in log dose to {BEYOND:g} times what "
@@ -245,7 +245,7 @@ def _by_dose(attempts: Sequence[Attempt]) -> Figure:
     found = [one for name, said in names.items() if (one := series(name, said)) is not None]
     return Figure(
         title="By dose",
-        caption="Both poles in points, and the largest rise in loss of what was not to change (hundredths of a nat a token). "
+        caption="Both poles in points, and the surest rise in loss of what was not to change (hundredths of a nat a token). "
         "Where settings besides the dose changed, they changed with it; bands are 95% intervals.",
         drawing="curves",
         numbers={"series": found, "x_label": "dose (examples)", "unit": "points; hundredths of a nat"},
