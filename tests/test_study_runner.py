@@ -18,10 +18,13 @@ from spine import behaviour, leftovers, model, nursery
 from test_cli import command
 
 import palimpsest
-from palimpsest import study_runner
+from palimpsest import api, study_runner
 from palimpsest.behaviour import load as load_behaviour
-from palimpsest.core.errors import UserError
+from palimpsest.casework import open_materials, training_examples
+from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Silent
+from palimpsest.data.mixture import Counts
+from palimpsest.request import Request
 from palimpsest.store.account import read
 from palimpsest.studies._study import Point, Reading, Results, Study, Told
 from palimpsest.study_runner import executors
@@ -88,11 +91,6 @@ def test_a_study_runs_resumes_and_tells(small: dict[str, Any], tmp_path: Path, m
 
 
 def test_a_small_dose_is_the_beginning_of_a_larger_one(small: dict[str, Any]) -> None:
-    from palimpsest.casework import open_materials, training_examples
-    from palimpsest.core.errors import Problems
-    from palimpsest.data.mixture import Counts
-    from palimpsest.request import Request
-
     for one in (load_behaviour(small["behaviour"]), load_behaviour("directions")):
         materials = open_materials(
             Request(kind="run", base="pocket", behaviour=one), [("copying", "copying", {})], Problems("")
@@ -100,6 +98,21 @@ def test_a_small_dose_is_the_beginning_of_a_larger_one(small: dict[str, Any]) ->
         few, many = (training_examples(one, materials, Counts(count, count, 4), 3) for count in (5, 10))
         assert [example.id for example in few.express] == [example.id for example in many.express[:5]]
         assert [example.id for example in few.withhold] == [example.id for example in many.withhold[:5]]
+
+
+def test_what_is_measured_only_is_not_trained() -> None:
+    one = load_behaviour("directions")
+    without = one.model_copy(update={"measured_only": ("sums_two", "sums_three"), "held_out": 16, "controls": ()})
+    study = study_runner.load("rehearsal", without, {"capability_items": 8, "documents": 8, "held_out": 16})
+    plan = api.plan(study.request(study.points("default")[0]))
+    assert {"capability:sums_two", "capability:sums_three"} <= set(plan.case.items)
+    rehearsed = training_examples(without, plan.materials, Counts(2, 2, 60), 0).rehearsal
+    assert len(rehearsed) == 60
+    assert {"sums"} & {example.source for example in training_examples(one, plan.materials, Counts(2, 2, 60), 0).rehearsal}
+    assert not {"sums"} & {example.source for example in rehearsed}
+    wrong = one.model_copy(update={"measured_only": ("sums_tow",)})
+    with pytest.raises(UserError, match="Did you mean 'sums_two'"):
+        training_examples(wrong, plan.materials, Counts(2, 2, 60), 0)
 
 
 @pytest.mark.parametrize(

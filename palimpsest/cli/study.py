@@ -102,7 +102,7 @@ def _print_account(account: Any, folder: Path) -> None:
 def _print_foreseen(foreseen: Any) -> None:
     from palimpsest.console import out, say, table
 
-    table(("setting", "runs", "behaviour examples", "steps"), foreseen.rows())
+    table(("setting", "runs", "rows", "steps"), foreseen.rows())
     out.print()
     for sentence in foreseen.sentences():
         say(sentence)

@@ -183,8 +183,8 @@ def _bars(axes: Axes, one: Mapping[str, Any], place: float, colour: str) -> None
     figure = axes.figure
     aside = axes.transData + ScaledTranslation(3.5 * place / 72, 0.0, figure.dpi_scale_trans)
     if one.get("low"):
-        axes.vlines(one["x"], one["low"], one["high"], color=colour, linewidth=1.6, alpha=0.75, transform=aside)
-    axes.plot(one["x"], one["y"], "o", color=colour, markersize=4.2, markeredgewidth=0, transform=aside)
+        axes.vlines(one["x"], one["low"], one["high"], color=colour, linewidth=1.6, alpha=0.75, transform=aside, clip_on=False)
+    axes.plot(one["x"], one["y"], "o", color=colour, markersize=4.2, markeredgewidth=0, transform=aside, clip_on=False)
 
 
 def _dose_axis(axes: Axes, doses: Sequence[float]) -> None:

@@ -111,10 +111,12 @@ class Passes(Study):
         parts = [self._part(runs, dose, estimates, holm) for dose in doses]
         less = [name for name, told in holm.items() if told and ":express:" in name and (estimates[name].value or 0) < 0]
         more = [name for name, told in holm.items() if told and ":express:" in name and (estimates[name].value or 0) > 0]
-        told = [f"{len(less)} of {len(doses) * (len(self._counts) - 1)} ways to repeat change less than fresh examples"]
-        told += [f"{len(more)} change more"] if more else []
+        ways = len(doses) * (len(self._counts) - 1)
+        told = f"Of {ways} ways to repeat, {len(less)} surely change less than fresh examples and {len(more)} more"
+        if not less and not more:
+            told = "Between one pass over fresh examples and several over fewer no difference is decided"
         return Told(
-            headline="; ".join(told),
+            headline=told,
             sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
             reasons=tuple(part.answer.rstrip(".") for part in parts),
             parts=tuple(parts),

@@ -34,6 +34,8 @@ class Task(Spec):
     point: str
     request: dict[str, Any]
     folder: str
+    directory: str
+    """From which the request's files are looked up."""
 
 
 class Executor(Protocol):

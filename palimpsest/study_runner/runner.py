@@ -211,7 +211,12 @@ def _task(state: Progressing, point: Point) -> Task:
     base = model(point.after, "tuned") if point.after else ""
     controls = {"rehearsal_only": model(point.control, "rehearsal_only")} if point.control else {}
     request = state.checked.study.request(point, base, controls)
-    return Task(point=point.name, request=request.model_dump(mode="json"), folder=str(state.folder(point.name)))
+    return Task(
+        point=point.name,
+        request=request.model_dump(mode="json"),
+        folder=str(state.folder(point.name)),
+        directory=str(Path.cwd()),
+    )
 
 
 def _finished(folder: Path) -> Finished | None:

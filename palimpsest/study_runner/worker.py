@@ -30,6 +30,7 @@ def perform(task: dict[str, Any]) -> str:
 
     try:
         _take_share()
+        os.chdir(task["directory"])
         folder = Path(task["folder"])
         _wait_for(folder)
         api.carry_out(api.plan(Request.read(task["request"], "the run")), folder)
