@@ -134,10 +134,16 @@ class Outcome(Spec):
     state: Literal["measured", "not_applicable", "failed"]
     result: Result | None = None
     why: str = ""
+    mendable: bool = True
+    """Whether something could be given that would let a silent audit answer; if not, only its own part of the page tells it."""
 
 
 class NotApplicable(Exception):
     """Raised by ``needs`` or ``gather``: this audit can't answer for this case, and what would let it."""
+
+
+class NoSuchPart(NotApplicable):
+    """The models have no part that the audit asks about, and nothing that could be given would change that."""
 
 
 class Audit(Spec, ABC, Generic[M]):

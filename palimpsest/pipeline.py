@@ -14,7 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from palimpsest.audit import Audit, Case, Finding, NotApplicable, Outcome
+from palimpsest.audit import Audit, Case, Finding, NoSuchPart, NotApplicable, Outcome
 from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
@@ -277,7 +277,7 @@ def _answer(name: str, audit: Audit[Any], desk: Desk, measured: Measured, seed: 
         rng = numpy_stream(desk.plan.request.seed, "analyse", name)
         return Outcome(audit=name, state="measured", result=audit.analyse(audit.gather(desk.plan.case, found), rng))
     except NotApplicable as reason:
-        return Outcome(audit=name, state="not_applicable", why=str(reason))
+        return Outcome(audit=name, state="not_applicable", why=str(reason), mendable=not isinstance(reason, NoSuchPart))
     except Exception as error:
         return Outcome(audit=name, state="failed", why=f"{type(error).__name__}: {error}")
 

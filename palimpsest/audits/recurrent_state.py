@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result, Table
+from palimpsest.audit import Audit, Case, Finding, NoSuchPart, NotApplicable, Place, Result, Table
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
@@ -89,7 +89,7 @@ class RecurrentState(Audit[Data]):
     def needs(self, case: Case) -> tuple[Need, ...]:
         names = self._names(case)
         if case.parts and not case.parts & {"recurrent", "other"}:  # what is not known may keep a state
-            raise NotApplicable(STATELESS)
+            raise NoSuchPart(STATELESS)
         if not names:
             raise NotApplicable("there is nothing to read: give a behaviour with --behaviour FILE.yaml, or --text FILE")
         every = [need for name in names for need in (*self._drift(case, name).values(), *self._gates(case, name).values())]
@@ -143,7 +143,7 @@ class RecurrentState(Audit[Data]):
             if found:
                 groups[name] = Kept(**found)
         if not groups:
-            raise NotApplicable(STATELESS if kept_none else " ".join(unread))
+            raise NoSuchPart(STATELESS) if kept_none else NotApplicable(" ".join(unread))
         if not any(group.swap for group in groups.values()) and not any(one.startswith("Exchange") for one in unread):
             unread.append("Whether the change lies in states or in attention: these items name no options to decide between.")
         return Data(groups, tuple(dict.fromkeys(unread)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from palimpsest.casework import PAIRS
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Progress
 from palimpsest.data.chat import Example, Pole
@@ -169,10 +170,10 @@ def _prepared(request: DreamRequest, problems: Problems) -> Plan | None:
 
 
 def _in_common(one: Plan, other: Plan) -> list[str]:
-    """Return the item sets of two audits that share items."""
+    """Return the held-out item sets of two audits that share items."""
     if one.request.block == other.request.block:
         return []
-    sets = ((name, items, other.case.items.get(name)) for name, items in one.case.items.items())
+    sets = ((name, items, other.case.items.get(name)) for name, items in one.case.items.items() if name != PAIRS)
     return [
         name for name, mine, theirs in sets if theirs and {item.id for item in mine.items} & {item.id for item in theirs.items}
     ]

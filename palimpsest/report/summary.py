@@ -122,7 +122,7 @@ def _pole(pole: str, results: dict[str, Result], findings: list[Finding]) -> Row
 
 
 def unanswered(record: RunRecord) -> Iterator[tuple[str, str, str]]:
-    """Yield (audit, state, why) of each audit of the first seed that gave no numbers."""
+    """Yield (audit, state, why) of each audit of the first seed that gave no numbers and could with something else given."""
     for outcome in record.seeds[0].outcomes if record.seeds else ():
-        if outcome.result is None:
+        if outcome.result is None and outcome.mendable:
             yield outcome.audit, outcome.state, outcome.why
