@@ -52,6 +52,8 @@ _WHOLE = re.compile(
 _BREAK = re.compile(r"(?<=[^\W_])_(?=[^\W_])")
 FIRST_SAMPLES = 3
 """Samples of each kind that are open; the others are behind a click."""
+FIRST_TABLES = 6
+"""Tables of each audit that are open."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def render(record: RunRecord) -> str:
             specification=as_yaml(record.specification),
             settings=[(one, as_yaml(one.settings)) for one in record.training[:1]],
             first_samples=FIRST_SAMPLES,
+            first_tables=FIRST_TABLES,
             prompt_shown=PROMPT_SHOWN,
         )
     )
