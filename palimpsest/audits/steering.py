@@ -347,6 +347,20 @@ def _places(data: Data) -> list[Place]:
 _WHOSE = {"answers": "the vector of the answers", "instruction": "the vector of the instruction"}
 
 
+def _steers(data: Data, estimates: Mapping[str, Estimate], made_from: str) -> str:
+    mark, block = _mark(made_from), data.directions[made_from].contrast.block
+    told = f"{_WHOSE[made_from]}, added once after block {block}, changes the log-odds by "
+    told += f"{_said(estimates[f'slope{mark}'], signed=True)} nats"
+    slopes = data.directions[made_from].effects["express"].random_slopes.mean(1)
+    if slopes.size:
+        ends = (number(end, 2, signed=True) for end in (slopes.min(), slopes.max()))
+        told += f" (random ones of its length: {' to '.join(ends)})"
+    anti = estimates[f"anti_steerable{mark}"].value or 0.0
+    told += f", on {100 * anti:.0f}% of items the other way" if anti else ""
+    cosine = estimates[f"cosine_with_training{mark}"]
+    return told + ("" if cosine.value is None else f"; what training changed has a cosine of {_said(cosine)} with it")
+
+
 def _foretold(estimates: Mapping[str, Estimate], made_from: str) -> str:
     mark = _mark(made_from)
     cosine, moved = estimates[f"cosine_with_training{mark}"], estimates[f"projection{mark}"]
@@ -356,25 +370,14 @@ def _foretold(estimates: Mapping[str, Estimate], made_from: str) -> str:
     return f"{told}, and training moved {_said(moved)} of its length along it"
 
 
-def _steers(data: Data, estimates: Mapping[str, Estimate], made_from: str) -> str:
-    mark, block = _mark(made_from), data.directions[made_from].contrast.block
-    told = f"added once after block {block}, {_WHOSE[made_from]} changes the behaviour's log-odds by "
-    told += f"{_said(estimates[f'slope{mark}'], signed=True)} nats"
-    slopes = data.directions[made_from].effects["express"].random_slopes.mean(1)
-    if slopes.size:
-        ends = (number(end, 2, signed=True) for end in (slopes.min(), slopes.max()))
-        told += f" ({slopes.size} random directions of its length: {' to '.join(ends)})"
-    anti = estimates[f"anti_steerable{mark}"].value or 0.0
-    return told + (f"; {100 * anti:.0f}% of items go the other way" if anti else "")
-
-
 def _summary(data: Data, estimates: Mapping[str, Estimate]) -> str:
-    said = [one for made in data.directions for one in (_steers(data, estimates, made), _foretold(estimates, made))]
+    said = [_steers(data, estimates, made) for made in data.directions]
+    ways = []
     for pole in data.ways:
         near, far = (estimates.get(f"kl:{pole}:training|{way}") for way in ("instruction", "base"))
         if near is not None and far is not None:
-            told = f"training's next token is {_said(near)} nats from the instruction's ({_said(far)} from the base's)"
-            said.append(f"{POLES[pole]}, {told}")
+            ways.append(f"{_said(near)} nats from the instruction's {POLES[pole]} ({_said(far)} from the base's)")
+    said += [f"training's next token is {' and '.join(ways)}"] if ways else []
     return " ".join(f"{one[0].upper()}{one[1:]}." for one in said)
 
 

@@ -53,7 +53,7 @@ _BREAK = re.compile(r"(?<=[^\W_])_(?=[^\W_])")
 FIRST_SAMPLES = 3
 """Samples of each kind that are open; the others are behind a click."""
 FIRST_TABLES = 6
-"""Tables of each audit that are open."""
+"""Tables of each audit that are open; one more is not worth a click."""
 
 
 @dataclass(frozen=True)
