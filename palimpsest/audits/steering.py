@@ -358,7 +358,9 @@ def _steers(data: Data, estimates: Mapping[str, Estimate], made_from: str) -> st
     anti = estimates[f"anti_steerable{mark}"].value or 0.0
     told += f", on {100 * anti:.0f}% of items the other way" if anti else ""
     cosine = estimates[f"cosine_with_training{mark}"]
-    return told + ("" if cosine.value is None else f"; what training changed has a cosine of {_said(cosine)} with it")
+    if cosine.value is None:
+        return f"{told}; what training changed has no direction to hold it against"
+    return f"{told}; what training changed has a cosine of {_said(cosine)} with it"
 
 
 def _foretold(estimates: Mapping[str, Estimate], made_from: str) -> str:
