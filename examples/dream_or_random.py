@@ -26,10 +26,11 @@ from palimpsest.store.account import Account, Figure, Member, Part
 from palimpsest.store.record import RunRecord
 
 ARMS = {
-    "failures": "the dream loop: what the model failed",
+    "failures": "the model's failures",
     "fresh": "random fresh scenarios",
     "fixed": "the same set every cycle",
 }
+BRIEFLY = {"gap": "difference of both", "express": "where it should", "withhold": "where it should not"}
 MEASURES = {
     "gap": "shown where it should minus shown where it should not",
     "express": "shown where it should",
@@ -180,10 +181,11 @@ def tell(asked: Any, found: dict[tuple[str, int], dict[str, float]], members: li
                 figures=(
                     Figure(
                         title="The dream loop minus the other arm",
-                        caption="Mean differences, paired by seed, with 95% t intervals.",
+                        caption="How often it is shown: mean differences, paired by seed, with 95% t intervals. Fresh: random "
+                        "fresh scenarios. Fixed: the same set every cycle.",
                         drawing="change_rows",
                         numbers={
-                            "labels": [f"minus {ARMS[other]}: {MEASURES[measure]}" for other, measure, _ in differences],
+                            "labels": [f"{BRIEFLY[measure]}, minus {other}" for other, measure, _ in differences],
                             "changes": [one.model_dump() for *_, one in differences],
                             "worse": "neither",
                         },
