@@ -193,6 +193,7 @@ class Ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray  # pyright: ignore[reportMissingImports] (optional)
+
         from palimpsest.study_runner.worker import perform
 
         self.jobs, self.ray = jobs, ray
