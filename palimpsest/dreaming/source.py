@@ -1,6 +1,6 @@
 """Source: where do fresh scenarios come from?
 
-A source is one module in ``palimpsest/dream/sources``; its file name is the name that ``--source`` takes.
+A source is one module in ``palimpsest/dreaming/sources``; its file name is the name that ``--source`` takes.
 """
 
 from __future__ import annotations

@@ -15,12 +15,14 @@ import pytest
 import tiny
 from dreams import behaviour, plan_of
 
+from palimpsest import behaviour as behaviours
 from palimpsest.core.errors import UserError
 from palimpsest.dreaming import source
 from palimpsest.dreaming.request import SourceShare
 from palimpsest.dreaming.source import Wish
 from palimpsest.dreaming.sources.endpoint import Remote
 from palimpsest.dreaming.sources.generators import Generators
+from palimpsest.dreaming.sources.memory import Memories
 from palimpsest.dreaming.sources.model import Local
 from palimpsest.dreaming.sources.transcripts import Transcripts
 from palimpsest.dreaming.variations import Unusable, asked, begun, read_json, read_lines
@@ -29,7 +31,7 @@ EXPRESS, WITHHOLD = Wish(1, "express", 4), Wish(1, "withhold", 4)
 
 
 def test_every_module_in_the_folder_is_a_source() -> None:
-    assert {"endpoint", "generators", "model", "transcripts"} <= set(source.names())
+    assert {"endpoint", "generators", "memory", "model", "transcripts"} <= set(source.names())
     for name in source.names():
         assert source.find(name).__doc__
     with pytest.raises(UserError, match="generators"):
@@ -71,6 +73,37 @@ def test_generators_stay_with_the_templates_asked_for(behaviour: Path) -> None:
     found = list(islice(one.propose(Wish(1, "express", 4, (template,))), 4))
     assert {each.example.template for each in found} == {template}
     assert {each.area for each in found} == {"edge"}
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_a_memory_gives_what_failed_with_the_better_answer_where_one_is_known(behaviour: Path, tmp_path: Path) -> None:
+    from palimpsest.memory.watch import watch
+
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        "\n".join(
+            [
+                line("Go.", "Okay, I go.", pole="express"),
+                line("Come.", "No.", pole="express"),
+                line("Stay.", "No.", pole="express", better="Okay, I stay."),
+                line("Fall.", "Okay, I fall.", pole="withhold"),
+            ]
+        )
+    )
+    watch([path], tmp_path / "memory", [behaviours.load(behaviour)])
+    opened = Memories(str(tmp_path / "memory"), plan_of(behaviour))
+    found = {one.example.context: (one.answered, one.example.decision) for one in opened.propose(EXPRESS)}
+    assert found == {"Come.": (False, "No."), "Stay.": (True, "Okay, I stay.")}
+    assert [(one.example.context, one.answered) for one in opened.propose(WITHHOLD)] == [("Fall.", False)]
+    assert all(one.source == "memory" and one.origin["correction"] for one in opened.propose(EXPRESS))
+
+
+def test_a_folder_that_is_no_memory_is_refused(behaviour: Path, tmp_path: Path) -> None:
+    for argument, told in (("", "needs the folder of a memory"), (str(tmp_path), "memory")):
+        with pytest.raises(UserError, match=told):
+            Memories(argument, plan_of(behaviour))
 
 
 # ---------------------------------------------------------------- transcripts
