@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Audits, Device, DryRun, Dtype, Folder, Json, Seed, Text, app
+from palimpsest.cli._app import NOT_AS_INTENDED, Audits, Device, DryRun, Dtype, Folder, Json, Model, Seed, Text, app
 
 
 @app.command()
 def dream(
     behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file.")],
-    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
+    model: Model = "pocket",
     cycles: Annotated[int, typer.Option("--cycles", help="At most so many cycles.")] = 6,
     examples: Annotated[int, typer.Option("--examples", help="At most so many examples a cycle, both poles.")] = 64,
     source: Annotated[

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli._app import Device, Dtype, Json, Seed, app
+from palimpsest.cli._app import Device, Dtype, Json, Model, Seed, app
 
 
 @app.command()
 def steer(
     behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write: safetensors, one tensor for each block.")],
-    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
+    model: Model = "pocket",
     gguf: Annotated[Path | None, typer.Option("--gguf", help="Also write a control vector for llama.cpp.")] = None,
     method: Annotated[str, typer.Option("--method", help="mean, pca or logistic.")] = "mean",
     made_from: Annotated[

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Device, Dtype, Folder, Json, app
+from palimpsest.cli._app import NOT_AS_INTENDED, Device, Dtype, Folder, Json, Model, app
 from palimpsest.core.errors import UserError
 
 
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="A study's name (see `palimpsest list`).")],
-    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
+    model: Model = "pocket",
     behaviour: Annotated[str, typer.Option("--behaviour", help="A behaviour's name or YAML file.")] = "directions",
     grid: Annotated[str, typer.Option("--grid", help="default (within an hour on the embedded model) or full.")] = "default",
     seeds: Annotated[int | None, typer.Option("--seeds", help="Training seeds of every setting; 3 by default.")] = None,

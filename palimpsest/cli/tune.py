@@ -16,6 +16,7 @@ from palimpsest.cli._app import (
     Dtype,
     Folder,
     Json,
+    Model,
     Seed,
     Text,
     app,
@@ -27,7 +28,7 @@ from palimpsest.core.errors import UserError
 @app.command()
 def tune(
     behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file, with both poles.")],
-    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, or pocket.")] = "pocket",
+    model: Model = "pocket",
     budget: Annotated[
         str, typer.Option("--budget", help="What the search may cost, like '10 attempts, 2000 examples, 30 minutes'.")
     ] = "12 attempts",
