@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from palimpsest.audit import Table
+from palimpsest.core.curves import curve
 from palimpsest.core.wording import amount, chance, one_line, shown
 from palimpsest.memory.records import Correction
 from palimpsest.memory.schema import VERSION
@@ -132,18 +133,8 @@ def _cannot(one: Series) -> tuple[str, ...]:
 
 def _figure(one: Series) -> Figure:
     middle = [(window.first + window.last) / 2 for window in one.windows]
-    lines = []
-    for label, values in (("came back", [w.came_back for w in one.windows]), ("failed", [w.failed for w in one.windows])):
-        if all(each.interval for each in values):
-            lines.append(
-                {
-                    "label": label,
-                    "x": middle,
-                    "y": [100 * (each.value or 0.0) for each in values],
-                    "low": [100 * each.interval[0] for each in values if each.interval],
-                    "high": [100 * each.interval[1] for each in values if each.interval],
-                }
-            )
+    values = {"came back": [window.came_back for window in one.windows], "failed": [window.failed for window in one.windows]}
+    lines = [curve(label, middle, found, 100.0) for label, found in values.items() if all(each.interval for each in found)]
     return Figure(
         title="Over time",
         caption=f"Windows of about {one.windows[0].last} conversations. Bands: 95% intervals over conversations.",

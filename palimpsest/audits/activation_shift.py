@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result, Table
-from palimpsest.core import drawing, stats
+from palimpsest.core import stats
+from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.stats.vectors import length_difference, mean_cosine
@@ -198,7 +199,7 @@ class ActivationShift(Audit[Data]):
 
     @staticmethod
     def plot(result: Result, axes) -> None:
-        drawing.curves(axes, result.figure)
+        curves(axes, result.figure)
 
 
 def _need(role: str, name: str) -> Need:
@@ -339,10 +340,7 @@ def _figure(data: Data) -> dict[str, object]:
         shown["control"] = data.moved[CONTROL, data.lead]
     series = []
     for label, one in shown.items():
-        found = [one.shift([level]) for level in range(len(one.depth))]
-        ends = [each.interval or (each.value, each.value) for each in found]
-        line = {"label": label, "x": one.depth.tolist(), "y": [each.value for each in found]}
-        series.append({**line, "low": [low for low, _ in ends], "high": [high for _, high in ends]})
+        series.append(curve(label, one.depth.tolist(), [one.shift([level]) for level in range(len(one.depth))]))
     return {"series": series, "x_label": "blocks passed", "unit": "shift of the residual stream (% of its length)"}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result, Table
-from palimpsest.core import drawing, stats
+from palimpsest.core import stats
+from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.stats.directions import Method
@@ -245,7 +246,7 @@ class Steering(Audit[Data]):
 
     @staticmethod
     def plot(result: Result, axes) -> None:
-        drawing.curves(axes, result.figure)
+        curves(axes, result.figure)
 
 
 def _contrasts(case: Case, made_from: str) -> Need:
@@ -319,10 +320,8 @@ def _figure(data: Data) -> dict[str, object]:
 
 
 def _line(label: str, one: Effect, values: Mapping[float, np.ndarray]) -> dict[str, object]:
-    found = {multiple: stats.mean(values[multiple], one.cluster, unit="nats") for multiple in sorted(values)}
-    ends = [each.interval or (each.value, each.value) for each in found.values()]
-    line = {"label": label, "x": list(found), "y": [each.value for each in found.values()]}
-    return {**line, "low": [low for low, _ in ends], "high": [high for _, high in ends]}
+    multiples = sorted(values)
+    return curve(label, multiples, [stats.mean(values[multiple], one.cluster, unit="nats") for multiple in multiples])
 
 
 def _places(data: Data) -> list[Place]:

@@ -15,6 +15,7 @@ from palimpsest.controller.loop import FINAL, Trajectory
 from palimpsest.controller.plan import TunePlan
 from palimpsest.controller.proposals import BEYOND, LARGEST_FACTOR, MORE_WITHHELD, RESOLUTION, STEP
 from palimpsest.controller.settings import Budget
+from palimpsest.core.curves import curve
 from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.store.account import Account, Figure, Member, Part
 from palimpsest.store.record import RunRecord
@@ -232,14 +233,7 @@ def _by_dose(attempts: Sequence[Attempt]) -> Figure:
         known = [(one.settings.dose, found) for one in order if (found := getattr(one.seen, name)) is not None and found.known]
         if len(known) < 2:
             return None
-        ends = [one.interval or (one.value, one.value) for _, one in known]
-        return {
-            "label": said,
-            "x": [float(dose) for dose, _ in known],
-            "y": [100 * one.value for _, one in known],
-            "low": [100 * low for low, _ in ends],
-            "high": [100 * high for _, high in ends],
-        }
+        return curve(said, [float(dose) for dose, _ in known], [one for _, one in known], 100.0)
 
     names = {"outcome": "should", "withheld": "should not", "worst": "worst loss"}
     found = [one for name, said in names.items() if (one := series(name, said)) is not None]

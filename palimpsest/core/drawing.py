@@ -30,8 +30,6 @@ PAPER = "#fcfbf8"
 """Okabe and Ito's colours, which colour-blind people can tell apart. The report maps each to one that also suits the dark."""
 
 SERIES = (AFTER, WORSE, BETTER, THIRD, FOURTH)
-_COUNTED = 8
-"""Up to so many whole numbers on an axis have a mark each."""
 
 WIDTH = 360.0
 """Width of a figure: that of a phone, where its text then has its own size."""
@@ -54,7 +52,7 @@ def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     before, after = _read(figure["before"]), _read(figure["after"])
     labels, changes = figure["labels"], figure.get("changes")
     shares = all(one.unit == "share" for one in (*before, *after))
-    low, high = (0.0, 1.0) if shares else _range((*before, *after))
+    low, high = (0.0, 1.0) if shares else limits_of((*before, *after))
     _rows(axes, len(labels), 66.0, (low, high))
     for row, (label, first, second) in enumerate(zip(labels, before, after, strict=True)):
         _left(axes, row, label, room=44 if changes is None else 26)
@@ -82,7 +80,7 @@ def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
             axis label; ``worse``, the side that is worse: "right" (the default), "left" or "neither".
     """
     labels, changes, margin = figure["labels"], _read(figure["changes"]), figure.get("margin")
-    low, high = _range(changes, *((-1.25 * margin, 1.25 * margin) if margin else (0.0,)))
+    low, high = limits_of(changes, *((-1.25 * margin, 1.25 * margin) if margin else (0.0,)))
     straight = _straight(changes, margin)
     marks = [_mark(one, margin, figure.get("worse", "right")) for one in changes]
     notes = []
@@ -112,7 +110,7 @@ def value_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
         figure: ``labels`` [rows]; ``values`` [rows], dumped estimates; ``unit``, the axis label (optional).
     """
     labels, values = figure["labels"], _read(figure["values"])
-    _rows(axes, len(labels), ROW, _range(values, 0.0))
+    _rows(axes, len(labels), ROW, limits_of(values, 0.0))
     _tracks(axes, len(labels), None)
     for row, (label, value) in enumerate(zip(labels, values, strict=True)):
         _left(axes, row, label, room=26)
@@ -122,108 +120,11 @@ def value_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     _axis(axes, figure.get("unit", values[0].unit if values else ""))
 
 
-def curves(axes: Axes, figure: Mapping[str, Any]) -> None:
-    """Draw lines over steps or doses, each named at its right end instead of in a legend.
-
-    Args:
-        axes: to draw on.
-        figure: ``series``, each with ``label``, ``x`` and ``y`` [points] and optionally ``faint`` [points], values that are
-            drawn as dots behind the line, and ``low`` and ``high`` [points], the ends of intervals, a band or with ``points``
-            true a bar at each point; ``fit``, a mapping with ``x`` and ``y``, is a line drawn in place of the one through the
-            points; ``x_label`` and ``unit``, the axis labels; ``scale``: "dose" is logarithmic with a place for 0; ``marks``,
-            each with ``at``, ``label`` and optionally ``low`` and ``high``, are vertical lines with their intervals. (The last
-            three are optional.)
-    """
-    alone(axes, 230.0, left=30.0, right=66.0, top=26.0)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    ends: list[tuple[float, str, str]] = []
-    for index, one in enumerate(figure["series"]):
-        colour = SERIES[index % len(SERIES)]
-        if one.get("faint"):
-            axes.plot(one["x"], one["faint"], "o", color=colour, markersize=2.6, alpha=0.45, markeredgewidth=0)
-        if one.get("points"):
-            _bars(axes, one, index - (len(figure["series"]) - 1) / 2, colour)
-        elif one.get("low"):
-            axes.fill_between(one["x"], one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
-        line = one.get("fit") or one
-        axes.plot(line["x"], line["y"], color=colour, linewidth=1.8, solid_capstyle="round")
-        ends.append((line["y"][-1], one_line(one["label"], 12), colour))
-    parts = [one.get(key, ()) for one in figure["series"] for key in ("y", "faint", "low", "high")]
-    axes.set_ylim(*_range([], 0.0, *(value for part in parts for value in part)))
-    places = sorted({x for one in figure["series"] for x in one["x"]})
-    if figure.get("scale") == "dose":
-        _dose_axis(axes, places)
-    elif len(places) <= _COUNTED and all(isinstance(place, int) for place in places):
-        axes.set_xticks(places)  # cycles, say: there is nothing between two of them
-    for mark in figure.get("marks", ()):
-        _vertical(axes, mark)
-    bottom, top = axes.get_ylim()
-    apart, lowest = 0.075 * (top - bottom), bottom - 1.0
-    for value, label, colour in sorted(ends):
-        lowest = max(value, lowest + apart)
-        axes.annotate(
-            label,
-            (1.0, lowest),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=SMALL,
-        )
-    axes.set_xlabel(one_line(figure["x_label"], 40), color=MUTED, fontsize=SMALL)
-    axes.set_title(one_line(figure["unit"], 52), color=MUTED, fontsize=SMALL, loc="left", x=-30.0 / (WIDTH - 96.0), pad=10)
-    _quiet(axes, ("left", "bottom"))
-
-
-def _bars(axes: Axes, one: Mapping[str, Any], place: float, colour: str) -> None:
-    """Draw points with bars, a little aside of each other where several lines have the same places."""
-    from matplotlib.transforms import ScaledTranslation
-
-    figure = axes.figure
-    aside = axes.transData + ScaledTranslation(3.5 * place / 72, 0.0, figure.dpi_scale_trans)
-    if one.get("low"):
-        axes.vlines(one["x"], one["low"], one["high"], color=colour, linewidth=1.6, alpha=0.75, transform=aside, clip_on=False)
-    axes.plot(one["x"], one["y"], "o", color=colour, markersize=4.2, markeredgewidth=0, transform=aside, clip_on=False)
-
-
-def _dose_axis(axes: Axes, doses: Sequence[float]) -> None:
-    """Make the axis logarithmic, with a place for 0, and name the doses that were tried where there is room."""
-    first = min((dose for dose in doses if dose > 0), default=1.0)
-    axes.set_xscale("symlog", linthresh=first, linscale=0.45)
-    axes.set_xlim(min(doses), 1.04 * max(doses))
-    kept: list[float] = []
-    for dose in doses:
-        places = [axes.transData.transform((one, 0.0))[0] for one in (*kept[-1:], dose)]
-        if len(places) == 1 or places[1] - places[0] > 19.0:
-            kept.append(dose)
-    axes.set_xticks(kept, [f"{dose:g}" for dose in kept])
-    axes.set_xticks([], minor=True)
-
-
-def _vertical(axes: Axes, mark: Mapping[str, Any]) -> None:
-    """Draw a place on the horizontal axis with its interval and its name."""
-    if mark.get("low") is not None:
-        axes.axvspan(mark["low"], mark["high"], color=MUTED, alpha=0.12, linewidth=0)
-    axes.axvline(mark["at"], color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)))
-    axes.annotate(
-        one_line(mark["label"], 20),
-        (mark["at"], 1.0),
-        xycoords=axes.get_xaxis_transform(),
-        xytext=(-4, -3),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=MUTED,
-        fontsize=SMALL,
-    )
-
-
 def _read(dumped: Sequence[Any]) -> list[Estimate]:
     return [one if isinstance(one, Estimate) else Estimate.model_validate(one) for one in dumped]
 
 
-def _range(estimates: Sequence[Estimate], *others: float) -> tuple[float, float]:
+def limits_of(estimates: Sequence[Estimate], *others: float) -> tuple[float, float]:
     """Return limits that hold every interval, with a little air."""
     ends = [bound for one in estimates if one.value is not None for bound in (one.interval or (one.value, one.value))]
     low, high = min((*ends, *others), default=0.0), max((*ends, *others), default=1.0)
@@ -247,7 +148,7 @@ def _rows(axes: Axes, rows: int, height: float, limits: tuple[float, float], abo
     axes.set_ylim(max(rows, 1), -above / height)
     axes.set_xlim(*limits)
     axes.set_yticks([])
-    _quiet(axes, ("bottom",))
+    quiet(axes, ("bottom",))
 
 
 def _tracks(axes: Axes, rows: int, margin: float | None) -> None:
@@ -269,7 +170,7 @@ def alone(axes: Axes, height: float, *, left: float, right: float, below: float 
     axes.set_position((left / WIDTH, below / height, 1 - (left + right) / WIDTH, 1 - (below + top) / height))
 
 
-def _quiet(axes: Axes, kept: tuple[str, ...]) -> None:
+def quiet(axes: Axes, kept: tuple[str, ...]) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in kept)
         spine.set_color(FAINT)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from palimpsest.audit import Sample, Table
 from palimpsest.core import stats
+from palimpsest.core.curves import curve
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.wording import one_line
 from palimpsest.data.chat import Pole
@@ -317,16 +317,7 @@ def _curve(title: str, series: Sequence[tuple[str, Sequence[Estimate]]], cycles:
     drawn = [(label, values) for label, values in series if values and all(one.known for one in values)]
     if len(cycles) < 2 or not drawn:
         return ()
-    lines: list[dict[str, Any]] = [
-        {
-            "label": label,
-            "x": list(cycles),
-            "y": [100 * (one.value or 0.0) for one in values],
-            "low": [100 * (one.interval or (one.value or 0.0,))[0] for one in values],
-            "high": [100 * (one.interval or (one.value or 0.0,))[-1] for one in values],
-        }
-        for label, values in drawn
-    ]
+    lines = [curve(label, cycles, values, 100.0) for label, values in drawn]
     words = "; ".join(f"{label}: {', '.join(_percent(one) for one in values)}" for label, values in drawn)
     return (
         Figure(

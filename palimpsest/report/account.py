@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from palimpsest.audit import Table
 from palimpsest.core import drawing
-from palimpsest.core.wording import visible
-from palimpsest.report.look import draw
+from palimpsest.core.curves import curves
+from palimpsest.report.look import draw_or_say
 from palimpsest.report.page import (
     FIRST_SAMPLES,
     LABELS,
@@ -34,6 +34,14 @@ BRAND = {
     "tune": "a change, dosed step by step",
     "dream": "a change, from the model's own failures",
     "memory": "what comes back in real conversations",
+}
+
+
+_DRAWINGS = {
+    "curves": curves,
+    "value_rows": drawing.value_rows,
+    "change_rows": drawing.change_rows,
+    "before_after_rows": drawing.before_after_rows,
 }
 
 
@@ -82,12 +90,8 @@ def _part(place: int, part: Part) -> ShownPart:
 
 
 def _drawn(name: str, figure: Figure) -> tuple[Markup | None, str]:
-    """Return a figure; one that fails costs the figure and not the page."""
-    helper = getattr(drawing, figure.drawing)
-    try:
-        return draw(lambda axes: helper(axes, figure.numbers), name, figure.title, figure.words or figure.caption), ""
-    except Exception as error:
-        return None, visible(f"{type(error).__name__}: {error}", 200)
+    helper = _DRAWINGS[figure.drawing]
+    return draw_or_say(lambda axes: helper(axes, figure.numbers), name, figure.title, figure.words or figure.caption)
 
 
 def _members(account: Account) -> Grid:

@@ -87,6 +87,14 @@ def draw(plot: Callable[[Axes], None], name: str, title: str, description: str) 
     return _cleaned(buffer.getvalue(), name, title, description)
 
 
+def draw_or_say(plot: Callable[[Axes], None], name: str, title: str, description: str) -> tuple[Markup | None, str]:
+    """Return what ``draw`` does, or why it failed: a figure that fails costs itself and not the page."""
+    try:
+        return draw(plot, name, title, description), ""
+    except Exception as error:
+        return None, visible(f"{type(error).__name__}: {error}", 200)
+
+
 def _cleaned(drawn: str, name: str, title: str, description: str) -> Markup:
     root = ElementTree.fromstring(drawn)
     for element in root.iter():

@@ -14,7 +14,7 @@ from palimpsest.audit import Outcome, Result, Sample, Table
 from palimpsest.core import docstrings
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import COULD_NOT_SAY, amount, remark, shown, visible
-from palimpsest.report.look import draw
+from palimpsest.report.look import draw_or_say
 
 Value = str | int | Estimate | None
 _NUMBER = re.compile(r"^[+\-\u2212]?[\d,.]+(e[+-]?\d+)?%?$")
@@ -275,11 +275,8 @@ def _figure(name: str, result: Result) -> tuple[Markup | None, str]:
         return None, ""
     if name not in audits.names():
         return None, "this version of Palimpsest has no audit of that name to draw it"
-    try:
-        plot = type(audits.load(name)).plot
-        return draw(lambda axes: plot(result, axes), f"figure-{name}", f"Figure of the audit {name}", result.summary), ""
-    except Exception as error:
-        return None, visible(f"{type(error).__name__}: {error}", 200)
+    plot = type(audits.load(name)).plot
+    return draw_or_say(lambda axes: plot(result, axes), f"figure-{name}", f"Figure of the audit {name}", result.summary)
 
 
 __all__ = ["COULD_NOT_SAY", "Cell", "Column", "Grid", "Section", "docstring_sections", "grid", "grouped", "section"]

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from palimpsest.audit import Table
-from palimpsest.core import drawing
+from palimpsest.core.curves import curves as lines
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import number
 from palimpsest.report.look import draw
@@ -25,9 +25,7 @@ def curves(record: TrainingRecord, place: int) -> Markup | None:
         return None
     figure = {"series": series, "x_label": "optimizer step", "unit": "loss, nats a trained token"}
     said = "; ".join(f"{one['label']} from {one['y'][0]:.3f} to {one['y'][-1]:.3f} nats" for one in series)
-    return draw(
-        lambda axes: drawing.curves(axes, figure), f"training-{place}", f"Loss of {record.role}, seed {record.seed}", said
-    )
+    return draw(lambda axes: lines(axes, figure), f"training-{place}", f"Loss of {record.role}, seed {record.seed}", said)
 
 
 def window(record: TrainingRecord) -> int:

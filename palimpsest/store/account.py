@@ -18,7 +18,7 @@ NAME = "account.json"
 
 
 class Figure(Spec):
-    """One figure: what is drawn, and by which helper of ``core.drawing``."""
+    """One figure: what is drawn, and by which helper of ``core.drawing`` or ``core.curves``."""
 
     title: str
     caption: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.core import stats
+from palimpsest.core.curves import curve
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.store.account import Figure
 from palimpsest.studies._study import Point, Reading, Results
@@ -133,19 +134,11 @@ def steps_of(counts_rows: int, settings: Any, passes: int = 1) -> int:
 
 
 def line(label: str, places: Sequence[float], found: Sequence[Estimate], factor: float = 1.0) -> dict[str, Any] | None:
-    """Return a series of ``core.drawing.curves`` with bars; ``None`` where fewer than two places have a value."""
+    """Return a series of ``core.curves`` with bars; ``None`` where fewer than two places have a value."""
     known = [(x, one) for x, one in zip(places, found, strict=True) if one.value is not None]
     if len(known) < 2:
         return None
-    ends = [one.interval or (one.value, one.value) for _, one in known]
-    return {
-        "label": label,
-        "x": [float(x) for x, _ in known],
-        "y": [factor * (one.value or 0.0) for _, one in known],
-        "low": [factor * (low or 0.0) for low, _ in ends],
-        "high": [factor * (high or 0.0) for _, high in ends],
-        "points": True,
-    }
+    return {**curve(label, [float(x) for x, _ in known], [one for _, one in known], factor), "points": True}
 
 
 def lines(found: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from palimpsest.core import drawing
+from palimpsest.core.curves import curves
 from palimpsest.core.estimate import unknown
 from palimpsest.report.comparison import marked
 from palimpsest.report.look import draw
@@ -123,13 +124,13 @@ def test_curves_over_doses_have_a_place_for_0_bars_and_marks() -> None:
         "scale": "dose",
         "marks": [mark],
     }
-    drawn = svg(lambda axes: drawing.curves(axes, figure))
+    drawn = svg(lambda axes: curves(axes, figure))
     for word in ("appear", "not", "half", "0", "10", "100", "examples"):
         assert f">{word}</text>" in drawn
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    drawing.curves(axes, figure)
+    curves(axes, figure)
     places = [axes.transData.transform((dose, 0.0))[0] for dose in (0.0, 10.0, 100.0)]
     assert places[0] < places[1] < places[2]
     low, high = axes.get_ylim()
