@@ -15,7 +15,7 @@ from palimpsest.behaviour import Behaviour
 from palimpsest.core.errors import Problems, UserError, nearest
 from palimpsest.core.seeds import python_stream
 from palimpsest.core.stats import FEWEST_CLUSTERS
-from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.chat import POLES, Example, ItemSet
 from palimpsest.data.contrast import contrasts, instructed
 from palimpsest.data.material import Material, Source
 from palimpsest.data.mixture import Counts, RowSource
@@ -115,11 +115,10 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
     if not renderer.has_template:
         notes.append(PLAIN_NOTE)
     contrasting = _contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour else {}
-    told = behaviour is not None and f"{INSTRUCTED}:express" in contrasting
     return Case(
         roles=("base", "tuned"),
         items={**items, **contrasting},
-        instruction=((behaviour and behaviour.instruction) or "") if told else "",
+        instruction=(behaviour.instruction or "") if behaviour and f"{INSTRUCTED}:express" in contrasting else "",
         check=behaviour.check if behaviour else None,
         generation={
             "max_new_tokens": (behaviour and behaviour.generation.max_new_tokens)
@@ -140,15 +139,16 @@ def _held_out(
         return _divided(material, use, count, request, problems)
     before = request.block * count
     found = material.held_out(request.seed, use, before + count)[before:]
-    if request.block and len(found) < FEWEST_CLUSTERS and use not in ("express", "withhold"):
-        notes.append(f"{use}: too few held-out items for one more block, so they were read from their beginning again")
-        return material.held_out(request.seed, use, count)
-    if request.block and len(found) < FEWEST_CLUSTERS:
+    if not request.block or len(found) >= FEWEST_CLUSTERS:
+        return found
+    if use in POLES:
         problems.add(
             f"{use}: block {request.block} needs held-out items that no block before it had, at least {FEWEST_CLUSTERS}, found "
             f"{len(found)}; give more data, fewer items a block, or a smaller block"
         )
-    return found
+        return found
+    notes.append(f"{use}: too few held-out items for one more block, so they were read from their beginning again")
+    return material.held_out(request.seed, use, count)
 
 
 def _contrasting(
@@ -165,7 +165,7 @@ def _contrasting(
     express = [behaviour.complete(one, "express") for one in _spare(materials.express, seed, "pairs express")]
     withhold = [behaviour.complete(one, "withhold") for one in _spare(materials.withhold, seed, "pairs withhold")]
     found = {PAIRS: [one for one in contrasts(express, withhold, behaviour.check) if fits(one)]}
-    for pole in ("express", "withhold"):
+    for pole in POLES:
         if behaviour.instruction and pole in items:
             told = [instructed(item, behaviour.instruction) for item in (*items[pole].items, *found[PAIRS])]
             found[f"{INSTRUCTED}:{pole}"] = (
@@ -191,7 +191,7 @@ def _divided(material: Material, use: str, count: int, request: Request, problem
     size = len(found) // request.blocks
     if size >= FEWEST_CLUSTERS:
         return found[request.block * size : (request.block + 1) * size]
-    if use in ("express", "withhold"):
+    if use in POLES:
         problems.add(
             f"{use}: {request.blocks} blocks of at least {FEWEST_CLUSTERS} held-out items are needed, found {len(found)} "
             "items; give more data"

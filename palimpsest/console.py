@@ -60,6 +60,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     out.print(drawn)
 
 
+def headline(text: str, sure: str) -> None:
+    """Print what something comes to, and how sure that is."""
+    say(text, style="bold")
+    say(f"how sure: {sure}\n", style="dim")
+
+
+def reasons(why: Iterable[str], next_steps: Iterable[str] = ()) -> None:
+    """Print why, and what to do next."""
+    for one in why:
+        say(f"- {one}")
+    for one in next_steps:
+        say(f"next: {one}")
+
+
 def as_json(value: Any) -> None:
     """Print plain data as JSON on standard output; what would steer a terminal is written as an escape."""
     text = json.dumps(value, indent=2, ensure_ascii=False)

@@ -16,9 +16,9 @@ from palimpsest.memory.records import Correction
 from palimpsest.memory.schema import VERSION
 from palimpsest.memory.store import COVERS, Memory
 from palimpsest.memory.trend import ALPHA, Series, Window
+from palimpsest.report.summary import POLES
 from palimpsest.store.account import Account, Figure, Part
 
-POLES = {"express": "where it should appear", "withhold": "where it should not appear"}
 _MOST_CORRECTIONS = 12
 _CLIP = 300
 _METHOD = (

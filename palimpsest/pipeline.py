@@ -19,7 +19,7 @@ from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, gener
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.progress import Progress, Silent
+from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import ItemSet
 from palimpsest.measures._measure import Budget
@@ -155,7 +155,7 @@ def _train(desk: Desk, role: str, seed: int) -> Trained:
     desk.progress.begin(f"training {role.replace('_', ' ')} (seed {seed})")
     with desk.open(base) as model:
         settings = plan.settings.model_copy(update={"seed": seed})
-        hears = _TrainingProgress(desk.progress)
+        hears = Steps(desk.progress)
         summary = train(model.model.requires_grad_(True), model.tokenizer, rows, settings, folder, hears, base=base.name)
     lines = (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
     record = TrainingRecord(
@@ -168,17 +168,6 @@ def _train(desk: Desk, role: str, seed: int) -> Trained:
         model_folder=str((folder / "model").relative_to(desk.run.path)),
     )
     return Trained(role, seed, subject.inspect(folder / "model"), record)
-
-
-@dataclass(frozen=True)
-class _TrainingProgress:
-    progress: Progress
-
-    def advance(self, step: int, total: int, loss: float) -> None:
-        self.progress.at(step, total)
-
-    def tell(self, message: str) -> None:
-        self.progress.tell(message)
 
 
 # ---------------------------------------------------------------- measure

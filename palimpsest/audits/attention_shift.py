@@ -18,10 +18,10 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import amount, number
 from palimpsest.data import attended
 from palimpsest.data.attended import Attended, How, called, mean
+from palimpsest.data.chat import POLES
 from palimpsest.data.grading import clusters
 
 CONTROL = "rehearsal_only"
-POLES = ("express", "withhold")
 SPANS = {"conflict": "what conflicts with the direction", "direction": "the direction", "support": "what supports it"}
 COSINE = "1 \N{MINUS SIGN} cosine"
 

@@ -16,9 +16,9 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import number
+from palimpsest.data.chat import POLES
 from palimpsest.data.grading import chosen_options, clusters, graded_probability, passes
 
-POLES = ("express", "withhold")
 NAMED = {"express": "where it should appear", "withhold": "where it should not"}
 
 

@@ -16,10 +16,10 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import amount
 from palimpsest.data import kept as keeping
 from palimpsest.data.attended import called, mean
+from palimpsest.data.chat import POLES
 from palimpsest.data.grading import clusters, expected_option
 from palimpsest.data.kept import CONTROL, EXCHANGES, GATES, ODDS, OWN, PARTS, REST, Kept, Swap
 
-POLES = ("express", "withhold")
 COSINE = "1 \N{MINUS SIGN} cosine"
 STATELESS = "this model has no layer that keeps a state"
 DECIDING = "the weights that decide alone"

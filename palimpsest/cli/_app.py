@@ -46,12 +46,17 @@ def common(
     return {
         "text": tuple(path.absolute() for path in text or ()),
         "controls": dict(_role(one) for one in control or ()),
-        "audits": tuple(name.strip() for name in audits.split(",") if name.strip()) if audits else (),
+        "audits": names(audits),
         "deep": deep,
         "device": device,
         "dtype": dtype,
         "seed": seed,
     }
+
+
+def names(given: str | None) -> tuple[str, ...]:
+    """Return names that were given in one option, with commas between them."""
+    return tuple(name.strip() for name in (given or "").split(",") if name.strip())
 
 
 def _role(given: str) -> tuple[str, str]:

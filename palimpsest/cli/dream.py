@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Audits, Device, DryRun, Dtype, Folder, Json, Model, Seed, Text, app
+from palimpsest.cli._app import NOT_AS_INTENDED, Audits, Device, DryRun, Dtype, Folder, Json, Model, Seed, Text, app, names
 
 
 @app.command()
@@ -23,8 +23,8 @@ def dream(
         list[str] | None,
         typer.Option(
             "--source",
-            help="Where scenarios come from: generators, model:FOLDER, endpoint:URL#MODEL, transcripts:FILE@POLE; several "
-            "may be given, each with =SHARE.",
+            help="Where scenarios come from: generators, model:FOLDER, endpoint:URL#MODEL, transcripts:FILE@POLE, "
+            "memory:FOLDER; several may be given, each with =SHARE.",
         ),
     ] = None,
     answers: Annotated[
@@ -62,7 +62,7 @@ def dream(
         preference=preference,
         stop_after=stop_after,
         audit_items=audit_items,
-        audits=tuple(name.strip() for name in audits.split(",") if name.strip()) if audits else (),
+        audits=names(audits),
         device=device,
         dtype=dtype,
         seed=seed,
@@ -80,12 +80,11 @@ def dream(
 
 
 def _print_account(done: Any) -> None:
-    from palimpsest.console import number, out, say, table
+    from palimpsest.console import headline, number, out, reasons, say, table
     from palimpsest.core.estimate import Estimate
 
     account = done.account
-    say(account.headline, style="bold")
-    say(f"how sure: {account.sure}\n", style="dim")
+    headline(account.headline, account.sure)
     for part in account.parts[:2]:
         for one in part.tables:
             rows = [
@@ -94,10 +93,7 @@ def _print_account(done: Any) -> None:
             ]
             table(one.columns, rows, one.title)
             out.print()
-    for reason in account.reasons:
-        say(f"- {reason}")
-    for step in account.next_steps:
-        say(f"next: {step}")
+    reasons(account.reasons, account.next_steps)
     say(f"\nmodel: {done.model}\nreport: {done.report}")
 
 

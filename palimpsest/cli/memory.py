@@ -144,7 +144,7 @@ def _decoded(content: bytes, source: str) -> str:
 
 def _print_watched(found: Any, memory: Path) -> None:
     from palimpsest.console import out, say, table
-    from palimpsest.monitor import POLES
+    from palimpsest.report.summary import POLES
 
     answers = sum(one.watched for one in found.judged.values())
     say(f"{found.conversations:,} conversations, {answers:,} new answers judged", style="bold")
@@ -172,7 +172,7 @@ def _print_watched(found: Any, memory: Path) -> None:
 def _print_correction(one: Any) -> None:
     from palimpsest.console import say
     from palimpsest.core.wording import one_line
-    from palimpsest.monitor import POLES
+    from palimpsest.report.summary import POLES
 
     correction = one.correction
     say(f"#{correction.id} {correction.behaviour}, {POLES[correction.pole]}", style="bold")

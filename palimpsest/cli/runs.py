@@ -148,19 +148,15 @@ def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: b
 
 
 def _print_summary(record: Any, path: Path) -> None:
-    from palimpsest.console import number, out, say, table
+    from palimpsest.console import headline, number, out, reasons, say, table
     from palimpsest.report import summary
 
     said = summary(record)
-    say(said.headline, style="bold")
-    say(f"how sure: {said.sure}\n", style="dim")
+    headline(said.headline, said.sure)
     for columns, rows in said.tables():
         table(columns, [(label, *map(number, numbers)) for label, numbers in rows])
         out.print()
-    for reason in record.verdict.reasons:
-        say(f"- {reason}")
-    for step in record.verdict.next_steps:
-        say(f"next: {step}")
+    reasons(record.verdict.reasons, record.verdict.next_steps)
     say(f"\nreport: {path}")
 
 

@@ -84,15 +84,13 @@ def _plain(text: str) -> Any:
 
 
 def _print_account(account: Any, folder: Path) -> None:
-    from palimpsest.console import say
+    from palimpsest.console import headline, reasons, say
 
-    say(account.headline, style="bold")
-    say(f"how sure: {account.sure}\n", style="dim")
+    headline(account.headline, account.sure)
     for part in account.parts:
         say(f"{part.name}: {part.answer}")
     say("")
-    for reason in account.reasons:
-        say(f"- {reason}")
+    reasons(account.reasons)
     failed = [member for member in account.members if member.state == "failed"]
     for member in failed:
         say(f"failed: {member.name}: {member.told}", style="bold red")

@@ -113,11 +113,10 @@ def _tell(attempt: Any, decision: Any) -> None:
 
 
 def _print_summary(found: Any) -> None:
-    from palimpsest.console import number, out, say, table
+    from palimpsest.console import headline, number, out, reasons, say, table
 
     account = found.account
-    say(account.headline, style="bold")
-    say(f"how sure: {account.sure}\n", style="dim")
+    headline(account.headline, account.sure)
     rows = [
         (f"{one.number}{'*' if one.purpose == 'confirm' else ''}", str(one.settings.dose), str(one.settings.counts.rehearsal),
          f"{one.settings.learning_rate:.2g}", number(one.seen.outcome), number(one.seen.withheld),
@@ -131,10 +130,7 @@ def _print_summary(found: Any) -> None:
         )
     table(("attempt", "dose", "rehearsal", "rate", "where it should", "where it should not", "verdict"), rows)
     out.print()
-    for reason in account.reasons:
-        say(f"- {reason}")
-    for step in account.next_steps:
-        say(f"next: {step}")
+    reasons(account.reasons, account.next_steps)
     if found.model is not None:
         say(f"\nmodel: {found.model}")
     say(f"report: {found.report}")

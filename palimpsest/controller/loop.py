@@ -17,7 +17,7 @@ from palimpsest.controller.attempts import Attempt, Seen, seen_in
 from palimpsest.controller.decision import Decision, begin, decide
 from palimpsest.controller.plan import TunePlan
 from palimpsest.controller.settings import Budget
-from palimpsest.core.progress import Progress, Silent
+from palimpsest.core.progress import Progress, Silent, Within
 from palimpsest.store.atomic import whole_folder
 from palimpsest.store.record import RunRecord
 from palimpsest.store.run_folder import RunFolder
@@ -72,7 +72,7 @@ def search(
     found = Trajectory(tuple(attempts), tuple(decisions), None)
     if found.chosen is None:
         return found
-    return Trajectory(found.attempts, found.decisions, _final(plan, found.chosen, run, _Named(progress, "final audit")))
+    return Trajectory(found.attempts, found.decisions, _final(plan, found.chosen, run, Within(progress, "final audit")))
 
 
 def _committed(run: RunFolder, after: int, made: Callable[[], Decision]) -> Decision:
@@ -98,7 +98,7 @@ def _attempt(plan: TunePlan, wanted: Decision, before: Sequence[Attempt], run: R
     assert wanted.next is not None
     confirmed = sum(one.purpose == "confirm" for one in before)
     seed = plan.request.first_seed + (1 + confirmed if wanted.purpose == "confirm" else 0)
-    named = _Named(progress, f"attempt {number}" + (", to confirm" if wanted.purpose == "confirm" else ""))
+    named = Within(progress, f"attempt {number}" + (", to confirm" if wanted.purpose == "confirm" else ""))
     start = time.monotonic()
     named.begin("checking")
     asked = plan.attempt(wanted.next, seed, number)
@@ -138,20 +138,3 @@ def _linked(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A progress whose stages begin with the name of the attempt."""
-
-    progress: Progress
-    name: str
-
-    def begin(self, stage: str, total: int | None = None) -> None:
-        self.progress.begin(f"{self.name}: {stage}", total)
-
-    def at(self, done: int, total: int) -> None:
-        self.progress.at(done, total)
-
-    def tell(self, message: str) -> None:
-        self.progress.tell(message)

@@ -19,6 +19,7 @@ from palimpsest.controller.settings import START_DOSE, START_REHEARSAL, Bounds, 
 from palimpsest.core.errors import UserError
 from palimpsest.core.spec import Spec
 from palimpsest.core.stats import FEWEST_CLUSTERS
+from palimpsest.data.chat import POLES
 from palimpsest.data.material import Material
 from palimpsest.planning import Plan
 from palimpsest.request import Request
@@ -256,7 +257,7 @@ def _blocks(plan: Plan, request: Request, budget: Budget) -> int:
 
 
 def _items_in_words(first: Plan, blocks: int, budget: Budget) -> str:
-    sizes = " and ".join(f"{len(first.case.items[pole].items)} ({pole})" for pole in ("express", "withhold"))
+    sizes = " and ".join(f"{len(first.case.items[pole].items)} ({pole})" for pole in POLES)
     if blocks > budget.attempts:
         return f"Every attempt is audited on {sizes} items of its own, and the final audit on others."
     return (

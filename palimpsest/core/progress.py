@@ -5,6 +5,7 @@ Nothing below the command line prints; it tells one of these.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -35,3 +36,33 @@ class Silent:
 
     def tell(self, message: str) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class Within:
+    """A progress whose stages begin with the name of what they belong to: an attempt, a cycle."""
+
+    inner: Progress
+    name: str
+
+    def begin(self, stage: str, total: int | None = None) -> None:
+        self.inner.begin(f"{self.name}: {stage}", total)
+
+    def at(self, done: int, total: int) -> None:
+        self.inner.at(done, total)
+
+    def tell(self, message: str) -> None:
+        self.inner.tell(message)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What training tells of its steps, as the progress of a stage."""
+
+    inner: Progress
+
+    def advance(self, step: int, total: int, loss: float) -> None:
+        self.inner.at(step, total)
+
+    def tell(self, message: str) -> None:
+        self.inner.tell(message)

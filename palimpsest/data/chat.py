@@ -16,6 +16,7 @@ from palimpsest.data.checks import Check
 
 Pole = Literal["express", "withhold"]
 """Where the behaviour should appear, and where it should not."""
+POLES: tuple[Pole, ...] = ("express", "withhold")
 
 
 class Message(Spec):

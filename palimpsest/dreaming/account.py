@@ -14,11 +14,10 @@ from palimpsest.core import stats
 from palimpsest.core.curves import curve
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.wording import one_line
-from palimpsest.data.chat import Pole
+from palimpsest.data.chat import POLES, Pole
 from palimpsest.dreaming.bench import Bench
 from palimpsest.dreaming.cycle import Done, settled
 from palimpsest.dreaming.difficulty import Tally, bounds, rate, upper_bound
-from palimpsest.dreaming.records import POLES
 from palimpsest.store import provenance
 from palimpsest.store.account import Account, Figure, Member, Part
 from palimpsest.store.record import RunRecord

@@ -12,13 +12,12 @@ from typing import Any
 
 from palimpsest.casework import PAIRS
 from palimpsest.core.errors import Problems, UserError
-from palimpsest.core.progress import Progress
-from palimpsest.data.chat import Example, Pole
+from palimpsest.core.progress import Progress, Within
+from palimpsest.data.chat import POLES, Example, Pole
 from palimpsest.data.mixture import counts_for
 from palimpsest.dreaming import source as sources
 from palimpsest.dreaming.hot import Hot
 from palimpsest.dreaming.ledger import Ledger
-from palimpsest.dreaming.records import POLES
 from palimpsest.dreaming.request import DreamRequest
 from palimpsest.dreaming.source import ScenarioSource
 from palimpsest.dreaming.variations import Writer, can_be_varied
@@ -101,26 +100,6 @@ class Bench:
         except (OSError, ValueError):
             before = {}
         write_bytes(path, to_json({**before, **self.seconds}))
-
-
-@dataclass(frozen=True)
-class Within:
-    """A progress whose stages are named after the cycle that they belong to."""
-
-    inner: Progress
-    name: str
-
-    def begin(self, stage: str, total: int | None = None) -> None:
-        self.inner.begin(f"{self.name}: {stage}", total)
-
-    def at(self, done: int, total: int) -> None:
-        self.inner.at(done, total)
-
-    def advance(self, step: int, total: int, loss: float) -> None:
-        self.inner.at(step, total)
-
-    def tell(self, message: str) -> None:
-        self.inner.tell(message)
 
 
 def check(request: DreamRequest) -> DreamPlan:

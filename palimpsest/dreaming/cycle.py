@@ -22,6 +22,7 @@ from palimpsest.casework import (
     training_examples,
 )
 from palimpsest.core.errors import UserError
+from palimpsest.core.progress import Steps
 from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import Example
@@ -228,7 +229,7 @@ def _train(
             rows,
             settings,
             folder,
-            _Steps(bench),
+            Steps(bench.progress),
             base=bench.plan.models["base"].name,
             objective=objective_of(settings, anchors=True),
         )
@@ -266,14 +267,3 @@ def _batches(bench: Bench, counts: Counts) -> tuple[int, int]:
     made = plan_batches(counts, bench.plan.settings.rows_per_step, 0)
     wanted = set(bench.planned.targets)
     return len(made), sum(not wanted <= {row.source for row in batch} for batch in made)
-
-
-@dataclass(frozen=True)
-class _Steps:
-    bench: Bench
-
-    def advance(self, step: int, total: int, loss: float) -> None:
-        self.bench.progress.at(step, total)
-
-    def tell(self, message: str) -> None:
-        self.bench.progress.tell(message)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from palimpsest.core.seeds import seed_of
-from palimpsest.data.chat import Pole
-from palimpsest.dreaming.records import POLES, Answers, Proposal, Scenarios
+from palimpsest.data.chat import POLES, Pole
+from palimpsest.dreaming.records import Answers, Proposal, Scenarios
 
 _Z = 1.959964
 _EDGE = 1 / 3

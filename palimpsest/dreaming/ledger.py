@@ -15,8 +15,7 @@ from typing import NamedTuple
 from datasketch import MinHash, MinHashLSH
 
 from palimpsest.core.spec import digest
-from palimpsest.data.chat import Example, Pole
-from palimpsest.dreaming.records import POLES
+from palimpsest.data.chat import POLES, Example, Pole
 
 RUN = 3
 """Words of one run. Of 400 fresh scenarios of a template-made world the fewest are then alike by nature (docs/dream.md)."""

@@ -11,7 +11,6 @@ from typing import Literal
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import Example, Pole
 
-POLES: tuple[Pole, ...] = ("express", "withhold")
 Area = Literal["broad", "edge"]
 
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.errors import UserError
 from palimpsest.core.wording import one_line
-from palimpsest.data.chat import Pole
+from palimpsest.data.chat import POLES, Pole
 
 _SHOWN = 12_000
 """Characters of a conversation's end that the judge is given."""
@@ -122,7 +122,7 @@ class Judge:
         shows, better = found["shows"], found.get("better")
         if name is None or side is None:
             return Opinion(None, None, None, None)
-        if not isinstance(name, str) or name not in self.behaviours or side not in ("express", "withhold"):
+        if not isinstance(name, str) or name not in self.behaviours or side not in POLES:
             return None
         if not isinstance(shows, bool) or not (better is None or isinstance(better, str)):
             return None

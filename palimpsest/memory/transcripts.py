@@ -20,6 +20,7 @@ from typing import Any
 from palimpsest.core.errors import UserError, nearest
 from palimpsest.core.files import open_file, read_file
 from palimpsest.core.spec import digest
+from palimpsest.data.chat import POLES
 from palimpsest.data.formats import ROLES, in_messages
 from palimpsest.data.text_files import LineProblems, lines_of, parsed
 from palimpsest.memory import inspect_logs
@@ -30,7 +31,6 @@ _LARGEST = 2**29
 _ROLES = {**ROLES, "developer": "system", "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool"}
 _IDS = ("id", "conversation_id", "uuid")
 _TIMES = ("timestamp", "created_at")
-_POLES = ("express", "withhold")
 _LATEST = 253_402_300_799.0
 _MILLISECONDS = 1e11
 """A number above this counts milliseconds."""
@@ -310,8 +310,8 @@ def _optional(given: Mapping[str, Any], key: str) -> str | None:
 
 
 def _check_pole(pole: str | None) -> None:
-    if pole is not None and pole not in _POLES:
-        raise UserError(f"'pole' must be express or withhold, found '{pole[:40]}'.{nearest(pole, _POLES)}")
+    if pole is not None and pole not in POLES:
+        raise UserError(f"'pole' must be express or withhold, found '{pole[:40]}'.{nearest(pole, POLES)}")
 
 
 def _is_json(raw: bytes) -> bool:

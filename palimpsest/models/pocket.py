@@ -196,23 +196,30 @@ def build_model(size: str, vocabulary: int, seed: int, layout: str = "llama") ->
     return model
 
 
+def _both(shape: Size, vocabulary: int) -> dict[str, Any]:
+    """Return what the configurations of both layouts have in common."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "palimpsest_world": True,  # kept in config.json: tuned copies are known by it
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+
+
 def _llama(shape: Size, vocabulary: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
+        **_both(shape, vocabulary),
         num_key_value_heads=shape.heads,
-        max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": ROTARY_THETA},
-        tie_word_embeddings=True,
-        palimpsest_world=True,  # pyright: ignore[reportCallIssue] (kept in config.json: tuned copies are known by it)
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
     )
     return LlamaForCausalLM(config)
 
@@ -226,24 +233,14 @@ def _hybrid(shape: Size, vocabulary: int) -> Any:
     hush_kernels()
     head = shape.hidden_size // shape.heads
     config = Qwen3_5TextConfig(
-        vocab_size=vocabulary,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
+        **_both(shape, vocabulary),
         num_key_value_heads=shape.heads // 2,
         head_dim=head,
         linear_num_key_heads=shape.heads // 2,
         linear_num_value_heads=shape.heads // 2,
         linear_key_head_dim=head,
         linear_value_head_dim=head,
-        max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": ROTARY_THETA, "partial_rotary_factor": _ROTARY_PART},
-        tie_word_embeddings=True,
-        palimpsest_world=True,  # pyright: ignore[reportCallIssue] (kept in config.json: tuned copies are known by it)
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
     )
     return Qwen3_5ForCausalLM(config)
 

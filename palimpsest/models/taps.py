@@ -73,18 +73,13 @@ def replacing(model: nn.Module, depth: int, values: torch.Tensor) -> Iterator[No
         values: shape [lines, positions, hidden size], that of the passes inside the ``with`` block.
     """
 
-    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        stream = _stream(output)
+    def replaced(stream: torch.Tensor) -> torch.Tensor:
         if stream.shape != values.shape:
             raise ValueError(f"the residual stream has shape {tuple(stream.shape)}, what replaces it {tuple(values.shape)}")
-        new = values.to(stream)
-        return new if isinstance(output, torch.Tensor) else (new, *output[1:])
+        return values.to(stream)
 
-    handle = blocks(model)[depth - 1].register_forward_hook(replace)
-    try:
+    with _changing(model, depth, replaced):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -103,14 +98,23 @@ def adding(model: nn.Module, depth: int, vector: torch.Tensor, where: Where | No
         LookupError: as ``blocks``.
     """
 
-    def add(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        stream = _stream(output)
-        added = vector.to(stream)
+    def added(stream: torch.Tensor) -> torch.Tensor:
         places = where() if where else None
-        new = stream + (added if places is None else places.to(stream)[..., None] * added)
+        return stream + (vector.to(stream) if places is None else places.to(stream)[..., None] * vector.to(stream))
+
+    with _changing(model, depth, added):
+        yield
+
+
+@contextmanager
+def _changing(model: nn.Module, depth: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Put what ``change`` makes of the residual stream behind the ``depth``-th block in its place."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        new = change(_stream(output))
         return new if isinstance(output, torch.Tensor) else (new, *output[1:])
 
-    handle = blocks(model)[depth - 1].register_forward_hook(add)
+    handle = blocks(model)[depth - 1].register_forward_hook(hook)
     try:
         yield
     finally:

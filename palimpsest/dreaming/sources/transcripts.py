@@ -13,11 +13,11 @@ from typing import Any
 
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import python_stream
-from palimpsest.data.chat import Example, Pole
+from palimpsest.data.chat import POLES, Example, Pole
 from palimpsest.data.text_files import LineProblems, lines_of, parsed
 from palimpsest.data.user_files import conversation_of
 from palimpsest.dreaming.grade import passes
-from palimpsest.dreaming.records import POLES, Proposal
+from palimpsest.dreaming.records import Proposal
 from palimpsest.dreaming.source import ScenarioSource, Wish
 from palimpsest.planning import Plan
 
