@@ -61,7 +61,7 @@ def read(one: behaviour.Behaviour, seeds: int, model: str) -> list[list[Estimate
     trained = {record.seed: record for record in run.record.training if record.role == "tuned"}
     with load(inspect(pocket.folder() if model == "pocket" else model)) as base:
         for seed in run.record.seeds:
-            found = {outcome.audit: outcome.result.estimates for outcome in seed.outcomes if outcome.result}
+            found = {name: result.estimates for name, result in seed.results.items()}
             losses = [e for key, e in found["forgetting"].items() if key.startswith("loss_change:") and e.value is not None]
             mean = sum(e.value or 0.0 for e in losses) / len(losses)
             with load(inspect(run.folder / trained[seed.seed].model_folder)) as tuned:

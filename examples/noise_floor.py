@@ -25,18 +25,17 @@ Pair = Mapping[str, Estimate]
 def trained(one: behaviour.Behaviour, model: str, seed: int, progress: Progress | None) -> dict[str, Path]:
     """Return the folders of the models that one seed gives, by role."""
     run = palimpsest.run(one, model, seed=seed, audits=("outcome",), progress=progress)
-    return {record.role: run.folder / record.model_folder for record in run.record.training}
+    return {role: run.folder / model for role, model in run.record.models.items()}
 
 
 def compared(before: str | Path, after: Path, one: behaviour.Behaviour, progress: Progress | None) -> Pair:
     """Return every change that the audits give for a pair."""
     run = palimpsest.diff(before, after, behaviour=one, progress=progress)
     return {
-        f"{outcome.audit}.{name}": estimate
-        for outcome in run.record.seeds[0].outcomes
-        if outcome.result
-        for name, estimate in outcome.result.estimates.items()
-        if name.split(":")[0] in audit.load(outcome.audit).primary and estimate.value is not None
+        f"{name}.{key}": estimate
+        for name, result in run.record.seeds[0].results.items()
+        for key, estimate in result.estimates.items()
+        if key.split(":")[0] in audit.load(name).primary and estimate.value is not None
     }
 
 

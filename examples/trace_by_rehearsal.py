@@ -29,7 +29,7 @@ COLUMNS = {
 
 def row(share: int, one: behaviour.Behaviour, model: str, seeds: int) -> str:
     run = palimpsest.run(one, model, seeds=seeds, audits=("outcome", "activation_shift"))
-    found = [{o.audit: o.result for o in seed.outcomes} for seed in run.record.seeds]
+    found = [seed.results for seed in run.record.seeds]
     cells = []
     for audit, name, scale in COLUMNS.values():
         known = [result[audit].estimates[name] for result in found if result[audit]]

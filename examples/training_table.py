@@ -91,7 +91,7 @@ def memory(name: str, model: str, training: dict[str, Any]) -> str:
 def row(name: str, one: behaviour.Behaviour, model: str, seeds: int) -> str:
     clock = Clock()
     run = palimpsest.run(one, model, seeds=seeds, audits=("outcome", "judgement", "forgetting"), progress=clock)
-    found = [{o.audit: o.result for o in seed.outcomes if o.result} for seed in run.record.seeds]
+    found = [seed.results for seed in run.record.seeds]
     judged = [result["judgement"].estimates for result in found]
     losses = [
         [one for key, one in result["forgetting"].estimates.items() if key.startswith("loss_change:") and one.value is not None]

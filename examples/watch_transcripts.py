@@ -35,7 +35,7 @@ def overtrained(dose: int) -> Path:
     one = behaviour.load("directions").model_copy(update={"dose": dose, "express_share": 1.0, "controls": ()})
     run = palimpsest.run(one, "pocket", audits=("outcome", "judgement"))
     print(f"over-trained: {run.verdict.headline}")
-    return run.folder / run.record.training[0].model_folder
+    return run.folder / run.record.models["tuned"]
 
 
 def answers(folder: Path, items: list[Example]) -> list[str]:

@@ -93,7 +93,7 @@ def run(
     Raises:
         UserError: what is wrong with the request, before any work starts.
     """
-    loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    loaded = behaviours.load(behaviour)
     request = Request.read({"kind": "run", "base": str(model), "behaviour": loaded, **_plain(settings)}, "the request")
     return _execute(request, folder, progress)
 
@@ -124,7 +124,7 @@ def diff(
     Raises:
         UserError: what is wrong with the request, before any work starts.
     """
-    loaded = behaviour if behaviour is None or isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    loaded = None if behaviour is None else behaviours.load(behaviour)
     data = {
         "kind": "diff",
         "base": str(base),

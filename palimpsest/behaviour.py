@@ -89,6 +89,11 @@ class Behaviour(Spec):
             raise ValueError(f"rehearsal_weights must be 0 or more, found {self.rehearsal_weights[small[0]]} for {small[0]}")
         return self
 
+    @property
+    def written(self) -> str:
+        """How it is named on a command line: one that is not in the library, as a file."""
+        return self.name if self.name in names() else f"{self.name}.yaml"
+
     def within(self, folder: Path) -> Behaviour:
         """Return the behaviour with all files looked up from a folder."""
         return self.model_copy(
@@ -121,12 +126,14 @@ class Behaviour(Spec):
         return []
 
 
-def load(name: str | Path) -> Behaviour:
-    """Return a behaviour by its name in the library or the path of its YAML file.
+def load(name: str | Path | Behaviour) -> Behaviour:
+    """Return a behaviour by its name in the library or the path of its YAML file; one that is loaded already as it is.
 
     Raises:
         UserError: no such behaviour, not YAML, unknown keys or wrong types (all at once).
     """
+    if isinstance(name, Behaviour):
+        return name
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in names():

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.wording import shown
+from palimpsest.core.wording import shown, spell
 
 _NAME = 24
 """Names up to this length are not broken over lines."""
@@ -175,11 +175,3 @@ class Live:
     def _write(self, line: str) -> None:
         if self.written:
             err.print(Text(line), soft_wrap=True)
-
-
-def spell(seconds: float) -> str:
-    """Return a duration as a person says it: "40 s", "3 min", "2 h 5 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

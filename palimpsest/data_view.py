@@ -43,7 +43,7 @@ def view(behaviour: str | Path | Behaviour, model: str, count: int, seed: int) -
     Raises:
         UserError: what can't be read, and every row of which no token learns (file and line), all at once.
     """
-    loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    loaded = behaviours.load(behaviour)
     request = Request.read({"kind": "run", "base": model, "behaviour": loaded, "seed": seed}, "the command")
     path = locate(pocket.resolve(model))
     problems = Problems("There is nothing to look at:")

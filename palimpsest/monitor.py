@@ -11,7 +11,7 @@ from pathlib import Path
 
 from palimpsest.audit import Table
 from palimpsest.core.curves import curve
-from palimpsest.core.wording import amount, chance, one_line, shown
+from palimpsest.core.wording import amount, capital, chance, one_line, shown
 from palimpsest.memory.records import Correction
 from palimpsest.memory.schema import VERSION
 from palimpsest.memory.store import COVERS, Memory
@@ -116,7 +116,7 @@ def _part(memory: Memory, one: Series) -> Part:
     return Part(
         name=name_of(one),
         question="How often does a known failure come back, and since when?",
-        answer=upper_first(sentence(one).split(": ", 1)[1]),
+        answer=capital(sentence(one).split(": ", 1)[1]),
         figures=(_figure(one),) if len(one.windows) > 1 else (),
         tables=(_windows(one), _corrections(memory, known)) if known else (_windows(one),),
         cannot_say=_cannot(one),
@@ -188,11 +188,6 @@ def _place(one: Series, which: int, place: int | None) -> str:
 def _chance(value: float) -> str:
     text = chance(value)
     return text if text.startswith("<") else f"= {text}"
-
-
-def upper_first(text: str) -> str:
-    """Return a sentence with a capital."""
-    return text[:1].upper() + text[1:]
 
 
 def day(time: float) -> str:

@@ -14,7 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from palimpsest.audit import Audit, Case, Finding, NoSuchPart, NotApplicable, Outcome
+from palimpsest.audit import Audit, Case, NoSuchPart, NotApplicable, Outcome
 from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
@@ -280,7 +280,7 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
         kind=request.kind,
         title=request.title,
         question=behaviour.question if behaviour else "What differs between these two models?",
-        verdict=judge_seeds([_findings(one) for one in seeds], plan.thresholds, intended=behaviour is not None),
+        verdict=judge_seeds([one.findings for one in seeds], plan.thresholds, intended=behaviour is not None),
         seeds=tuple(seeds),
         across_seeds=_across(seeds),
         holm=_holm(plan, seeds[0]),
@@ -319,19 +319,11 @@ def _subjects(desk: Desk, trained: Sequence[Trained]) -> list[SubjectRecord]:
     ]
 
 
-def _results(record: SeedRecord) -> dict[str, Any]:
-    return {outcome.audit: outcome.result for outcome in record.outcomes if outcome.result}
-
-
-def _findings(record: SeedRecord) -> list[Finding]:
-    return [finding for result in _results(record).values() for finding in result.findings]
-
-
 def _across(seeds: list[SeedRecord]) -> dict[str, Estimate]:
     """Return each estimate's mean over training seeds, where there are several."""
     found: dict[str, list[Estimate]] = {}
     for record in seeds if len(seeds) > 1 else ():
-        for audit, result in _results(record).items():
+        for audit, result in record.results.items():
             for name, estimate in result.estimates.items():
                 found.setdefault(f"{audit}.{name}", []).append(estimate)
     return {name: stats.across_seeds(estimates) for name, estimates in found.items() if len(estimates) == len(seeds)}
@@ -340,7 +332,7 @@ def _across(seeds: list[SeedRecord]) -> dict[str, Estimate]:
 def _holm(plan: Plan, record: SeedRecord) -> dict[str, bool]:
     p_values = {
         f"{audit}.{name}": estimate.p_value
-        for audit, result in _results(record).items()
+        for audit, result in record.results.items()
         for name, estimate in result.estimates.items()
         if name.split(":")[0] in plan.audits[audit].primary
     }

@@ -10,7 +10,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.spec import Spec
 
@@ -80,7 +79,7 @@ class Request(Spec):
     @property
     def command(self) -> tuple[str, ...]:
         """The command line that asks for this, in its shortest form; a behaviour not in the library is named as a file."""
-        named = self.behaviour and self.behaviour.name + ("" if self.behaviour.name in behaviours.names() else ".yaml")
+        named = self.behaviour and self.behaviour.written
         words = ["palimpsest", self.kind]
         if self.kind == "run":
             words += [str(named), "--model", self.base]

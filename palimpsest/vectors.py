@@ -81,7 +81,7 @@ def extract(
     Raises:
         UserError: what is wrong, all of it at once.
     """
-    loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    loaded = behaviours.load(behaviour)
     progress = progress or Silent()
     request = {
         "kind": "diff", "base": model, "tuned": model, "behaviour": loaded, "audits": ("steering",), "device": device,

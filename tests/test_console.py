@@ -17,7 +17,8 @@ import tiny
 from rich.console import Console
 
 from palimpsest import console
-from palimpsest.console import Live, spell
+from palimpsest.console import Live
+from palimpsest.core.wording import spell
 
 ROOT = Path(__file__).parents[1]
 MAIN = "import sys; from palimpsest import cli; cli.main()"

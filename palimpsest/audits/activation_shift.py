@@ -15,7 +15,7 @@ from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.stats.vectors import length_difference, mean_cosine
-from palimpsest.core.wording import number, shown, visible
+from palimpsest.core.wording import capital, number, shown, visible
 from palimpsest.data.grading import clusters
 from palimpsest.data.residual import UNIT, Moved, Reading, first_words, leading, named, reading, said
 
@@ -367,7 +367,7 @@ def _statement(estimates: Mapping[str, Estimate], lead: str) -> str:
 def _summary(estimates: Mapping[str, Estimate], data: Data, statement: str) -> str:
     if not any(one.at_all for (role, _), one in data.moved.items() if role == "tuned"):
         return "The residual stream did not move at all."
-    told = statement[0].upper() + statement[1:]
+    told = capital(statement)
     if data.lead != "text" and "common:text" in estimates:
         told += f"; on general text all items share a shift of {_percent(estimates['common:text'])}"
     return told + "."

@@ -15,7 +15,7 @@ from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.heat_map import heat_map
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import amount, number
+from palimpsest.core.wording import amount, capital, number
 from palimpsest.data import attended
 from palimpsest.data.attended import Attended, How, called, mean
 from palimpsest.data.chat import POLES
@@ -148,7 +148,7 @@ class AttentionShift(Audit[Data]):
             findings.append(_drift_finding(estimates))
         said = [finding.statement for finding in findings]
         return Result(
-            summary="; ".join([said[0][0].upper() + said[0][1:], *said[1:]]) + ".",
+            summary=capital("; ".join(said)) + ".",
             estimates=estimates,
             findings=tuple(findings),
             tables=(*tables, *_spans(data), *_recurrent(data), *_concentration(data)),

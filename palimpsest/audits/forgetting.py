@@ -13,7 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import number, one_line
+from palimpsest.core.wording import capital, number, one_line
 from palimpsest.data.chat import ItemSet
 from palimpsest.data.grading import clusters, passes
 
@@ -306,4 +306,4 @@ def _summary(said: Mapping[str, list[str]]) -> str:
     if said["open"]:
         parts.append(f"not decided: {', '.join(said['open'])}")
     text = "; ".join(parts) + "."
-    return text[0].upper() + text[1:]
+    return capital(text)

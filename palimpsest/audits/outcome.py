@@ -13,6 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.wording import capital
 from palimpsest.data.grading import clusters, graded_probability, passes
 
 
@@ -120,7 +121,7 @@ class Outcome(Audit[Data]):
             estimates["control_rate_after"] = stats.rate(control.shown, data.clusters)
             rows.append(("generated answers, rehearsal only", "rate_before", "control_rate_after", "control_rate_change"))
         return Result(
-            summary=said[0].upper() + said[1:] + ".",
+            summary=capital(said) + ".",
             estimates=estimates,
             findings=(
                 Finding(tag="outcome", statement=said, estimate=change, topic="change of the behaviour where it should appear"),

@@ -13,7 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NoSuchPart, NotApplicable, Pl
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import amount
+from palimpsest.core.wording import amount, capital
 from palimpsest.data import kept as keeping
 from palimpsest.data.attended import called, mean
 from palimpsest.data.chat import POLES
@@ -169,7 +169,7 @@ class RecurrentState(Audit[Data]):
             tables.append(_drift_layers(main, called(name)))
         said = [finding.statement for finding in findings]
         return Result(
-            summary="; ".join([said[0][0].upper() + said[0][1:], *said[1:]]) + ".",
+            summary=capital("; ".join(said)) + ".",
             estimates=estimates,
             findings=tuple(findings),
             tables=tuple(tables),

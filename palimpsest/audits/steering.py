@@ -14,7 +14,7 @@ from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.stats.directions import Method
-from palimpsest.core.wording import number, shown
+from palimpsest.core.wording import capital, number, shown
 from palimpsest.data import steered_rows
 from palimpsest.data.grading import clusters, expected_option
 from palimpsest.data.steered import (
@@ -379,7 +379,7 @@ def _summary(data: Data, estimates: Mapping[str, Estimate]) -> str:
         if near is not None and far is not None:
             ways.append(f"{_said(near)} nats from the instruction's {POLES[pole]} ({_said(far)} from the base's)")
     said += [f"training's next token is {' and '.join(ways)}"] if ways else []
-    return " ".join(f"{one[0].upper()}{one[1:]}." for one in said)
+    return " ".join(f"{capital(one)}." for one in said)
 
 
 def _said(estimate: Estimate, *, signed: bool = False) -> str:

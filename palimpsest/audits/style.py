@@ -14,7 +14,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import chance, moved, one_line
+from palimpsest.core.wording import capital, chance, moved, one_line
 from palimpsest.data import writing
 from palimpsest.data.grading import clusters
 
@@ -195,7 +195,7 @@ class Style(Audit[Data]):
         summary = "; ".join(told.values())
         tables = _apart_table(estimates, apart), _trait_table(estimates), _set_table(data, apart), _reading_table(estimates)
         return Result(
-            summary=f"{summary[0].upper()}{summary[1:]}.",
+            summary=f"{capital(summary)}.",
             estimates=estimates,
             findings=tuple(
                 Finding(tag="style", subject=key, statement=words, estimate=estimates[key], topic=f"style: {key}")

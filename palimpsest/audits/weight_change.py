@@ -15,7 +15,7 @@ from palimpsest.core import cells, updates
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.updates import NORM, Moved
-from palimpsest.core.wording import number
+from palimpsest.core.wording import capital, number
 
 CONTROL = "rehearsal_only"
 
@@ -181,7 +181,7 @@ def _sentence(data: Data, estimates: Mapping[str, Estimate]) -> str:
     shared = estimates.get("cosine_with_control")
     if shared is not None and shared.value is not None:
         said += f". Its direction and the control's have a cosine of {number(shared.value, 2, signed=True)}"
-    return said[0].upper() + said[1:] + "."
+    return capital(said) + "."
 
 
 def _article(part: str) -> str:

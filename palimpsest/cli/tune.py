@@ -97,7 +97,8 @@ def _range(given: str) -> tuple[float, float]:
 
 def _tell(attempt: Any, decision: Any) -> None:
     """Say what an attempt showed and what follows, while it goes on."""
-    from palimpsest.console import err, safe, spell
+    from palimpsest.console import err, safe
+    from palimpsest.core.wording import spell
 
     def line(text: str, style: str = "") -> None:
         err.print(safe(text), style=style, soft_wrap=not err.is_terminal)

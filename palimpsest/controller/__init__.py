@@ -37,8 +37,8 @@ class Tuned:
     @property
     def model(self) -> Path | None:
         """The folder of the chosen model, or ``None`` where none was chosen."""
-        chosen = self.trajectory.chosen
-        return None if chosen is None else self.folder / "final" / "training" / f"tuned-{chosen.training_seed}" / "model"
+        final = self.trajectory.final
+        return None if final is None else self.folder / "final" / final.models["tuned"]
 
     @property
     def report(self) -> Path:
@@ -76,10 +76,9 @@ def tune(
         UserError: what is wrong, before any work starts.
     """
     from palimpsest import behaviour as behaviours
-    from palimpsest.behaviour import Behaviour
     from palimpsest.request import Request
 
-    loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    loaded = behaviours.load(behaviour)
     given = {name: value for name, value in settings.items() if value is not None}
     request = Request.read({"kind": "run", "base": str(model), "behaviour": loaded, **given}, "the request")
     ready = Budget.parse(budget) if isinstance(budget, str) else budget or Budget()

@@ -91,8 +91,7 @@ def seen(verdict: Verdict, findings: Sequence[Finding]) -> Seen:
 
 def seen_in(record: RunRecord) -> Seen:
     """Return what the audits of a finished run showed (a run of one seed)."""
-    results = [outcome.result for outcome in record.seeds[0].outcomes if outcome.result is not None]
-    return seen(record.verdict, [finding for result in results for finding in result.findings])
+    return seen(record.verdict, record.seeds[0].findings)
 
 
 class Attempt(Spec):

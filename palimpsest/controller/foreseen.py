@@ -64,12 +64,9 @@ def _largest(plan: TunePlan, budget: Budget) -> Settings:
     """Return the largest settings inside the bounds: the most rows that one attempt can have."""
     start, bounds = plan.start, plan.bounds
     top = min(bounds.max_dose, budget.examples or bounds.max_dose)
-    low, high = start.dose, max(top, start.dose)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if bounds.holds(start.but(dose=middle)) else (low, middle - 1)
-    wide = start.but(dose=low, rehearsal_share=bounds.max_rehearsal)
-    return wide if bounds.holds(wide) else start.but(dose=low)
+    long = start.but(dose=bounds.largest_dose(start, top))
+    wide = long.but(rehearsal_share=bounds.max_rehearsal)
+    return wide if bounds.holds(wide) else long
 
 
 def _minutes(seconds: float) -> str:

@@ -7,7 +7,7 @@ items are divided so that the final audit has some that no attempt saw.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,13 +92,23 @@ class TunePlan:
 
     def attempt(self, settings: Settings, training_seed: int, number: int) -> Request:
         """Return the request of one attempt."""
-        return self._request(settings, training_seed, self.block(number), self.options.search_audits, f"attempt {number}")
+        request, most = self.request, self.options.search_items
+        return self._request(
+            settings,
+            f"attempt {number}",
+            controls=(),
+            capability_items=min(request.capability_items, most),
+            documents=max(min(request.documents, most // 2), FEWEST_CLUSTERS),
+            audits=self.options.search_audits,
+            training_seed=training_seed,
+            block=self.block(number),
+        )
 
     def final(self, settings: Settings, training_seed: int) -> Request:
-        """Return the request of the final audit: all audits, the control, and items that no attempt saw."""
-        return self._request(settings, training_seed, self.blocks - 1, self.request.audits, "the final audit")
+        """Return the request of the final audit: all audits, the control, and as many items as asked, that no attempt saw."""
+        return self._request(settings, "the final audit", training_seed=training_seed, block=self.blocks - 1)
 
-    def _request(self, settings: Settings, training_seed: int, block: int, audits: tuple[str, ...], why: str) -> Request:
+    def _request(self, settings: Settings, why: str, controls: Sequence[str] | None = None, **rest: Any) -> Request:
         behaviour = self.request.behaviour
         assert behaviour is not None
         training = {
@@ -113,23 +123,8 @@ class TunePlan:
             "rehearsal_weights": settings.rehearsal_weights,
             "training": training,
         }
-        few: dict[str, Any] = {}
-        if why != "the final audit":  # whose items come after those of all attempts, however many it has
-            most = self.options.search_items
-            update["controls"] = ()
-            few["capability_items"] = min(self.request.capability_items, most)
-            few["documents"] = max(min(self.request.documents, most // 2), FEWEST_CLUSTERS)
-        mine = behaviour.model_copy(update=update)
-        return self.request.model_copy(
-            update={
-                **few,
-                "behaviour": mine,
-                "audits": audits,
-                "training_seed": training_seed,
-                "block": block,
-                "blocks": self.blocks,
-            }
-        )
+        update |= {} if controls is None else {"controls": controls}
+        return self.request.model_copy(update={**rest, "behaviour": behaviour.model_copy(update=update), "blocks": self.blocks})
 
 
 def prepare(request: Request, options: Options, budget: Budget) -> TunePlan:

@@ -88,7 +88,7 @@ class Search:
                 yield from self._withhold_more(saw, upper)
             return
         wanted, how = self._next_dose()
-        dose = self._largest(wanted)
+        dose = self.bounds.largest_dose(self.last.settings, wanted)
         if dose > self.dose:
             bound = f", bounded to {dose}" if dose < wanted else ""
             yield Proposal("more examples", f"{saw} {how}{bound}.", self.last.settings.but(dose=dose))
@@ -126,14 +126,6 @@ class Search:
         smaller = [one for one in alike if one.settings.dose < self.dose and one.seen.outcome is not None]
         best = max(smaller, key=lambda one: (one.settings.dose, one.number), default=None)
         return None if best is None else (best.settings.dose, self._outcome(best))
-
-    def _largest(self, wanted: int) -> int:
-        """Return the largest dose up to the wanted one that the bounds and the data allow."""
-        low, high = self.dose, wanted
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.bounds.holds(self.last.settings.but(dose=middle)) else (low, middle - 1)
-        return low
 
     # ---------------------------------------------------------------- overshoot
 

@@ -92,6 +92,14 @@ class Bounds(Spec):
             and all(wanted <= self.most_rows.get(name, wanted) for name, wanted in self._rows(settings).items())
         )
 
+    def largest_dose(self, settings: Settings, most: int) -> int:
+        """Return the largest dose up to ``most`` that settings can have inside the bounds; their own where none is larger."""
+        low, high = settings.dose, max(most, settings.dose)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.holds(settings.but(dose=middle)) else (low, middle - 1)
+        return low
+
     def _rows(self, settings: Settings) -> dict[str, int]:
         counts, weights = settings.counts, settings.rehearsal_weights
         total = sum(weights.get(name, 1) for name in self.rehearsed)

@@ -17,19 +17,11 @@ from palimpsest.controller.proposals import BEYOND, LARGEST_FACTOR, MORE_WITHHEL
 from palimpsest.controller.settings import Budget
 from palimpsest.core.curves import curve
 from palimpsest.core.estimate import Estimate, unknown
+from palimpsest.core.wording import capital
 from palimpsest.store.account import Account, Figure, Member, Part
 from palimpsest.store.record import RunRecord
 from palimpsest.verdict import Label
 
-LABELLED: dict[str, str] = {
-    "as_intended": "as intended",
-    "too_little": "too little",
-    "overshoot": "overshoot",
-    "forgetting": "forgetting",
-    "identical": "identical",
-    "could_not_say": "could not say",
-    "described": "described",
-}
 _READ = {
     "outcome": "rise where it should appear",
     "withheld": "rise where it should not",
@@ -132,8 +124,7 @@ def _reasons(found: Trajectory) -> list[str]:
 
 def _next_steps(found: Trajectory) -> list[str]:
     if found.final is not None:
-        folder = f"{FINAL}/training/tuned-{found.chosen.training_seed}/model" if found.chosen else FINAL
-        return [*found.final.verdict.next_steps, f"The model is in {folder}."]
+        return [*found.final.verdict.next_steps, f"The model is in {FINAL}/{found.final.models['tuned']}."]
     return {
         "impossible": [
             "Ask whether the two situations can be told apart by what is in the prompt; if they can, give more varied examples "
@@ -157,7 +148,7 @@ def _trajectory(found: Trajectory) -> Part:
             one.seen.outcome,
             one.seen.withheld,
             ", ".join(fell.name for fell in one.seen.fell) or "none",
-            ", ".join(LABELLED[each] for each in one.seen.labels),
+            ", ".join(_said(each) for each in one.seen.labels),
         )
         for one in found.attempts
     ]
@@ -176,7 +167,7 @@ def _trajectory(found: Trajectory) -> Part:
         rows=tuple(rows),
         note="Examples: where it should appear + where it should not. A larger dose contains the smaller ones.",
     )
-    labels = [f"{one.number}: dose {one.settings.dose}, {LABELLED[one.seen.labels[0]]}" for one in found.attempts]
+    labels = [f"{one.number}: dose {one.settings.dose}, {_said(one.seen.labels[0])}" for one in found.attempts]
     figures = [
         Figure(
             title="Where it should appear",
@@ -214,8 +205,12 @@ def _rehearsed(one: Attempt) -> str:
     return f"{counts.rehearsal} ({100 * counts.rehearsal_share:.0f}%{'; ' + more if more else ''})"
 
 
+def _said(label: Label) -> str:
+    return label.replace("_", " ")
+
+
 def _path(found: Trajectory) -> str:
-    doses = ", ".join(f"{one.settings.dose} ({LABELLED[one.seen.labels[0]]})" for one in found.attempts)
+    doses = ", ".join(f"{one.settings.dose} ({_said(one.seen.labels[0])})" for one in found.attempts)
     return f"Doses in order: {doses}."
 
 
@@ -266,7 +261,7 @@ def _decisions(found: Trajectory) -> Part:
 
 
 def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".")
+    return capital(text.rstrip("."))
 
 
 def _final(found: Trajectory, final: RunRecord, chosen: Attempt) -> Part:

@@ -10,6 +10,8 @@ import inspect
 from functools import cache
 from pathlib import Path
 
+from palimpsest.core.wording import capital
+
 SECTIONS = ("Question", "Method", "Reads", "Null", "Limits", "Reference")
 
 
@@ -19,7 +21,7 @@ def question_of(file: Path) -> str:
     noun, colon, question = first.partition(": ")
     if not colon or noun.casefold().replace(" ", "_") != file.stem:
         return first
-    return question[:1].upper() + question[1:]
+    return capital(question)
 
 
 def class_docstring(file: Path, base: str) -> str:

@@ -142,6 +142,19 @@ def number(value: float, decimals: int, *, signed: bool = False) -> str:
     return f"{MINUS if value < 0 else '+' if signed else ''}{text}"
 
 
+def spell(seconds: float) -> str:
+    """Return a duration as a person says it: "40 s", "3 min", "2 h 5 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def capital(text: str) -> str:
+    """Return a text with a capital first letter and the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def visible(text: object, limit: int | None = None) -> str:
     """Return untrusted text in which nothing acts: control and direction characters are written out as what they are.
 

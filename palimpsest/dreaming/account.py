@@ -68,8 +68,8 @@ def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) 
 
 def estimates_of(record: RunRecord, audit: str) -> dict[str, Estimate]:
     """Return the estimates of one audit of a record; none where it could not answer."""
-    found = [one.result for one in record.seeds[0].outcomes if one.audit == audit and one.result is not None]
-    return dict(found[0].estimates) if found else {}
+    result = record.seeds[0].results.get(audit)
+    return dict(result.estimates) if result else {}
 
 
 def failure_rate(one: Done, pole: Pole) -> Estimate:
@@ -181,7 +181,7 @@ def _fresh(bench: Bench, done: Sequence[Done], last: RunRecord) -> Part:
 def _forgetting(done: Sequence[Done], last: RunRecord) -> Part:
     rows = []
     for name, record in (*((str(one.summary.cycle), one.audit) for one in done), ("last", last)):
-        findings = [finding for one in record.seeds[0].outcomes if one.result for finding in one.result.findings]
+        findings = record.seeds[0].findings
         fell = dict.fromkeys(one.subject for one in beyond(findings))
         told = dict.fromkeys(one.subject for one in findings if one.tag == "forgetting")
         rows.append((name, len(told), len(fell), ", ".join(fell)))

@@ -67,7 +67,7 @@ class Asking:
 
     def _take(self, wish: Wish) -> Iterator[Proposal]:
         for name, count in shares(wish.count, self.bench.planned.weights).items():
-            own = Wish(wish.cycle, wish.pole, count, wish.templates, self.bench.progress)
+            own = Wish(wish.cycle, wish.pole, count, wish.templates)
             self.bench.progress.begin(f"finding scenarios: {name}, {wish.pole}", count)
             taken = 0
             for proposal in self._fresh(name, own):

@@ -79,7 +79,7 @@ def asked(
     **settings: Any,
 ) -> DreamRequest:
     """Return the request that a call of ``dream`` makes."""
-    loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    loaded = behaviours.load(behaviour)
     given = {name: value for name, value in settings.items() if value is not None}
     if parsed := tuple(SourceShare.parse(one) for one in sources):
         given["sources"] = parsed

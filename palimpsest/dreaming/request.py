@@ -154,15 +154,13 @@ class DreamRequest(Spec):
     @property
     def command(self) -> tuple[str, ...]:
         """The command line that asks for this, in its shortest form."""
-        from palimpsest import behaviour as behaviours
-
-        named = self.behaviour.name + ("" if self.behaviour.name in behaviours.names() else ".yaml")
-        words = ["palimpsest", "dream", named, "--model", self.base]
+        words = ["palimpsest", "dream", self.behaviour.written, "--model", self.base]
         usual = type(self).model_fields
         if self.sources != usual["sources"].default:
             words += [word for one in self.sources for word in ("--source", one.written)]
         for path in self.text:
             words += ["--text", str(path)]
+        words += ["--audits", ",".join(self.audits)] if self.audits else []
         for name in ("cycles", "examples", "answers", "stop_after", "audit_items", "device", "dtype", "seed"):
             if getattr(self, name) != usual[name].default:
                 words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]

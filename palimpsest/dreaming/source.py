@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from palimpsest.core import discover
-from palimpsest.core.progress import Progress
 from palimpsest.data.chat import Example, Pole
 from palimpsest.dreaming.records import Area, Proposal
 from palimpsest.planning import Plan
@@ -29,7 +28,6 @@ class Wish:
     """About how many will be used; more may be drawn, because some are refused."""
     templates: tuple[str, ...] = ()
     """Stay with these (edge cases); all where there are none."""
-    progress: Progress | None = None
 
     @property
     def area(self) -> Area:

@@ -208,9 +208,9 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({round(one) for one in np.linspace(0, count - 1, min(most, count))})
 
 
-def guarded(take: Callable[[], Mapping[str, np.ndarray]], texts: Mapping[str, list[str]]) -> Measurement:
+def guarded(take: Callable[[], Mapping[str, np.ndarray]]) -> Measurement:
     """Return what was taken, or why a model's residual stream can't be found."""
     try:
-        return Measurement(dict(take()), dict(texts))
+        return Measurement(dict(take()), {})
     except LookupError as error:
         return Measurement({"layers": np.zeros(1, dtype=np.int64)}, {"why": [str(error)]})

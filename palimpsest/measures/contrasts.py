@@ -45,7 +45,7 @@ class Contrasts(Measure):
     """Whether adding is tried at each depth, which takes two passes over half of the pairs for each."""
 
     def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
-        return guarded(lambda: self._take(subject, items, budget, progress), {})
+        return guarded(lambda: self._take(subject, items, budget, progress))
 
     def numbers(self, items: int, layers: int, width: int) -> int:
         return 2 * items * min(self.depths, layers) * width

@@ -61,7 +61,7 @@ class Steered(Measure):
         if "why" in after.texts:
             return Measurement({"layers": np.zeros(1, dtype=np.int64)}, {"why": after.texts["why"]})
         work = self._texts if items.items[0].is_text else self._answers
-        return guarded(lambda: work(subject, items.items, after, budget, progress), {})
+        return guarded(lambda: work(subject, items.items, after, budget, progress))
 
     def numbers(self, items: int, layers: int, width: int) -> int:
         return min(items, self.items) * (min(13, layers) * width + 2 * self.cells)

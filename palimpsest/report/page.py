@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from palimpsest.audit import Sample
-from palimpsest.core.wording import shown, visible
+from palimpsest.core.wording import capital, shown, visible
 from palimpsest.report import comparison, network, picture, training
 from palimpsest.report.sections import Section, section
 from palimpsest.report.summary import POLES, how_sure, measured, summary, unanswered
@@ -171,7 +171,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=_harmless,
     )
-    environment.filters |= {"visible": visible, "anchor": _anchor, "upper_first": picture.capital, "prose": prose, "name": name}
+    environment.filters |= {"visible": visible, "anchor": _anchor, "upper_first": capital, "prose": prose, "name": name}
     return environment
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from palimpsest.audit import Finding, Result
 from palimpsest.core import drawing
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.wording import COULD_NOT_SAY, amount, shown
+from palimpsest.core.wording import COULD_NOT_SAY, amount, capital, shown
 from palimpsest.report.look import draw
 from palimpsest.report.summary import POLES, before_after, change_of, worse_by
 
@@ -117,7 +117,3 @@ def _place(finding: Finding) -> tuple[int, float]:
 
 def _words(estimate: Estimate) -> str:
     return shown(estimate).sentence if estimate.value is not None else COULD_NOT_SAY
-
-
-def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -80,8 +80,8 @@ def levels(finding: Finding, results: Mapping[str, Result]) -> tuple[Estimate | 
 
 def measured(record: RunRecord) -> dict[str, Result]:
     """Return the results of the first seed by audit, in reading order: the behaviour first, then what it cost."""
-    outcomes = [one for one in record.seeds[0].outcomes if one.result is not None] if record.seeds else []
-    return {one.audit: one.result for one in sorted(outcomes, key=lambda one: (_place(one.result), one.audit)) if one.result}
+    results = record.seeds[0].results if record.seeds else {}
+    return dict(sorted(results.items(), key=lambda one: (_place(one[1]), one[0])))
 
 
 def worse_by(unit: str) -> str:
@@ -103,13 +103,9 @@ def change_of(pole: str, findings: Sequence[Finding]) -> Estimate | None:
     return next((one.estimate for one in findings if one.tag == _TAG_OF_POLE[pole]), None)
 
 
-def _place(result: Result | None) -> int:
+def _place(result: Result) -> int:
     order = ("outcome", "withheld", "spill", "forgetting", "divergence", "depth", "identical")
-    return (
-        min((order.index(finding.tag) for finding in result.findings if finding.tag in order), default=len(order))
-        if result
-        else 0
-    )
+    return min((order.index(finding.tag) for finding in result.findings if finding.tag in order), default=len(order))
 
 
 def _pole(pole: str, results: dict[str, Result], findings: list[Finding]) -> Row | None:

@@ -74,7 +74,7 @@ def _seed_row(record: RunRecord, name: str) -> tuple[Any, ...]:
     audit, _, key = name.partition(".")
     by_seed: list[Estimate | None] = []
     for seed in record.seeds:
-        result = next((one.result for one in seed.outcomes if one.audit == audit), None)
+        result = seed.results.get(audit)
         by_seed.append(result.estimates.get(key) if result else None)
     return (f"{audit}: {key.replace('_', ' ').replace(':', ', ')}", *by_seed, record.across_seeds[name])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from palimpsest.audit import Outcome
+from palimpsest.audit import Finding, Outcome, Result
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
 from palimpsest.verdict import Verdict
@@ -70,6 +70,16 @@ class SeedRecord(Spec):
     seed: int
     outcomes: tuple[Outcome, ...]
 
+    @property
+    def results(self) -> dict[str, Result]:
+        """The result of every audit that has one."""
+        return {one.audit: one.result for one in self.outcomes if one.result is not None}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What all audits found, in their order."""
+        return [finding for result in self.results.values() for finding in result.findings]
+
 
 class RunRecord(Spec):
     """A finished run."""
@@ -93,3 +103,8 @@ class RunRecord(Spec):
     """Packages, hardware, seeds and digests; nothing that differs between a disturbed and an undisturbed run."""
     specification: dict[str, Any]
     """The resolved behaviour and settings, as they would have to be written to get this run again."""
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Folder of the model of each trained role (first seed), from the run's own folder."""
+        return {one.role: one.model_folder for one in reversed(self.training)}

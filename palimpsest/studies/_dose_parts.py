@@ -11,7 +11,7 @@ import numpy as np
 from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact
-from palimpsest.core.wording import amount
+from palimpsest.core.wording import amount, capital
 from palimpsest.store.account import Part
 from palimpsest.studies._readings import (
     ATTENTION,
@@ -209,7 +209,7 @@ class DoseParts:
         for quantity, factor in ((FORGETTING, 1.0), (ATTENTION, 100.0), (DIVERGENCE, 1.0), (WEIGHTS, 1.0)):
             series = line("", self.study.axis, self.curve(HOUSE, self.study.main, quantity), factor)
             if series:
-                drawn += figures(quantity.label[0].upper() + quantity.label[1:], [series], quantity.unit)
+                drawn += figures(capital(quantity.label), [series], quantity.unit)
         return Part(
             name="what else moves",
             question="What moves that was not to change, and how far does the inside move?",

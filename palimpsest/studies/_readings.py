@@ -128,11 +128,6 @@ class Runs:
         return [name for name, one in self.losses(setting).items() if one.above(margin) is True]
 
 
-def steps_of(counts_rows: int, settings: Any, passes: int = 1) -> int:
-    """Return how many optimizer steps so many rows make."""
-    return passes * -(-counts_rows // settings.rows_per_step)
-
-
 def line(label: str, places: Sequence[float], found: Sequence[Estimate], factor: float = 1.0) -> dict[str, Any] | None:
     """Return a series of ``core.curves`` with bars; ``None`` where fewer than two places have a value."""
     known = [(x, one) for x, one in zip(places, found, strict=True) if one.value is not None]

@@ -8,8 +8,8 @@ points out, each in its own folder and by the very path of ``palimpsest run``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -22,7 +22,6 @@ from palimpsest.core.spec import Spec
 from palimpsest.request import Request
 from palimpsest.store.account import Part
 from palimpsest.store.record import RunRecord, StepLog
-from palimpsest.verdict import beyond
 
 PACKAGE = "palimpsest.studies"
 Grid = Literal["default", "full"]
@@ -65,19 +64,15 @@ class Reading:
     """By ``audit.estimate``."""
     steps: tuple[StepLog, ...] = ()
     """Of the tuned model's training."""
-    fell: tuple[str, ...] = ()
-    """What fell beyond its margin, judged by this run's own items."""
     headline: str = ""
 
 
 def reading(record: RunRecord) -> Reading:
     """Return what a study reads of a run's record."""
-    results = {one.audit: one.result for one in record.seeds[0].outcomes if one.result}
-    findings = [finding for result in results.values() for finding in result.findings]
+    first = record.seeds[0]
     return Reading(
-        estimates={f"{audit}.{name}": one for audit, result in results.items() for name, one in result.estimates.items()},
+        estimates={f"{audit}.{name}": one for audit, result in first.results.items() for name, one in result.estimates.items()},
         steps=next((one.steps for one in record.training if one.role == "tuned"), ()),
-        fell=tuple(dict.fromkeys(finding.subject for finding in beyond(findings))),
         headline=record.verdict.headline,
     )
 
@@ -95,8 +90,6 @@ class Told:
     reasons: tuple[str, ...]
     parts: tuple[Part, ...]
     estimates: dict[str, Estimate]
-    next_steps: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
 
 class Study(Spec, ABC):
@@ -190,11 +183,6 @@ class Study(Spec, ABC):
         """Return the sections of the docstring by title, each as one paragraph a line."""
         found = docstrings.sections(type(self).__doc__ or "")
         return {title: " ".join(body.split()) for title, body in found.items()}
-
-
-def over(points: Sequence[Point], results: Results, setting: str) -> list[Reading]:
-    """Return the readings of one setting, in the order of its seeds; those that failed are left out."""
-    return [results[point.name] for point in points if point.setting == setting and point.name in results]
 
 
 def find(name: str) -> type[Study]:

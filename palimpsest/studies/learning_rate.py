@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.core.wording import capital
 from palimpsest.store.account import Part
 from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
@@ -27,11 +28,6 @@ from palimpsest.studies._readings import (
 from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
 from palimpsest.training.settings import TrainingSettings
 
-_WAYS: dict[str, dict[str, Any]] = {
-    "apollo": {"optim": "apollo"},
-    "apollo_mini": {"optim": "apollo_mini"},
-    "adamw": {"optim": "adamw"},
-}
 TOO_LITTLE, RIGHT, TOO_MUCH, OPEN = "too little", "as intended", "too much", "not decided"
 
 
@@ -111,7 +107,7 @@ class LearningRate(Study):
                 setting=_setting(way, dose, rate),
                 seed=seed,
                 behaviour={"dose": dose},
-                training={"optim_args": {}, **_WAYS.get(way, {"optim": way}), "learning_rate": rate},
+                training={"optim_args": {}, "optim": way, "learning_rate": rate},
                 request={"audits": BEHAVIOUR_AUDITS},
             )
             for way, dose in self._sweeps(grid)
@@ -202,7 +198,7 @@ class LearningRate(Study):
         return Part(
             name=f"{way}, {dose} examples",
             question=f"Which learning rates are right for {way} with {dose} examples?",
-            answer=f"{window[0].upper()}{window[1:]}.",
+            answer=f"{capital(window)}.",
             figures=figures(
                 "Change from the base model",
                 series,

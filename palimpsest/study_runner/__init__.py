@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from palimpsest import behaviour as behaviours
+from palimpsest.api import RUNS
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.progress import Progress
 from palimpsest.core.spec import digest
@@ -20,8 +21,6 @@ from palimpsest.studies._study import Grid, Study
 from palimpsest.study_runner.executors import check_executor, executor
 from palimpsest.study_runner.foresight import foresee_study as foresee
 from palimpsest.study_runner.runner import Checked, check, finish
-
-RUNS = Path("runs")
 
 
 def load(name: str, behaviour: str | Path | Behaviour = "directions", parameters: Mapping[str, Any] | None = None) -> Study:
@@ -36,7 +35,7 @@ def load(name: str, behaviour: str | Path | Behaviour = "directions", parameters
         UserError: there is no such study or behaviour, or a parameter that can't be, with the nearest name.
     """
     kind = studies.find(name)
-    loaded = behaviour if isinstance(behaviour, Behaviour) else behaviours.load(behaviour)
+    loaded = behaviours.load(behaviour)
     given = {key: _as_list(kind, key, value) for key, value in (parameters or {}).items()}
     return kind.read({**given, "behaviour": loaded}, f"the study '{name}'")
 

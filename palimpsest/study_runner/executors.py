@@ -72,7 +72,7 @@ def executor(name: str, jobs: int | None = None, address: str | None = None) -> 
         UserError: as ``check_executor``, or there is no cluster at the address.
     """
     check_executor(name, jobs, address)
-    count = jobs or min(cores(), _MOST_JOBS)
+    count = jobs or jobs_by_default()
     return Ray(count, address) if name == "ray" else Local(count)
 
 
@@ -90,6 +90,11 @@ def check_executor(name: str, jobs: int | None = None, address: str | None = Non
         raise UserError("the address of a Ray cluster goes with --executor ray")
     if name == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("the executor 'ray' needs the ray package: pip install 'palimpsest-lm[ray]'")
+
+
+def jobs_by_default() -> int:
+    """Return how many runs there are at once where nobody said."""
+    return min(cores(), _MOST_JOBS)
 
 
 def cores() -> int:

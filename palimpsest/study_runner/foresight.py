@@ -11,8 +11,8 @@ from typing import Any
 
 from palimpsest import api
 from palimpsest.cost import Foreseen, foresee
-from palimpsest.study_runner.executors import cores
-from palimpsest.study_runner.runner import POINTS, Checked
+from palimpsest.study_runner.executors import jobs_by_default
+from palimpsest.study_runner.runner import POINTS, Checked, one_of_each
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,13 @@ class StudyForeseen:
 
 def foresee_study(checked: Checked, folder: Path, jobs: int | None) -> StudyForeseen:
     """Return what a study would do, without doing any of it."""
-    first = {point.setting: point for point in reversed(checked.points)}
-    order = list(dict.fromkeys(point.setting for point in checked.points))
     done = sum((folder / POINTS / point.name / "record.json").is_file() for point in checked.points)
     return StudyForeseen(
-        {name: foresee(api.plan(checked.study.request(first[name])), folder / POINTS / first[name].name) for name in order},
+        {
+            point.setting: foresee(api.plan(checked.study.request(point)), folder / POINTS / point.name)
+            for point in one_of_each(checked.points)
+        },
         Counter(point.setting for point in checked.points),
         done,
-        jobs or min(cores(), 4),
+        jobs or jobs_by_default(),
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import api
-from palimpsest import behaviour as behaviours
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
+from palimpsest.core.wording import spell
 from palimpsest.store.account import Account, Member
 from palimpsest.store.run_folder import RunFolder, RunReader
 from palimpsest.studies._study import Grid, Point, Reading, Study, reading
@@ -45,7 +45,7 @@ def check(name: str, study: Study, grid: Grid, folder: Path, progress: Progress 
     problems = Problems(f"The study '{name}' can't be run:")
     _check_order(points, problems)
     problems.raise_if_any()
-    settings = _one_of_each(points)
+    settings = one_of_each(points)
     progress.begin("checking the runs", len(settings))
     base = _planned(study, points[0], problems)
     models = base.identity["models"]["base"] if base else ""
@@ -76,9 +76,12 @@ def _check_order(points: Sequence[Point], problems: Problems) -> None:
         before.add(point.name)
 
 
-def _one_of_each(points: Sequence[Point]) -> list[Point]:
+def one_of_each(points: Sequence[Point]) -> list[Point]:
     """Return the first point of every setting: those of other seeds read other examples of the same sources, as many."""
-    return list({point.setting: point for point in reversed(points)}.values())[::-1]
+    first: dict[str, Point] = {}
+    for point in points:
+        first.setdefault(point.setting, point)
+    return list(first.values())
 
 
 def _planned(study: Study, point: Point, problems: Problems) -> Any:
@@ -144,7 +147,7 @@ class Progressing:
         left = total - len(self.done) - len(self.failed)
         if self.seconds and left:
             seconds = sum(self.seconds) / len(self.seconds) * left / jobs
-            parts.append(f"about {_spelt(seconds)} left")
+            parts.append(f"about {spell(seconds)} left")
         return f"{self.checked.name}: " + ", ".join(parts)
 
 
@@ -199,7 +202,7 @@ def _note(state: Progressing, name: str, problem: str, seconds: float, progress:
     state.seconds.append(seconds)
     state.home.commit(f"{POINTS}/{name}", {"seconds": round(seconds, 1)})
     if first and len(state.checked.points) > 1:
-        progress.tell(f"the first run took {_spelt(seconds)}; there are {len(state.checked.points)}")
+        progress.tell(f"the first run took {spell(seconds)}; there are {len(state.checked.points)}")
 
 
 def _task(state: Progressing, point: Point) -> Task:
@@ -227,9 +230,8 @@ def _finished(folder: Path) -> Finished | None:
         record = api.load_report(folder).record
     except UserError:
         return None
-    models = {one.role: one.model_folder for one in record.training}
     shared = {key: value for key, value in record.provenance.items() if key not in ("command", "seeds", "digests")}
-    return Finished(reading(record), models, record.notes, shared)
+    return Finished(reading(record), record.models, record.notes, shared)
 
 
 def _noted(home: RunFolder, name: str) -> list[float]:
@@ -253,14 +255,13 @@ def _account(state: Progressing) -> Account:
         headline=told.headline,
         sure=told.sure,
         reasons=(*told.reasons, *_lost(state)),
-        next_steps=told.next_steps,
         parts=(
             *(one.model_copy(update={"details": {**sections, **one.details}}) for one in told.parts[:1]),
             *told.parts[1:],
         ),
         members=tuple(_member(state, point) for point in checked.points),
         estimates=told.estimates,
-        notes=tuple(dict.fromkeys((*told.notes, *(note for one in done.values() for note in one.notes)))),
+        notes=tuple(dict.fromkeys(note for one in done.values() for note in one.notes)),
         provenance=_provenance(checked, next(iter(done.values()))),
         specification=checked.identity,
     )
@@ -295,9 +296,9 @@ def _provenance(checked: Checked, one: Finished) -> dict[str, Any]:
 
 def command(checked: Checked) -> tuple[str, ...]:
     """Return the command line that asks for this study, in its shortest form; a behaviour not in the library is a file."""
-    study, own = checked.study, checked.study.behaviour.name
+    study = checked.study
     words = ["palimpsest", "study", checked.name, "--model", study.model]
-    words += ["--behaviour", own if own in behaviours.names() else f"{own}.yaml"]
+    words += ["--behaviour", study.behaviour.written]
     words += ["--grid", checked.grid] if checked.grid != "default" else []
     for name in sorted(study.model_fields_set - {"model", "behaviour"}):
         value = getattr(study, name)
@@ -305,10 +306,3 @@ def command(checked: Checked) -> tuple[str, ...]:
             said = ",".join(map(str, value)) + ("," if len(value) < 2 else "") if isinstance(value, tuple) else str(value)
             words += [f"--{name}", said] if name in ("seeds", "device", "dtype") else ["--set", f"{name}={said}"]
     return tuple(words)
-
-
-def _spelt(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

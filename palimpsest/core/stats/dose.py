@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from palimpsest.core.estimate import Estimate, unknown
-from palimpsest.core.stats.clusters import around, minimum_detectable, quantile, two_sided
+from palimpsest.core.stats.clusters import around, equivalent, minimum_detectable, quantile, two_sided
 
 _SLOPES = np.geomspace(0.3, 12.0, 36)
 _BETWEEN = 24
@@ -212,18 +212,7 @@ def later(doses: Sequence[float], values: Sequence[Sequence[float]], reference: 
     for own, other in zip(values, reference, strict=True):
         halves = [crossing_dose(doses, [one / curve[-1] for one in curve], 0.5) or 0.0 for curve in (own, other)]
         found.append(math.log2((1 + halves[0]) / (1 + halves[1])))
-    centre, error, degrees = float(np.mean(found)), float(np.std(found, ddof=1)) / n**0.5, n - 1.0
-    if error == 0.0:
-        return Estimate(value=centre, unit="doublings", n=n, interval=None, method="could not say: all seeds give the same")
-    return Estimate(
-        value=centre,
-        unit="doublings",
-        n=n,
-        interval=around(centre, error, degrees),
-        method=f"paired t interval over {n} seeds",
-        p_value=two_sided(centre / error, degrees),
-        minimum_detectable=minimum_detectable(error, degrees),
-    )
+    return paired(found, [0.0] * n, "doublings")
 
 
 def _clearly_changed(last: np.ndarray) -> bool:
@@ -255,7 +244,6 @@ def paired(after: Sequence[float], before: Sequence[float], unit: str, margin: f
         return Estimate(
             value=centre, unit=unit, n=n, interval=None, method="could not say: all seeds give the same", margin=margin
         )
-    low, high = around(centre, error, degrees, level=0.90)
     return Estimate(
         value=centre,
         unit=unit,
@@ -265,5 +253,5 @@ def paired(after: Sequence[float], before: Sequence[float], unit: str, margin: f
         p_value=two_sided(centre / error, degrees),
         minimum_detectable=minimum_detectable(error, degrees),
         margin=margin,
-        equivalent=None if margin is None else bool(-margin < low and high < margin),
+        equivalent=equivalent(centre, error, degrees, margin),
     )
