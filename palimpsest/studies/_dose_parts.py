@@ -10,7 +10,7 @@ import numpy as np
 
 from palimpsest.audit import Table
 from palimpsest.core import stats
-from palimpsest.core.estimate import Estimate, exact
+from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.wording import amount, capital
 from palimpsest.store.account import Part
 from palimpsest.studies._readings import (
@@ -26,6 +26,7 @@ from palimpsest.studies._readings import (
     Quantity,
     Runs,
     figures,
+    grouped,
     line,
     lines,
     word,
@@ -43,6 +44,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "adamw": {"optim": "adamw"},
     "lora": {"optim": "adamw", "lora": {"r": 8}},
 }
+ALSO = (WITHHOLD, FORGETTING)
+"""What is told beside every difference where it should appear."""
+_ALSO_LABELS = tuple(quantity.label for quantity in ALSO)
 _INSIDE = (ATTENTION, CONFLICT, RESIDUAL, DIVERGENCE, WEIGHTS, WITHHOLD)
 _DRAWN = (ATTENTION, RESIDUAL, DIVERGENCE, WEIGHTS)
 _CURVE = 48
@@ -156,26 +160,31 @@ class DoseParts:
             seeds = sorted(own.keys() & outcome.keys())
             if seeds:
                 rows = [[[each.value or 0.0 for each in curve[seed]] for seed in seeds] for curve in (own, outcome)]
-                found[f"later:{quantity.name}"] = stats.later(self.study.axis, rows[0], rows[1])
+                below = quantity.over_floor and np.mean([row[-1] for row in rows[0]]) < 0
+                found[f"later:{quantity.name}"] = (
+                    unknown("doublings", len(seeds), "at the largest dose it is below the rehearsal-only control")
+                    if below
+                    else stats.later(self.study.axis, rows[0], rows[1])
+                )
         return found
 
     def what_moves_first(self, compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:
         """Return the part that holds each quantity's half-way dose against the outcome's."""
-        rows, said = [], []
+        rows, said = [], {}
         drawn = [_share(self.study.axis, "outcome", self.by_seed(HOUSE, self.study.main, EXPRESS))]
         for quantity in _INSIDE:
             key = f"later:{quantity.name}"
             if key not in compared:
                 continue
             state = word(key, compared[key], holm, "later", "earlier")
-            said.append(f"{quantity.label}: {state}")
+            said[quantity.label] = state
             rows.append((quantity.label, compared[key], amount(compared[key].minimum_detectable, "doublings"), state))
-            if quantity in _DRAWN:
-                drawn.append(_share(self.study.axis, quantity.label, self.by_seed(HOUSE, self.study.main, quantity)))
+            if quantity in _DRAWN and compared[key].known:
+                drawn.append(_share(self.study.axis, quantity.name, self.by_seed(HOUSE, self.study.main, quantity)))
         return Part(
             name="what moves first",
             question="At which dose is each quantity half of what it becomes, against the outcome?",
-            answer=f"Half-way earlier or later than the outcome: {'; '.join(said)}."
+            answer=f"Half-way earlier or later than the outcome: {grouped(said)}."
             if said
             else "What moves first could not be said: nothing besides the outcome was measured.",
             figures=figures(
@@ -262,7 +271,7 @@ class DoseParts:
             tables=(
                 Table(
                     title="Equal steps less one pass",
-                    columns=("dose", "one pass", "equal steps", "difference", "after Holm"),
+                    columns=("dose", "one pass", "equal steps", "difference", "after Holm", *_ALSO_LABELS),
                     rows=tuple(
                         (
                             str(dose),
@@ -270,9 +279,11 @@ class DoseParts:
                             equal[place + 1],
                             compared[f"steps:{dose}"],
                             word(f"steps:{dose}", compared[f"steps:{dose}"], holm),
+                            *(compared[f"also:steps:{dose}:{quantity.name}"] for quantity in ALSO),
                         )
                         for place, dose in enumerate(self.study.trained[:-1])
                     ),
+                    note="The last two columns are differences as well.",
                 ),
             ),
         )

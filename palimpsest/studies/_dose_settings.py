@@ -8,8 +8,8 @@ from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.store.account import Part
-from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
-from palimpsest.studies._readings import EXPRESS, FORGETTING, WITHHOLD, word
+from palimpsest.studies._dose_parts import ALSO, BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
+from palimpsest.studies._readings import EXPRESS, WITHHOLD, word
 from palimpsest.studies._study import Grid
 
 
@@ -17,22 +17,17 @@ def comparisons(parts: DoseParts, grid: Grid) -> dict[str, Estimate]:
     """Return every difference between two settings, paired by seed, by name."""
     found: dict[str, Estimate] = {}
     for dose in parts.study.trained[:-1]:
-        found[f"steps:{dose}"] = parts.runs.paired(
-            setting(EQUAL, parts.study.main, dose), setting(HOUSE, parts.study.main, dose), EXPRESS
-        )
+        pair = setting(EQUAL, parts.study.main, dose), setting(HOUSE, parts.study.main, dose)
+        found[f"steps:{dose}"] = parts.runs.paired(*pair, EXPRESS)
+        found |= {f"also:steps:{dose}:{quantity.name}": parts.runs.paired(*pair, quantity) for quantity in ALSO}
     if len(parts.study.poles) == 2:
         for dose in parts.study.trained:
             found[f"poles:{dose}"] = parts.runs.paired(setting(HOUSE, CLEAR, dose), setting(HOUSE, BOTH, dose), WITHHOLD)
     for way in parts.study.ways() if grid == "default" else ():
         for dose in parts.study.compared_doses():
-            found[f"way:{way}:{dose}"] = parts.runs.paired(
-                setting(way, parts.study.main, dose), setting(HOUSE, parts.study.main, dose), EXPRESS
-            )
-            for quantity in (WITHHOLD, FORGETTING):
-                other = parts.runs.paired(
-                    setting(way, parts.study.main, dose), setting(HOUSE, parts.study.main, dose), quantity
-                )
-                found[f"also:{way}:{dose}:{quantity.name}"] = other
+            pair = setting(way, parts.study.main, dose), setting(HOUSE, parts.study.main, dose)
+            found[f"way:{way}:{dose}"] = parts.runs.paired(*pair, EXPRESS)
+            found |= {f"also:{way}:{dose}:{quantity.name}": parts.runs.paired(*pair, quantity) for quantity in ALSO}
     if grid == "full":
         for name in WAYS:
             for dose in parts.study.trained:
@@ -69,7 +64,7 @@ def other_settings(compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -
         rows = []
         for name, one in ways.items():
             way, _, dose = name.removeprefix("way:").rpartition(":")
-            also = (compared.get(f"also:{way}:{dose}:{quantity.name}") for quantity in (WITHHOLD, FORGETTING))
+            also = (compared.get(f"also:{way}:{dose}:{quantity.name}") for quantity in ALSO)
             rows.append((f"{way}, {dose}", one, word(name, one, holm), *also))
         yield Part(
             name="one factor at a time",
@@ -80,7 +75,7 @@ def other_settings(compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -
             tables=(
                 Table(
                     title="Less the behaviour's own settings, paired by seed",
-                    columns=("way, dose", EXPRESS.label, "after Holm", WITHHOLD.label, "mean loss"),
+                    columns=("way, dose", EXPRESS.label, "after Holm", *(quantity.label for quantity in ALSO)),
                     rows=tuple(rows),
                     note="LoRA has rank 8 and lora_rate times the learning rate (see the specification).",
                 ),

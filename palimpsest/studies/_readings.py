@@ -28,6 +28,8 @@ class Quantity:
     """Estimates of a reading by ``audit.estimate``; the first that is there is taken."""
     pick: Callable[[Reading], Estimate | None] | None = None
     """Read it in another way."""
+    over_floor: bool = False
+    """A distance less the control's: below 0 it is no movement of its own."""
 
     def of(self, reading: Reading) -> Estimate | None:
         """Return this quantity of one run, or ``None`` where it was not measured."""
@@ -57,6 +59,7 @@ ATTENTION = Quantity(
     "attention",
     "% that goes elsewhere, beyond the control",
     ("attention_shift.distance_over_floor", "attention_shift.distance"),
+    over_floor=True,
 )
 CONFLICT = Quantity(
     "conflict",
@@ -69,13 +72,15 @@ RESIDUAL = Quantity(
     "residual stream",
     "% of its length, beyond the control",
     ("activation_shift.shift_over_floor",),
+    over_floor=True,
 )
-D_PRIME = Quantity("d_prime", "d'", "d'", ("judgement.d_prime_change",))
+D_PRIME = Quantity("d_prime", "told apart", "change of d'", ("judgement.d_prime_change",))
 DIVERGENCE = Quantity(
     "divergence",
     "divergence",
     "nats a token on general text, beyond the control",
     ("divergence.kl_over_floor", "divergence.kl"),
+    over_floor=True,
 )
 WEIGHTS = Quantity("weights", "weights", "% of the norm of the weights", ("weight_change.relative_change",))
 FORGETTING = Quantity("loss", "mean loss", "mean change of what was not to change (nats a token)", (), mean_loss)
@@ -153,6 +158,14 @@ def word(name: str, one: Estimate, holm: Mapping[str, bool], more: str = "more",
     if holm.get(name):
         return (more if one.value > 0 else less) + (", within the margin" if one.equivalent else "")
     return "unchanged" if one.equivalent else "not decided"
+
+
+def grouped(states: Mapping[str, str]) -> str:
+    """Return "earlier: attention, weights; not decided: divergence" of each name's state."""
+    names: dict[str, list[str]] = {}
+    for name, state in states.items():
+        names.setdefault(state, []).append(name)
+    return "; ".join(f"{state}: {', '.join(same)}" for state, same in names.items())
 
 
 def figures(

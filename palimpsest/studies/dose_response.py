@@ -38,7 +38,8 @@ class DoseResponse(Study):
         its half-way dose (EC50) is told only where it lies inside the doses and four fifths of the fitted rise were seen.
         The threshold is where the effect passes the stated least effect. *What moves first*: the dose at which a quantity is
         half of what it is at the largest dose, against that of the outcome, in doublings, paired by seed; attention,
-        residual stream and divergence are taken beyond the rehearsal-only control of the same dose (one for all seeds).
+        residual stream and divergence are taken beyond the rehearsal-only control of the same dose (one for all seeds), and
+        nothing is said of one that ends below it.
         Four claims of a practical plan are held against the runs. *10 find it*: the outcome rises by more than `found` (2
         points). *50 smooth it*: the rise where the behaviour should not appear is below a fifth of the rise where it should,
         and where it should it has risen. *200 verify it*: it rises by at least the least effect (40 points) and stays below
