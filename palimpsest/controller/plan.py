@@ -174,6 +174,7 @@ def _bounds(plan: Plan, options: Options) -> Bounds:
         "learning_rate": options.learning_rate_range or tuple(min(factor * own, 1.0) for factor in _RATES),
         "max_rehearsal": options.max_rehearsal,
         "min_express_share": min(options.min_express_share, behaviour.express_share),
+        "control": "rehearsal_only" in behaviour.controls and "rehearsal_only" not in plan.request.controls,
         "rehearsed": tuple(plan.materials.rehearsal),
     }
     bounds = Bounds.read(data, "the bounds")
@@ -185,7 +186,7 @@ def _most_rows(plan: Plan, bounds: Bounds) -> dict[str, int]:
     seed, materials = plan.request.first_seed, plan.materials
     assert materials.express is not None and materials.withhold is not None
     weight = bounds.max_weight
-    rows = math.ceil(bounds.max_dose * bounds.max_rehearsal / (1 - bounds.max_rehearsal))
+    rows = math.ceil(bounds.max_dose * (1 if bounds.control else bounds.max_rehearsal) / (1 - bounds.max_rehearsal))
     wanted: list[tuple[str, Material, int]] = [
         ("express", materials.express, bounds.max_dose),
         ("withhold", materials.withhold, bounds.max_dose),

@@ -68,6 +68,8 @@ class Bounds(Spec):
     most_rows: dict[str, int] = {}
     """How many different rows the data have: ``express``, ``withhold`` and, as ``rehearsal NAME``, each source of rehearsal.
     What is missing here has no end."""
+    control: bool = False
+    """Whether the final audit trains a rehearsal-only control, which rehearses in every row."""
     rehearsed: tuple[str, ...] = ()
     """What can be rehearsed, in its order; empty where the base model has yet to write it."""
 
@@ -104,9 +106,10 @@ class Bounds(Spec):
         counts, weights = settings.counts, settings.rehearsal_weights
         total = sum(weights.get(name, 1) for name in self.rehearsed)
         rows = {"express": counts.express, "withhold": counts.withhold}
+        practised = (counts.as_rehearsal_only() if self.control and counts.rehearsal else counts).rehearsal
         for name in self.rehearsed:  # at most one round more than its share
-            laps = -(-counts.rehearsal // total)
-            rows[f"rehearsal {name}"] = min(laps * weights.get(name, 1), counts.rehearsal)
+            laps = -(-practised // total)
+            rows[f"rehearsal {name}"] = min(laps * weights.get(name, 1), practised)
         return rows
 
     @property

@@ -12,6 +12,7 @@ from test_pipeline import behaviour, model
 
 from palimpsest import behaviour as behaviours
 from palimpsest.casework import rehearsal_turns
+from palimpsest.controller.settings import Bounds, Settings
 from palimpsest.core.errors import UserError
 from palimpsest.planning import Plan, prepare
 from palimpsest.request import Request
@@ -76,3 +77,14 @@ def test_a_training_seed_changes_the_training_and_no_item(behaviour: Path, model
     assert {name: one.digest for name, one in first.case.items.items()} == {
         name: one.digest for name, one in second.case.items.items()
     }
+
+
+def test_bounds_leave_rows_for_the_control_of_the_final_audit() -> None:
+    """It rehearses in every row, so it needs more of a source than any attempt."""
+    rate, data = (1e-4, 1e-4), {"rehearsal text": 100}
+    settings = Settings(dose=90, express_share=0.5, learning_rate=1e-4, rehearsal_share=0.25)
+    assert Bounds(learning_rate=rate, rehearsed=("text",), most_rows=data).holds(settings)
+    bounds = Bounds(learning_rate=rate, rehearsed=("text",), most_rows=data, control=True)
+    assert not bounds.holds(settings)
+    assert bounds.largest_dose(settings.but(dose=4), 1000) == 75, "75 and 25 of rehearsal are 100 rows"
+    assert bounds.holds(settings.but(rehearsal_share=0.0)), "without rehearsal there is no such control"
