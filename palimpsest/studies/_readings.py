@@ -152,12 +152,15 @@ def decided(estimates: Mapping[str, Estimate]) -> dict[str, bool]:
 
 
 def word(name: str, one: Estimate, holm: Mapping[str, bool], more: str = "more", less: str = "less") -> str:
-    """Return what a comparison comes to, after Holm."""
+    """Return what a comparison comes to: *could be chance* where its own interval excludes 0, but not after Holm."""
     if one.value is None or not one.known:
         return "could not say"
+    side = more if one.value > 0 else less
     if holm.get(name):
-        return (more if one.value > 0 else less) + (", within the margin" if one.equivalent else "")
-    return "unchanged" if one.equivalent else "not decided"
+        return side + (", within the margin" if one.equivalent else "")
+    if one.equivalent:
+        return "unchanged"
+    return "not decided" if one.above(0.0) is None else f"{side}, could be chance"
 
 
 def grouped(states: Mapping[str, str]) -> str:
