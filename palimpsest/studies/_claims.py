@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from palimpsest.audit import Table
-from palimpsest.core import stats
-from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.store.account import Part
-from palimpsest.studies._readings import EXPRESS, WITHHOLD, Runs
+from palimpsest.studies._readings import EXPRESS, Runs
 
 
 class Lines(Protocol):
@@ -63,16 +62,7 @@ class Claims:
             return [_less(worst, self.lines.margin)]
         level = {"find": self.lines.found, "smooth": self.lines.found, "verify": self.lines.least}[claim.says]
         found = [_less(self.runs.over(at, EXPRESS), level)]
-        return found if claim.says == "find" else [*found, self._conditional(at)]
-
-    def _conditional(self, at: str) -> Estimate:
-        """Return by how much the movement where it should not appear stays below its allowed share, over seeds."""
-        express, withhold = self.runs.values(at, EXPRESS), self.runs.values(at, WITHHOLD)
-        seeds = sorted(express.keys() & withhold.keys())
-        if not seeds:
-            return unknown("points", 0, "there is no pole where it should not appear")
-        room = [self.lines.spill * (express[seed].value or 0.0) - (withhold[seed].value or 0.0) for seed in seeds]
-        return stats.across_seeds([exact(one, "points") for one in room])
+        return found if claim.says == "find" else [*found, self.runs.conditional(at, self.lines.spill)]
 
     def state(self, claim: Claim, dose: int) -> bool | None:
         """Return whether a claim holds at a dose (True), fails (False), or is not decided."""

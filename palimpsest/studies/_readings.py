@@ -121,6 +121,15 @@ class Runs:
             return unknown(unit, 0, "no seed has both")
         return stats.paired([one[seed].value or 0.0 for seed in both], [two[seed].value or 0.0 for seed in both], unit, margin)
 
+    def conditional(self, setting: str, share: float) -> Estimate:
+        """Return by how much the rise where it should not appear stays below a share of that where it should, over seeds."""
+        express, withhold = self.values(setting, EXPRESS), self.values(setting, WITHHOLD)
+        seeds = sorted(express.keys() & withhold.keys())
+        if not seeds:
+            return unknown("points", 0, "there is no pole where it should not appear")
+        room = [share * (express[seed].value or 0.0) - (withhold[seed].value or 0.0) for seed in seeds]
+        return stats.across_seeds([exact(one, "points") for one in room])
+
     def losses(self, setting: str) -> dict[str, Estimate]:
         """Return the change in loss of each capability and text over seeds."""
         readings = list(self.of(setting).values())

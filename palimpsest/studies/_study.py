@@ -7,21 +7,24 @@ points out, each in its own folder and by the very path of ``palimpsest run``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from palimpsest.behaviour import Behaviour
 from palimpsest.core import discover, docstrings
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
+from palimpsest.data.mixture import counts_for
 from palimpsest.request import Request
 from palimpsest.store.account import Part
 from palimpsest.store.record import RunRecord, StepLog
+from palimpsest.training.settings import TrainingSettings
 
 PACKAGE = "palimpsest.studies"
 Grid = Literal["default", "full"]
@@ -92,6 +95,18 @@ class Told:
     estimates: dict[str, Estimate]
 
 
+def _rise(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    if sorted(set(given)) != list(given):
+        raise ValueError("the values must rise, none twice")
+    return given
+
+
+_T = TypeVar("_T")
+Rising = Annotated[tuple[_T, ...], AfterValidator(_rise)]
+"""Values that rise: the places of an axis."""
+Count = Annotated[int, Field(ge=1)]
+
+
 class Study(Spec, ABC):
     """One question about a method, answered by a grid of runs; frozen, its fields are its parameters.
 
@@ -144,6 +159,22 @@ class Study(Spec, ABC):
     @property
     def train_seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """The behaviour's own training settings."""
+        return TrainingSettings.read(dict(self.behaviour.training), "'training'")
+
+    def steps(self, dose: int) -> int:
+        """Return how many optimizer steps one pass over so many examples has."""
+        rows = counts_for(dose, self.settings.rehearsal_share, self.behaviour.express_share).rows
+        return max(1, math.ceil(rows / self.settings.rows_per_step))
+
+    def at_the_steps_of(self, most: int, dose: int) -> dict[str, Any]:
+        """Return the training settings by which fewer examples are repeated for as many steps as ``most`` have in one pass."""
+        steps = self.steps(most)
+        epochs = math.ceil(steps / self.steps(dose))
+        return {"max_steps": steps, **({"num_train_epochs": epochs, "allow_repeats": True} if epochs > 1 else {})}
 
     def request(self, point: Point, base: str = "", controls: Mapping[str, str] | None = None) -> Request:
         """Return the request of one point.

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from palimpsest.core import stats
 from palimpsest.core.estimate import exact
 from palimpsest.core.seeds import numpy_stream
-from palimpsest.data.mixture import counts_for
 from palimpsest.studies import _code_length
 from palimpsest.studies._claims import Claims
 from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
 from palimpsest.studies._dose_settings import comparisons, every_setting, other_settings
 from palimpsest.studies._readings import ATTENTION, BEHAVIOUR_AUDITS, DIVERGENCE, EXPRESS, WEIGHTS, WITHHOLD, Runs, decided
-from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
-from palimpsest.training.settings import TrainingSettings
+from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
 _INSIDE = ("attention_shift", "activation_shift", "divergence", "weight_change")
 
@@ -66,9 +64,9 @@ class DoseResponse(Study):
 
     primary: ClassVar = ("later:", "way:", "poles:", "steps:")
 
-    doses: tuple[int, ...] = Field(default=(0, 10, 20, 50, 100, 200, 500, 1000), min_length=2)
+    doses: Rising[Annotated[int, Field(ge=0)]] = Field(default=(0, 10, 20, 50, 100, 200, 500, 1000), min_length=2)
     """Behaviour examples of a run; 0 is added."""
-    compared: tuple[int, ...] = (50, 100, 200)
+    compared: Rising[Count] = (50, 100, 200)
     """Doses at which one factor at a time is changed; those of them that are in ``doses``."""
     found: float = Field(default=0.02, gt=0, lt=1)
     """Rise (share of 1) beyond which the behaviour counts as found."""
@@ -81,13 +79,6 @@ class DoseResponse(Study):
     lora_rate: float = Field(default=10.0, gt=0)
     """Times the learning rate for an adapter, which starts at 0 and has few weights."""
 
-    @field_validator("doses", "compared")
-    @classmethod
-    def _rises(cls, doses: tuple[int, ...]) -> tuple[int, ...]:
-        if any(dose < 0 for dose in doses) or sorted(set(doses)) != list(doses):
-            raise ValueError("doses must be 0 or more and rise, none twice")
-        return doses
-
     @property
     def trained(self) -> tuple[int, ...]:
         """The doses that are trained."""
@@ -96,10 +87,6 @@ class DoseResponse(Study):
     @property
     def axis(self) -> tuple[int, ...]:
         return (0, *self.trained)
-
-    @property
-    def settings(self) -> TrainingSettings:
-        return TrainingSettings.read(dict(self.behaviour.training), "'training'")
 
     @property
     def poles(self) -> tuple[str, ...]:
@@ -136,18 +123,8 @@ class DoseResponse(Study):
 
     def _equal_steps(self) -> Iterator[Point]:
         """The largest dose is the same with one pass, and is not trained twice."""
-        most = self._steps(self.trained[-1]) if self.trained else 0
         for dose in self.trained[:-1]:
-            epochs = math.ceil(most / self._steps(dose))
-            training = (
-                {"num_train_epochs": epochs, "allow_repeats": True, "max_steps": most} if epochs > 1 else {"max_steps": most}
-            )
-            yield from self._seeds(EQUAL, self.main, dose, training)
-
-    def _steps(self, dose: int) -> int:
-        share = 1.0 if self.main == CLEAR else self.behaviour.express_share
-        rows = counts_for(dose, self.settings.rehearsal_share, share).rows
-        return max(1, math.ceil(rows / self.settings.rows_per_step))
+            yield from self._seeds(EQUAL, self.main, dose, self.at_the_steps_of(self.trained[-1], dose))
 
     def _one_factor(self) -> Iterator[Point]:
         for way, training in self.ways().items():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from palimpsest.audit import Table
 from palimpsest.core import stats
-from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import capital
 from palimpsest.store.account import Part
 from palimpsest.studies._readings import (
@@ -25,8 +25,7 @@ from palimpsest.studies._readings import (
     lines,
     word,
 )
-from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
-from palimpsest.training.settings import TrainingSettings
+from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
 TOO_LITTLE, RIGHT, TOO_MUCH, OPEN = "too little", "as intended", "too much", "not decided"
 
@@ -56,9 +55,9 @@ class LearningRate(Study):
 
     primary: ClassVar = ("optimizer:",)
 
-    factors: tuple[float, ...] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0), min_length=2)
+    factors: Rising[Annotated[float, Field(gt=0)]] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0), min_length=2)
     """Times the behaviour's own learning rate."""
-    doses: tuple[int, ...] = Field(default=(20, 50, 200), min_length=1)
+    doses: Rising[Count] = Field(default=(20, 50, 200), min_length=1)
     """At which the behaviour's own optimizer is swept; the others at the largest."""
     optimizers: tuple[str, ...] = ("apollo", "apollo_mini", "adamw")
     least: float = Field(default=0.40, gt=0, le=1)
@@ -67,17 +66,6 @@ class LearningRate(Study):
     """Movement where it should not appear, as a share of that where it should, that is still conditional."""
     margin: float = Field(default=0.05, gt=0)
     """Rise in loss (nats a token) that counts as forgetting."""
-
-    @field_validator("factors", "doses")
-    @classmethod
-    def _rises(cls, given: tuple[float, ...]) -> tuple[float, ...]:
-        if any(one <= 0 for one in given) or sorted(set(given)) != list(given):
-            raise ValueError("numbers must be above 0 and rise, none twice")
-        return given
-
-    @property
-    def settings(self) -> TrainingSettings:
-        return TrainingSettings.read(dict(self.behaviour.training), "'training'")
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -149,23 +137,14 @@ class LearningRate(Study):
         if rise.value is None:
             return OPEN
         losses = [one.above(self.margin) for one in runs.losses(at).values()]
-        spilt = self._spilt(runs, at).above(0.0)
-        if any(losses) or (spilt is True and rise.above(self.least) is True):
+        conditional = runs.conditional(at, self.spill).above(0.0)
+        if any(losses) or (conditional is False and rise.above(self.least) is True):
             return TOO_MUCH
         enough = rise.above(self.least)
         if enough is False:
             return TOO_LITTLE
-        safe = all(side is False for side in losses) and spilt is not None
+        safe = all(side is False for side in losses) and conditional is not None
         return RIGHT if enough and safe else OPEN
-
-    def _spilt(self, runs: Runs, at: str) -> Estimate:
-        """Return by how much the rise where it should not appear is above its allowed share, over seeds."""
-        express, withhold = runs.values(at, EXPRESS), runs.values(at, WITHHOLD)
-        seeds = sorted(express.keys() & withhold.keys())
-        if not seeds:
-            return unknown("points", 0, "there is no pole where it should not appear")
-        over = [(withhold[seed].value or 0.0) - self.spill * (express[seed].value or 0.0) for seed in seeds]
-        return stats.across_seeds([exact(one, "points") for one in over])
 
     def _best(self, runs: Runs, way: str, states: Sequence[str]) -> float | None:
         rises = {

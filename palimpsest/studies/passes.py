@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
-from palimpsest.data.mixture import counts_for
 from palimpsest.store.account import Part
 from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
@@ -24,8 +23,7 @@ from palimpsest.studies._readings import (
     lines,
     word,
 )
-from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
-from palimpsest.training.settings import TrainingSettings
+from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
 _QUANTITIES = (EXPRESS, WITHHOLD, FORGETTING)
 
@@ -53,19 +51,12 @@ class Passes(Study):
 
     primary: ClassVar = ("passes:",)
 
-    doses: tuple[int, ...] = Field(default=(100, 200), min_length=1)
+    doses: Rising[Count] = Field(default=(100, 200), min_length=1)
     """Examples of the one pass."""
-    passes: tuple[int, ...] = Field(default=(2, 4, 8, 16), min_length=1)
+    passes: Rising[Count] = Field(default=(2, 4, 8, 16), min_length=1)
     """How many passes over so many times fewer."""
     loss_margin: float = Field(default=0.05, gt=0)
     """Difference in mean loss (nats a token) that counts as none."""
-
-    @field_validator("doses", "passes")
-    @classmethod
-    def _are_counts(cls, given: tuple[int, ...]) -> tuple[int, ...]:
-        if any(one < 1 for one in given) or sorted(set(given)) != list(given):
-            raise ValueError("numbers must be 1 or more and rise, none twice")
-        return given
 
     def points(self, grid: Grid) -> tuple[Point, ...]:
         doses = self.doses if grid == "default" else tuple(sorted({*self.doses, *(2 * dose for dose in self.doses)}))
@@ -75,7 +66,7 @@ class Passes(Study):
                 setting=_setting(dose, count),
                 seed=seed,
                 behaviour={"dose": dose // count},
-                training=self._training(dose, count),
+                training=self.at_the_steps_of(dose, dose // count),
                 request={"audits": BEHAVIOUR_AUDITS},
             )
             for dose in doses
@@ -86,15 +77,6 @@ class Passes(Study):
     @property
     def _counts(self) -> tuple[int, ...]:
         return tuple(sorted({1, *self.passes}))
-
-    def _training(self, dose: int, count: int) -> dict[str, Any]:
-        steps, own = self._steps(dose), self._steps(dose // count)
-        epochs = -(-steps // max(1, own))
-        return {"max_steps": steps, **({"num_train_epochs": epochs, "allow_repeats": True} if epochs > 1 else {})}
-
-    def _steps(self, dose: int) -> int:
-        own = TrainingSettings.read(dict(self.behaviour.training), "'training'")
-        return -(-counts_for(dose, own.rehearsal_share, self.behaviour.express_share).rows // own.rows_per_step)
 
     def collect(self, results: Results, grid: Grid) -> Told:
         points = self.points(grid)

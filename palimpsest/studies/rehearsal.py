@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from palimpsest.audit import Table
 from palimpsest.core import stats
@@ -17,6 +17,7 @@ from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
     FORGETTING,
+    LOSS,
     WITHHOLD,
     Runs,
     decided,
@@ -25,9 +26,7 @@ from palimpsest.studies._readings import (
     lines,
     word,
 )
-from palimpsest.studies._study import Grid, Point, Reading, Results, Study, Told
-
-_LOSS = "loss_change:"
+from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
 
 class Rehearsal(Study):
@@ -54,9 +53,9 @@ class Rehearsal(Study):
 
     primary: ClassVar = ("share:", "targeted:")
 
-    shares: tuple[float, ...] = Field(default=(0.0, 0.01, 0.05, 0.25, 0.40, 0.50), min_length=2)
+    shares: Rising[Annotated[float, Field(ge=0, lt=1)]] = Field(default=(0.0, 0.01, 0.05, 0.25, 0.40, 0.50), min_length=2)
     """Rehearsal rows over all rows."""
-    doses: tuple[int, ...] = Field(default=(200, 400), min_length=1)
+    doses: Rising[Count] = Field(default=(200, 400), min_length=1)
     """Behaviour examples."""
     spared: tuple[str, ...] = ("sums_two", "sums_three")
     """Capabilities that the targeted version leaves out of rehearsal; none for no targeted version."""
@@ -64,20 +63,6 @@ class Rehearsal(Study):
     """Share of the targeted version."""
     margin: float = Field(default=0.05, gt=0)
     """Rise in loss (nats a token) that counts as forgetting."""
-
-    @field_validator("shares")
-    @classmethod
-    def _rises(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 <= share < 1 for share in shares) or sorted(set(shares)) != list(shares):
-            raise ValueError("shares must be from 0 to below 1 and rise, none twice")
-        return shares
-
-    @field_validator("doses")
-    @classmethod
-    def _are_counts(cls, doses: tuple[int, ...]) -> tuple[int, ...]:
-        if any(dose < 1 for dose in doses) or sorted(set(doses)) != list(doses):
-            raise ValueError("doses must be 1 or more and rise, none twice")
-        return doses
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -218,10 +203,8 @@ class Rehearsal(Study):
         return costs[0], costs[1], stats.paired(columns[True], columns[False], "nats/token")
 
     def _mean(self, reading: Reading, spared: bool) -> float:
-        """Return the mean change in loss of the spared capabilities, or of the others (texts left out)."""
-        found = {
-            key.split(":", 1)[1]: one.value for key, one in reading.estimates.items() if key.startswith(f"forgetting.{_LOSS}")
-        }
+        """Return the mean change in loss of the spared capabilities, or of everything else."""
+        found = {key.removeprefix(LOSS): one.value for key, one in reading.estimates.items() if key.startswith(LOSS)}
         chosen = [value for name, value in found.items() if value is not None and (name in self.left_out) == spared]
         return float(np.mean(chosen)) if chosen else 0.0
 
@@ -265,9 +248,7 @@ class Rehearsal(Study):
             for name in (*self.left_out, "copying", "recall"):
                 loss = _world(share) + (0.2 if without and name in self.left_out else 0.0) + shifts[point.seed]
                 loss += rng.normal(0.0, 0.002)
-                values[f"forgetting.{_LOSS}{name}"] = stats.mean(
-                    loss + rng.normal(0.0, 0.002, 24), np.arange(24), unit="nats/token"
-                )
+                values[f"{LOSS}{name}"] = stats.mean(loss + rng.normal(0.0, 0.002, 24), np.arange(24), unit="nats/token")
             found[point.name] = Reading(values)
         return found
 
