@@ -155,6 +155,8 @@ class Audit(Spec, ABC, Generic[M]):
     cost: ClassVar[Literal["forward", "generate", "train"]]
     primary: ClassVar[tuple[str, ...]]
     """Names of the estimates whose coverage is tested and over which Holm is applied."""
+    contrasts: ClassVar[bool] = False
+    """Whether it reads contrastive pairs and the behaviour's instruction, which no case holds otherwise."""
     planted: ClassVar[float]
     """The effect that the common suite plants in ``simulate`` to see that it is found."""
 

@@ -83,8 +83,16 @@ def open_materials(request: Request, world: Iterable[tuple[str, str, dict[str, o
     )
 
 
-def build_case(request: Request, materials: Materials, renderer: Renderer, context_length: int, problems: Problems) -> Case:
-    """Return the items of every pole, capability and text; the roles are filled in by the pipeline."""
+def build_case(
+    request: Request,
+    materials: Materials,
+    renderer: Renderer,
+    context_length: int,
+    problems: Problems,
+    *,
+    contrasting: bool = True,
+) -> Case:
+    """Return the items of every pole, capability and text, and contrastive ones; the roles are filled in by the pipeline."""
     items: dict[str, ItemSet] = {}
     notes: list[str] = []
     behaviour, seed = request.behaviour, request.seed
@@ -114,11 +122,11 @@ def build_case(request: Request, materials: Materials, renderer: Renderer, conte
     notes = [*materials.told, *notes]
     if not renderer.has_template:
         notes.append(PLAIN_NOTE)
-    contrasting = _contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour else {}
+    contrastive = _contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour and contrasting else {}
     return Case(
         roles=("base", "tuned"),
-        items={**items, **contrasting},
-        instruction=(behaviour.instruction or "") if behaviour and f"{INSTRUCTED}:express" in contrasting else "",
+        items={**items, **contrastive},
+        instruction=(behaviour.instruction or "") if behaviour and f"{INSTRUCTED}:express" in contrastive else "",
         check=behaviour.check if behaviour else None,
         generation={
             "max_new_tokens": (behaviour and behaviour.generation.max_new_tokens)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -371,6 +371,7 @@ class _Counted:
         return total
 
 
+@cache
 def _matrix_rate(device: str, dtype: str, width: int) -> float:
     """Return operations a second of this device in products of this width, from 0.2 s of them."""
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
@@ -386,6 +387,7 @@ def _matrix_rate(device: str, dtype: str, width: int) -> float:
     return count * 2 * 512 * width * width / passed
 
 
+@cache
 def _draw_seconds(vocabulary: int) -> float:
     """Return the seconds that one draw of noise over the vocabulary takes."""
     start = time.perf_counter()

@@ -103,7 +103,8 @@ def prepare(request: Request) -> Plan:
     chosen = _audits(request, problems)
     materials = open_materials(request, world, problems)
     context = min(info.context_length for info in models.values())
-    case = build_case(request, materials, renderer, context, problems)
+    contrasting = any(one.contrasts for one in chosen.values())
+    case = build_case(request, materials, renderer, context, problems, contrasting=contrasting)
     counts = Counts(0, 0, 0)
     if request.kind == "run" and settings and behaviour:
         counts = counts_for(behaviour.dose, settings.rehearsal_share, behaviour.express_share)

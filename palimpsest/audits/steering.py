@@ -77,6 +77,7 @@ class Steering(Audit[Data]):
 
     cost: ClassVar = "forward"
     primary: ClassVar = ("slope_over_floor", "projection_over_floor")
+    contrasts: ClassVar = True
     planted: ClassVar = 0.5
 
     method: Method = "mean"
