@@ -7,7 +7,7 @@ tried before is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -190,9 +190,7 @@ class Search:
         given, fell = attempt.settings, [one.name for one in attempt.seen.fell]
         next_share = USUAL_REHEARSAL if given.rehearsal_share < USUAL_REHEARSAL else self.bounds.max_rehearsal
         share = max(min(next_share, self.bounds.max_rehearsal), given.rehearsal_share)
-        old = given.rehearsal_weights
-        heavier = {name: min(2 * old.get(name, 1), self.bounds.max_weight) for name in fell if name in self.bounds.rehearsed}
-        weights = {**old, **{name: weight for name, weight in heavier.items() if weight > 1}}
+        weights = self._heavier(given.rehearsal_weights, fell)
         for change in (
             {"rehearsal_share": share, "rehearsal_weights": weights},
             {"rehearsal_weights": weights},
@@ -202,6 +200,13 @@ class Search:
             if wanted != given and self.bounds.holds(wanted):
                 return wanted
         return None
+
+    def _heavier(self, old: Mapping[str, int], fell: Sequence[str]) -> dict[str, int]:
+        """Return weights of rehearsal with twice as much of what fell, in smallest terms: all of it twice is no change."""
+        weights = {name: old.get(name, 1) for name in self.bounds.rehearsed}
+        weights |= {name: min(2 * weights[name], self.bounds.max_weight) for name in fell if name in weights}
+        common = math.gcd(*weights.values()) or 1
+        return {name: weight // common for name, weight in weights.items() if weight != common}
 
     def _cure_in_words(self) -> str:
         fell = ", ".join(one.name for one in self.last.seen.fell)

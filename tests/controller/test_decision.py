@@ -102,6 +102,8 @@ def test_what_fell_is_rehearsed_more_and_a_text_that_can_not_be_is_told() -> Non
     assert found.next is not None and found.next.rehearsal_share == 0.4 and found.next.rehearsal_weights == {"options": 2}
     lost = decide([attempt], BOUNDS.model_copy(update={"rehearsed": ("sums",)}), BUDGET, THRESHOLDS)
     assert lost.next is not None and lost.next.rehearsal_weights == {} and "nothing to rehearse for options" in lost.why
+    alone = decide([attempt], BOUNDS.model_copy(update={"rehearsed": ("options",)}), BUDGET, THRESHOLDS)
+    assert alone.next is not None and alone.next.rehearsal_share == 0.4 and alone.next.rehearsal_weights == {}, "no more of one"
 
 
 def response(points: list[float], leaks: float, loss: float) -> worlds.World:
