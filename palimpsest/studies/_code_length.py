@@ -36,7 +36,8 @@ def part(trained: Sequence[int], readings: Callable[[int], Sequence[Reading]], e
         estimates[f"code_length:{dose}"] = found[0]
         curve.append(found[1])
         rows.append((str(dose), *found))
-    figure, whole, last = line("", trained, curve), shown(rows[-1][1]).sentence, shown(rows[-1][3]).sentence
+    figure = line("", trained, curve)
+    whole, last = (shown(rows[-1][column], change=False).sentence for column in (1, 3))
     return Part(
         name="code length",
         question="How many bits does it take to tell the examples to the model, each told before it is learnt?",
