@@ -19,6 +19,7 @@ from palimpsest.studies._readings import (
     Runs,
     decided,
     figures,
+    grouped,
     line,
     lines,
     word,
@@ -112,8 +113,8 @@ class Passes(Study):
             name = f"passes:express:{dose}:{count}"
             told = word(name, estimates[name], holm) if count > 1 else ""
             rows.append((f"{count} × {dose // count}", *levels, estimates.get(name), told))
-        said = [f"{count} passes over {dose // count} {word(key, estimates[key], holm)}" for count in self._counts[1:]
-                if (key := f"passes:express:{dose}:{count}")]  # fmt: skip
+        keys = {f"{count} passes over {dose // count}": f"passes:express:{dose}:{count}" for count in self._counts[1:]}
+        said = grouped({label: word(key, estimates[key], holm) for label, key in keys.items()})
         series = lines(
             line(label, self._counts, [runs.over(_setting(dose, count), one) for count in self._counts], 100.0)
             for label, one in (("appear", EXPRESS), ("not", WITHHOLD))
@@ -121,7 +122,7 @@ class Passes(Study):
         return Part(
             name=f"{dose} examples",
             question=f"One pass over {dose} examples, or several over fewer, with as many steps?",
-            answer=f"Where it should appear, against one pass over {dose}: {', '.join(said)}.",
+            answer=f"Where it should appear, against one pass over {dose}: {said}.",
             figures=figures(
                 "Change from the base model",
                 series,
