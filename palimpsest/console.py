@@ -6,12 +6,15 @@ Only this module and the command line print. Text from models is untrusted: cont
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -129,12 +132,28 @@ class Live:
             disable=not self.drawn,
         )
         self._task: TaskID | None = None
+        self._interrupted = False
+        self._handler: Any = None
 
     def __enter__(self) -> Live:
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if usual and threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
         self._bars.start()
         return self
 
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def _stop_if_interrupted(self) -> None:
+        """Interrupt once more: what the first Ctrl-C met may have swallowed it (a finaliser, a library's bare ``except``)."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
         # What goes wrong while drawing must not take the place of the user's own error.
         with suppress(Exception) if kind else nullcontext():
             self._bars.stop()
@@ -142,6 +161,7 @@ class Live:
             err.print(Text(safe(f"\nkept so far: {self.folder}")), soft_wrap=True)
 
     def begin(self, stage: str, total: int | None = None) -> None:
+        self._stop_if_interrupted()
         self._stage, self._since = safe(stage), time.monotonic()
         self._spoke, self._first = self._since, None
         if self._task is not None:
@@ -161,6 +181,7 @@ class Live:
             err.print(Text("note: ", style="yellow") + Text(safe(message)), soft_wrap=not err.is_terminal)
 
     def _update(self, said: str, done: int, total: int) -> None:
+        self._stop_if_interrupted()
         if self._task is not None:
             self._bars.update(self._task, description=said, completed=done, total=total)
         now = time.monotonic()

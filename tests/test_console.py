@@ -9,6 +9,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,19 @@ def test_ctrl_c_in_a_log_file_names_the_folder(tmp_path: Path, models: tuple[Pat
 )
 def test_durations(seconds: float, said: str) -> None:
     assert spell(seconds) == said
+
+
+def test_an_interrupt_that_something_swallowed_comes_again() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Live(watched=False) as live:
+            with suppress(KeyboardInterrupt):  # as a finaliser or a library's bare except does
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+            live.begin("the next stage")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "what was there before is there again"
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with Live(watched=False):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "who ignores it goes on ignoring it"
+    finally:
+        signal.signal(signal.SIGINT, before)
