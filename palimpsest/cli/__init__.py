@@ -6,6 +6,7 @@ usage, a full disk, another process in the same folder), 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -23,6 +24,9 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line and leave with the exit code that a script can read."""
+    # On a busy machine, threads that wait for each other by spinning cost several times the work of a small model
+    # (docs/LOG.md); torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(_run())
 
 
