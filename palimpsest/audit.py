@@ -95,6 +95,8 @@ class Sample(Spec):
     after: str
     before_passes: bool | None = None
     after_passes: bool | None = None
+    sides: tuple[str, str] = ("before", "after")
+    """What the two texts are called."""
 
 
 class Place(Spec):

@@ -1,4 +1,4 @@
-"""Tune: find the smallest training that makes a behaviour as intended."""
+"""Tune: find a small training that makes a behaviour as intended."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tune(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Find the smallest training that is as intended: train, audit, decide, again."""
+    """Find a small training that is as intended: train, audit, decide, again."""
     from palimpsest import behaviour as behaviours
     from palimpsest import controller
     from palimpsest.console import Live, as_json

@@ -59,7 +59,7 @@ def tune(
     options: Options | None = None,
     **settings: Any,
 ) -> Tuned:
-    """Find the smallest training that makes a behaviour as intended, or say that it can't be had.
+    """Find a small training that makes a behaviour as intended, or say that it can't be had.
 
     Args:
         behaviour: a name in the library, a YAML file, or a ``Behaviour`` with both poles. Its dose is not read.

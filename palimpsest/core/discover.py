@@ -34,7 +34,8 @@ def find(package: str, name: str, base: type[T]) -> type[T]:
         ImportError: the module can't be imported or doesn't hold exactly one such class; the message names the file.
     """
     if name not in names(package):
-        kind = package.rsplit(".", 1)[-1].rstrip("s")
+        kinds = package.rsplit(".", 1)[-1]
+        kind = kinds.removesuffix("ies") + "y" if kinds.endswith("ies") else kinds.rstrip("s")
         raise UserError(f"there is no {kind} named '{name}'.{nearest(name, names(package))}")
     module = _import(f"{package}.{name}")
     found = [

@@ -51,7 +51,8 @@ def _in_words(model: type[BaseModel], detail: Any) -> str:
     if detail["type"] == "union_tag_not_found":
         return f"'{path}': 'kind' is missing"
     found = repr(detail.get("input"))
-    return f"'{path}': {detail['msg']}; found {found if len(found) < 80 else found[:77] + '...'}"
+    said = detail["msg"].removeprefix("Value error, ")
+    return f"'{path}': {said}; found {found if len(found) < 80 else found[:77] + '...'}"
 
 
 def _place(model: Any, path: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

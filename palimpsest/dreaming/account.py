@@ -26,7 +26,10 @@ from palimpsest.verdict import beyond
 NAMED: dict[Pole, str] = {"express": "where it should appear", "withhold": "where it should not"}
 SHORT: dict[Pole, str] = {"express": "should", "withhold": "should not"}
 _TEMPLATES, _SAMPLES = 16, 24
-_CURVE = ("outcome", "rate_after"), ("judgement", "withhold_after")
+_WITHOUT_ANSWERS = (
+    "What failed had no good answer to be trained: write one beside each (`better`), or let the model answer with the "
+    "behaviour's instruction (--answers distil)."
+)
 
 
 def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) -> Account:
@@ -39,6 +42,7 @@ def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) 
         tally: of every answer.
     """
     request, verdict = bench.request, last.verdict
+    examples, failed = sum(one.summary.examples for one in done), sum(sum(one.answers.failed) for one in done)
     return Account(
         kind="dream",
         title=request.behaviour.name,
@@ -47,7 +51,7 @@ def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) 
         headline=verdict.headline,
         sure=f"{verdict.sure}, on held-out items that no cycle had seen",
         reasons=(_in_short(bench, done), *verdict.reasons),
-        next_steps=verdict.next_steps,
+        next_steps=verdict.next_steps if examples or not failed else (_WITHOUT_ANSWERS,),
         parts=(
             _failures(bench, done),
             _fresh(bench, done, last),
@@ -70,6 +74,11 @@ def estimates_of(record: RunRecord, audit: str) -> dict[str, Estimate]:
     """Return the estimates of one audit of a record; none where it could not answer."""
     result = record.seeds[0].results.get(audit)
     return dict(result.estimates) if result else {}
+
+
+def shown(record: RunRecord, pole: Pole, when: str) -> Estimate | None:
+    """Return how often the behaviour is shown in a pole; both poles are measured alike, so that they can be compared."""
+    return estimates_of(record, "judgement").get(f"{pole}_{when}")
 
 
 def failure_rate(one: Done, pole: Pole) -> Estimate:
@@ -143,20 +152,16 @@ def _fresh(bench: Bench, done: Sequence[Done], last: RunRecord) -> Part:
     audits = [*((str(one.summary.cycle), one.audit) for one in done), ("last", last)]
     rows = []
     for name, record in audits:
-        outcome, judged = estimates_of(record, "outcome"), estimates_of(record, "judgement")
-        shown = [outcome.get("rate_after"), judged.get("withhold_after"), judged.get("d_prime_after")]
-        rows.append((name, *shown, record.verdict.headline))
-    first = estimates_of(audits[0][1], "outcome").get("rate_before")
-    after = estimates_of(last, "outcome").get("rate_after")
-    curves = [
-        (label, [estimates_of(record, audit).get(key) for _, record in audits[:-1]])
-        for (audit, key), label in zip(_CURVE, ("should", "should not"), strict=True)
-    ]
+        levels = [shown(record, pole, "after") for pole in POLES]
+        rows.append((name, *levels, estimates_of(record, "judgement").get("d_prime_after"), record.verdict.headline))
+    before, after = (shown(last, "express", when) for when in ("before", "after"))
+    curves = [(SHORT[pole], [shown(record, pole, "after") for _, record in audits[:-1]]) for pole in POLES]
     known = [(label, [one for one in values if one is not None]) for label, values in curves]
     return Part(
         name="fresh_items",
         question="Does it show on items that were never trained on, and only where it should?",
-        answer=f"Where it should appear, the behaviour went from {_percent(first)} to {_percent(after)} on held-out items.",
+        answer=f"Where it should appear, the behaviour went from {_percent(before)} to {_percent(after)} on the items of the "
+        "last audit.",
         figures=_curve(
             "The behaviour on held-out items",
             [(label, values) for label, values in known if len(values) == len(done)],
@@ -165,9 +170,10 @@ def _fresh(bench: Bench, done: Sequence[Done], last: RunRecord) -> Part:
         tables=(
             Table(
                 title="Each audit has held-out items of its own",
-                columns=("after cycle", "shown where it should", "shown where it should not", "d'", "verdict"),
+                columns=("after cycle", "shown where it should", "shown where it should not", "told apart", "verdict"),
                 rows=tuple(rows),
-                note=f"{bench.request.audit_items} items a pole after a cycle, {bench.request.behaviour.held_out} at the end.",
+                note=f"{bench.request.audit_items} items a pole after a cycle, {bench.request.behaviour.held_out} at the end. "
+                "Both poles are measured alike: by the probability of the graded choice where there is one, else by answers.",
             ),
         ),
         details={
@@ -256,10 +262,11 @@ def _examples(done: Sequence[Done]) -> Part:
                 after=one.answer,
                 before_passes=not one.failed,
                 after_passes=None,
+                sides=("said", "trained to say"),
             )
             for one in shown
         ),
-        details={"Reading": "'Before' is what the model said when it was asked; 'after' is what it was then trained to say."},
+        details={"Reading": "What the model said is its answer in that cycle, before the cycle's training."},
     )
 
 
@@ -270,12 +277,15 @@ def _repeats(bench: Bench, done: Sequence[Done]) -> Part:
     asked = sum(len(one.answers.said) for one in done)
     shown = [each for one in done for each in one.scenarios.shown][:_TEMPLATES]
     alone = sum(one.summary.batches_of_one_pole for one in done)
+    examples = sum(one.summary.examples for one in done)
     return Part(
         name="repeats",
         question="Was anything trained twice, or trained and audited?",
         answer=f"{sum(refused.values())} of {asked + sum(refused.values())} scenarios were refused; "
         + (
-            "every batch held both poles."
+            "nothing was trained."
+            if not examples
+            else "every batch held both poles."
             if not alone and len(bench.planned.targets) > 1
             else f"{alone} of {sum(one.summary.batches for one in done)} batches lacked a pole."
         ),
@@ -347,9 +357,9 @@ def _estimates(bench: Bench, done: Sequence[Done], last: RunRecord) -> dict[str,
     found = {f"failed_{pole}:{one.summary.cycle}": failure_rate(one, pole) for one in done for pole in bench.planned.targets}
     for one in done:
         found |= {
-            f"{key}:{one.summary.cycle}": value
-            for audit, key in _CURVE
-            if (value := estimates_of(one.audit, audit).get(key)) is not None
+            f"{pole}_after:{one.summary.cycle}": value
+            for pole in POLES
+            if (value := shown(one.audit, pole, "after")) is not None
         }
     found |= {
         f"last:{audit}.{key}": value for audit in ("outcome", "judgement") for key, value in estimates_of(last, audit).items()

@@ -85,6 +85,8 @@ def live(bench: Bench, cycle: int, before: Sequence[Done], ledger: Ledger, tally
         chosen = _chosen(bench, folder, lambda: Choosing(bench, cycle, info).choose(scenarios, found))
     with bench.timed(cycle, "training"):
         after, counts, notes = _train(bench, cycle, before, chosen.taken, info)
+        if not chosen.taken:
+            notes = [_untrained(cycle, sum(found.failed), chosen.without_answer)]
     with bench.timed(cycle, "audit"):
         record = audit(bench, bench.request.audit_of(cycle, _path(bench, after)), cycle_folder(bench.run.path, cycle) / "audit")
     made = Cycle(
@@ -102,6 +104,12 @@ def live(bench: Bench, cycle: int, before: Sequence[Done], ledger: Ledger, tally
     )
     summary = _kept(bench, f"{folder}/cycle.json", Cycle, lambda: made)
     return _noted(Done(summary, scenarios, found, tuple(chosen.taken), record, after), ledger, tally)
+
+
+def _untrained(cycle: int, failed: int, without: int) -> str:
+    if not failed:
+        return f"cycle {cycle}: nothing failed, so nothing was trained."
+    return f"cycle {cycle}: nothing was trained, although {failed} failed: for {without} of them no good answer is known."
 
 
 def settled(request: DreamRequest, done: Sequence[Done]) -> bool:
@@ -212,7 +220,7 @@ def _train(
     express = [one.example for one in taken if one.pole == "express"]
     withhold = [one.example for one in taken if one.pole == "withhold"]
     if not taken:
-        return info, Counts(0, 0, 0), [f"cycle {cycle}: nothing failed, so nothing was trained."]
+        return info, Counts(0, 0, 0), []
     share = counts_for(len(taken), bench.plan.settings.rehearsal_share).rehearsal
     counts = Counts(len(express), len(withhold), share)
     rehearsal, notes = _rehearsal(bench, cycle, sum(one.summary.rehearsal for one in before), share)

@@ -66,6 +66,7 @@ class Shown:
     after: tuple[comparison.Piece, ...]
     before_passes: bool | None
     after_passes: bool | None
+    sides: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _groups(sections: Sequence[Section]) -> Iterator[Group]:
 def shown_sample(sample: Sample) -> Shown:
     """Return a sample with the words marked that only one of its sides has."""
     before, after = comparison.marked(sample.before, sample.after)
-    return Shown(sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes)
+    return Shown(sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes, sample.sides)
 
 
 def flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

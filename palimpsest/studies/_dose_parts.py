@@ -270,7 +270,7 @@ class DoseParts:
             ),
             tables=(
                 Table(
-                    title="Equal steps less one pass",
+                    title="Equal steps minus one pass",
                     columns=("dose", "one pass", "equal steps", "difference", "after Holm", *_ALSO_LABELS),
                     rows=tuple(
                         (

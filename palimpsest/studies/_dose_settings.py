@@ -48,7 +48,7 @@ def other_settings(compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -
             else "No difference is decided.",
             tables=(
                 Table(
-                    title="Where it should not appear: one pole less both",
+                    title="Where it should not appear: one pole minus both",
                     columns=("dose", "difference", "after Holm"),
                     rows=tuple((name.split(":")[1], one, word(name, one, holm)) for name, one in poles.items()),
                 ),
@@ -74,7 +74,7 @@ def other_settings(compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -
             else "No difference is decided.",
             tables=(
                 Table(
-                    title="Less the behaviour's own settings, paired by seed",
+                    title="Minus the behaviour's own settings, paired by seed",
                     columns=("way, dose", EXPRESS.label, "after Holm", *(quantity.label for quantity in ALSO)),
                     rows=tuple(rows),
                     note="LoRA has rank 8 and lora_rate times the learning rate (see the specification).",

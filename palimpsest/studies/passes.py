@@ -137,13 +137,13 @@ class Passes(Study):
                         EXPRESS.label,
                         WITHHOLD.label,
                         "mean loss",
-                        "less one pass: where it should appear",
+                        "minus one pass: where it should appear",
                         "after Holm",
                     ),
                     rows=tuple(rows),
                 ),
                 Table(
-                    title="Less one pass",
+                    title="Minus one pass",
                     columns=("passes", WITHHOLD.label, "mean loss"),
                     rows=tuple(
                         (str(count), *(estimates[f"passes:{one.name}:{dose}:{count}"] for one in (WITHHOLD, FORGETTING)))

@@ -156,7 +156,7 @@ class Rehearsal(Study):
                         EXPRESS.label,
                         WITHHOLD.label,
                         "mean loss",
-                        f"less that at {100 * self.shares[-1]:g}%",
+                        f"minus that at {100 * self.shares[-1]:g}%",
                         "after Holm",
                         "fell",
                     ),
@@ -224,7 +224,7 @@ class Rehearsal(Study):
             answer=f"{spared} left out of {100 * self.targeted_share:g}% rehearsal: {state}.",
             tables=(
                 Table(
-                    title="What leaving out costs (loss without less with)",
+                    title="What leaving out costs (loss without minus with)",
                     columns=("the ones left out", "the others", "difference in differences", "after Holm"),
                     rows=((estimates[f"spared:{dose}"], estimates[f"others:{dose}"], one, state),),
                 ),

@@ -54,11 +54,14 @@ class StudyForeseen:
     def sentences(self) -> Iterator[str]:
         """Yield what it comes to in words."""
         total = sum(self.runs.values())
-        minutes = math.ceil(self.seconds / 60)
+        left = self.seconds * (total - self.done) / max(total, 1)
+        minutes = f"{math.ceil(left / 60)} minutes" if left > 60 else "a minute"
         yield f"{total} runs of {len(self.settings)} settings, {self.done} of them done; {self.jobs} at once"
         yield (
-            f"time: roughly {minutes} minutes for one run after the other, at most: the base model is measured only once; "
+            f"time: roughly {minutes} for one run after the other, at most: the base model is measured only once; "
             "when the first run is done, the time left is told"
+            if self.done < total
+            else "time: nothing is left to do but to tell what they say"
         )
         largest = max((one.memory.needed for one in self.settings.values()), default=0)
         yield f"memory: about {largest * self.jobs / 2**20:,.0f} MiB for {self.jobs} at once"

@@ -47,19 +47,21 @@ def check(name: str, study: Study, grid: Grid, folder: Path, progress: Progress 
     problems.raise_if_any()
     settings = one_of_each(points)
     progress.begin("checking the runs", len(settings))
-    base = _planned(study, points[0], problems)
-    models = base.identity["models"]["base"] if base else ""
+    wrong: dict[str, list[str]] = {}
+    base = _planned(study, points[0], wrong)
     identity = {
         "study": name,
         "grid": grid,
         "parameters": study.model_dump(mode="json"),
-        "model": models,
+        "model": base.identity["models"]["base"] if base else "",
         "runs": digest([point.model_dump(mode="json") for point in points]),  # another version may make other runs of it
     }
     if base is None or not _was_checked(folder, identity):
         for done, point in enumerate(settings[1:], start=1):
             progress.at(done, len(settings))
-            _planned(study, point, problems)
+            _planned(study, point, wrong)
+    for told, where in wrong.items():
+        problems.add(f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {told}")
     problems.raise_if_any()
     return Checked(name, study, grid, points, identity)
 
@@ -84,14 +86,14 @@ def one_of_each(points: Sequence[Point]) -> list[Point]:
     return list(first.values())
 
 
-def _planned(study: Study, point: Point, problems: Problems) -> Any:
-    """Plan a point on the study's own model: the one that it will start from has the same shape."""
+def _planned(study: Study, point: Point, wrong: dict[str, list[str]]) -> Any:
+    """Plan a point on the study's own model (the one that it will start from has the same shape), or note what is wrong."""
     try:
         return api.plan(study.request(point))
     except UserError as error:
         lines = str(error).splitlines()
         told = " ".join(line.strip().removeprefix("- ") for line in lines[1:]) or lines[0]
-        problems.add(f"{point.setting}: {told}")
+        wrong.setdefault(told, []).append(point.setting)
         return None
 
 
