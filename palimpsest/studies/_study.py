@@ -167,8 +167,11 @@ class Study(Spec, ABC):
 
     def steps(self, dose: int) -> int:
         """Return how many optimizer steps one pass over so many examples has."""
-        rows = counts_for(dose, self.settings.rehearsal_share, self.behaviour.express_share).rows
-        return max(1, math.ceil(rows / self.settings.rows_per_step))
+        return max(1, math.ceil(self.rows(dose) / self.settings.rows_per_step))
+
+    def rows(self, dose: int) -> int:
+        """Return how many rows so many examples make with their rehearsal."""
+        return counts_for(dose, self.settings.rehearsal_share, self.behaviour.express_share).rows
 
     def at_the_steps_of(self, most: int, dose: int) -> dict[str, Any]:
         """Return the training settings by which fewer examples are repeated for as many steps as ``most`` have in one pass."""

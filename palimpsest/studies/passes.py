@@ -36,16 +36,17 @@ class Passes(Study):
         At equal optimizer steps, what is lost or gained by repeating fewer examples (rehearsal rows as well) than by one
         pass over fresh ones?
     Method:
-        For each dose n: one pass over n examples, and k passes over the first n / k of them, each stopped after as many
-        optimizer steps as the one pass has, with the same learning rate schedule. Rehearsal rows are repeated like the others.
+        For each dose n: one pass over n examples, and k passes over the first n / k of them (a few less, so that their rows
+        fill whole batches), each stopped after as many optimizer steps as the one pass has, with the same learning rate
+        schedule; so all arms see as many rows, to within one batch. Rehearsal rows are repeated like the others.
         Differences to the one pass are paired by training seed.
     Reads:
         `judgement`, `outcome` and `forgetting` of every run on the same held-out items.
     Null:
         No difference (t interval over seeds, Holm over all comparisons, the minimum detectable effect beside every null).
     Limits:
-        The unit is the training seed. Fewer examples are also fewer different templates of the scenario. A number of passes
-        that does not divide the dose takes the next smaller whole dose.
+        The unit is the training seed. Fewer examples are also fewer different templates of the scenario. Where no smaller
+        number of examples fills whole batches, the last batch of each pass is a small one, and that arm sees fewer rows.
     Reference:
         Holm 1979; Miller 2024, arXiv 2411.00640.
     """
@@ -66,14 +67,25 @@ class Passes(Study):
                 name=f"{count}-passes-{dose}-s{seed}",
                 setting=_setting(dose, count),
                 seed=seed,
-                behaviour={"dose": dose // count},
-                training=self.at_the_steps_of(dose, dose // count),
+                behaviour={"dose": self.fewer(dose, count)},
+                training=self.at_the_steps_of(dose, self.fewer(dose, count)),
                 request={"audits": BEHAVIOUR_AUDITS},
             )
             for dose in doses
             for count in self._counts
             for seed in self.train_seeds
         )
+
+    def fewer(self, dose: int, count: int) -> int:
+        """Return the examples of one of several passes: about ``dose / count``, and as many as fill whole batches with their rows.
+
+        The last batch of a pass is a step too, however small: at equal steps, an arm with small ones would see fewer rows.
+        """
+        most, batch = dose // count, self.settings.rows_per_step
+        if count == 1:
+            return dose
+        counts = range(most, max(most - batch, 0), -1)
+        return next((one for one in counts if self.rows(one) % batch == 0), most)
 
     @property
     def _counts(self) -> tuple[int, ...]:
@@ -112,8 +124,10 @@ class Passes(Study):
             levels = [runs.over(_setting(dose, count), one) for one in _QUANTITIES]
             name = f"passes:express:{dose}:{count}"
             told = word(name, estimates[name], holm) if count > 1 else ""
-            rows.append((f"{count} × {dose // count}", *levels, estimates.get(name), told))
-        keys = {f"{count} passes over {dose // count}": f"passes:express:{dose}:{count}" for count in self._counts[1:]}
+            rows.append((f"{count} × {self.fewer(dose, count)}", *levels, estimates.get(name), told))
+        keys = {
+            f"{count} passes over {self.fewer(dose, count)}": f"passes:express:{dose}:{count}" for count in self._counts[1:]
+        }
         said = grouped({label: word(key, estimates[key], holm) for label, key in keys.items()})
         series = lines(
             line(label, self._counts, [runs.over(_setting(dose, count), one) for count in self._counts], 100.0)
