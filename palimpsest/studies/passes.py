@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -10,12 +11,14 @@ from pydantic import Field
 from palimpsest.audit import Table
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
+from palimpsest.core.wording import capital
 from palimpsest.store.account import Part
 from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
     FORGETTING,
     WITHHOLD,
+    Quantity,
     Runs,
     decided,
     figures,
@@ -26,7 +29,11 @@ from palimpsest.studies._readings import (
 )
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
-_QUANTITIES = (EXPRESS, WITHHOLD, FORGETTING)
+_SAID = {
+    EXPRESS: "change where it should appear",
+    WITHHOLD: "change where it should not",
+    FORGETTING: "loss of what was not to change",
+}
 
 
 class Passes(Study):
@@ -77,7 +84,7 @@ class Passes(Study):
         )
 
     def fewer(self, dose: int, count: int) -> int:
-        """Return the examples of one of several passes: about ``dose / count``, and as many as fill whole batches with their rows.
+        """Return the examples of one of several passes: about ``dose / count``, whose rows fill whole batches.
 
         The last batch of a pass is a step too, however small: at equal steps, an arm with small ones would see fewer rows.
         """
@@ -98,18 +105,24 @@ class Passes(Study):
         estimates: dict[str, Estimate] = {}
         for dose in doses:
             for count in self._counts[1:]:
-                for quantity in _QUANTITIES:
+                for quantity in _SAID:
                     margin = self.loss_margin if quantity is FORGETTING else None
                     one = runs.paired(_setting(dose, count), _setting(dose, 1), quantity, margin)
-                    estimates[f"passes:{quantity.name}:{dose}:{count}"] = one
+                    estimates[_key(quantity, dose, count)] = one
         holm = decided(estimates)
         parts = [self._part(runs, dose, estimates, holm) for dose in doses]
-        less = [name for name, told in holm.items() if told and ":express:" in name and (estimates[name].value or 0) < 0]
-        more = [name for name, told in holm.items() if told and ":express:" in name and (estimates[name].value or 0) > 0]
         ways = len(doses) * (len(self._counts) - 1)
-        told = f"Of {ways} ways to repeat, {len(less)} surely change less than fresh examples and {len(more)} more"
-        if not less and not more:
-            told = "Between one pass over fresh examples and several over fewer no difference is decided"
+        surely = [
+            f"{side} {what} in {count} of {ways}"
+            for quantity, what in _SAID.items()
+            for side, is_more in (("more", True), ("less", False))
+            if (count := sum(_decided(name, estimates[name], holm, quantity, is_more) for name in estimates))
+        ]
+        told = (
+            f"Several passes over fewer examples, held against one over fresh ones: surely {'; '.join(surely)} ways"
+            if surely
+            else "Between one pass over fresh examples and several over fewer no difference is decided"
+        )
         return Told(
             headline=told,
             sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
@@ -119,16 +132,15 @@ class Passes(Study):
         )
 
     def _part(self, runs: Runs, dose: int, estimates: dict[str, Estimate], holm: dict[str, bool]) -> Part:
-        rows = []
-        for count in self._counts:
-            levels = [runs.over(_setting(dose, count), one) for one in _QUANTITIES]
-            name = f"passes:express:{dose}:{count}"
-            told = word(name, estimates[name], holm) if count > 1 else ""
-            rows.append((f"{count} × {self.fewer(dose, count)}", *levels, estimates.get(name), told))
-        keys = {
-            f"{count} passes over {self.fewer(dose, count)}": f"passes:express:{dose}:{count}" for count in self._counts[1:]
+        names = {count: f"{count} passes over {self.fewer(dose, count)}" for count in self._counts[1:]}
+        states = {
+            quantity: {count: word(key, estimates[key], holm) for count in names if (key := _key(quantity, dose, count))}
+            for quantity in _SAID
         }
-        said = grouped({label: word(key, estimates[key], holm) for label, key in keys.items()})
+        said = [
+            f"{quantity.label}: {grouped({names[count]: state for count, state in states[quantity].items()})}"
+            for quantity in _SAID
+        ]
         series = lines(
             line(label, self._counts, [runs.over(_setting(dose, count), one) for count in self._counts], 100.0)
             for label, one in (("appear", EXPRESS), ("not", WITHHOLD))
@@ -136,7 +148,7 @@ class Passes(Study):
         return Part(
             name=f"{dose} examples",
             question=f"One pass over {dose} examples, or several over fewer, with as many steps?",
-            answer=f"Where it should appear, against one pass over {dose}: {said}.",
+            answer=f"Against one pass over {dose}. {capital('. '.join(said))}.",
             figures=figures(
                 "Change from the base model",
                 series,
@@ -146,22 +158,21 @@ class Passes(Study):
             tables=(
                 Table(
                     title="Passes × examples, at equal steps",
-                    columns=(
-                        "",
-                        EXPRESS.label,
-                        WITHHOLD.label,
-                        "mean loss",
-                        "minus one pass: where it should appear",
-                        "after Holm",
+                    columns=("", *(quantity.label for quantity in _SAID)),
+                    rows=tuple(
+                        (f"{count} × {self.fewer(dose, count)}", *(runs.over(_setting(dose, count), one) for one in _SAID))
+                        for count in self._counts
                     ),
-                    rows=tuple(rows),
                 ),
                 Table(
                     title="Minus one pass",
-                    columns=("passes", WITHHOLD.label, "mean loss"),
+                    columns=("passes", *(title for quantity in _SAID for title in (quantity.label, "after Holm"))),
                     rows=tuple(
-                        (str(count), *(estimates[f"passes:{one.name}:{dose}:{count}"] for one in (WITHHOLD, FORGETTING)))
-                        for count in self._counts[1:]
+                        (
+                            str(count),
+                            *(cell for one in _SAID for cell in (estimates[_key(one, dose, count)], states[one][count])),
+                        )
+                        for count in names
                     ),
                 ),
             ),
@@ -185,6 +196,15 @@ class Passes(Study):
         return {
             f"passes:express:{dose}:{count}": -0.02 * float(np.log2(count)) for dose in self.doses for count in self._counts[1:]
         }
+
+
+def _key(quantity: Quantity, dose: int, count: int) -> str:
+    return f"passes:{quantity.name}:{dose}:{count}"
+
+
+def _decided(name: str, one: Estimate, holm: Mapping[str, bool], quantity: Quantity, is_more: bool) -> bool:
+    """Whether a comparison is one of this quantity, told from none, and on this side."""
+    return bool(f":{quantity.name}:" in name and holm.get(name) and one.value is not None and (one.value > 0) == is_more)
 
 
 def _setting(dose: int, count: int) -> str:
