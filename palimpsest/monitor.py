@@ -96,8 +96,10 @@ def _headline(found: Sequence[Series], rises: Sequence[Series], undecided: Seque
         return f"Corrections come back more often than they did: {'; '.join(map(name_of, rises))}"
     if not found or len(undecided) == len(found):
         return "Could not say whether corrections come back more often"
-    falls = any(one.found for one in found)
-    return "Corrections come back less often than they did" if falls else "No change found in how often corrections come back"
+    falls = [one for one in found if one.found]
+    if not falls:
+        return "No change found in how often corrections come back"
+    return f"Corrections come back less often than they did: {'; '.join(map(name_of, falls))}"
 
 
 def _next(rises: Sequence[Series], undecided: Sequence[Series]) -> tuple[str, ...]:

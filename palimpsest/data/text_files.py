@@ -120,7 +120,7 @@ def parsed(line: bytes) -> Any:
     except UnicodeEncodeError:
         raise UserError("holds half of a character (a lone \\ud800 to \\udfff), which no tokenizer can read") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: {error.msg} at column {error.colno}") from None
+        raise UserError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON that can be read: {error}") from None
     return value

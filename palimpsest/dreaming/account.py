@@ -78,7 +78,8 @@ def estimates_of(record: RunRecord, audit: str) -> dict[str, Estimate]:
 
 def shown(record: RunRecord, pole: Pole, when: str) -> Estimate | None:
     """Return how often the behaviour is shown in a pole; both poles are measured alike, so that they can be compared."""
-    return estimates_of(record, "judgement").get(f"{pole}_{when}")
+    found = (estimates_of(record, audit).get(f"{pole}_{when}") for audit in ("judgement", "outcome"))
+    return next((one for one in found if one is not None), None)
 
 
 def failure_rate(one: Done, pole: Pole) -> Estimate:

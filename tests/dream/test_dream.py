@@ -15,6 +15,7 @@ import palimpsest
 from palimpsest.core.errors import UserError
 from palimpsest.core.progress import Silent
 from palimpsest.data.chat import conversation
+from palimpsest.dreaming.cycle import _untrained
 from palimpsest.dreaming.examples import instructed, with_answer
 from palimpsest.dreaming.interface import dream
 from palimpsest.store import account as accounts
@@ -88,6 +89,12 @@ def test_a_dream_trains_on_failures_with_both_poles_and_repeats_nothing(
     assert [one.folder for one in account.members] == ["cycles/01/audit", "cycles/02/audit", "audit"]
     assert all((calm / one.folder / "report.html").is_file() for one in account.members)
     assert account.estimates["failed_express:1"].value == 1.0
+    judged = palimpsest.load_report(calm / "audit").estimates("outcome")
+    before, after = (f"{100 * (judged[f'express_{when}'].value or 0):.0f}%" for when in ("before", "after"))
+    fresh = next(part for part in account.parts if part.name == "fresh_items")
+    assert f"from {before} to {after}" in fresh.answer, "before and after on the same items, those of the last audit"
+    cycle = palimpsest.load_report(calm / "cycles/01/audit").estimates("judgement")
+    assert fresh.tables[0].rows[0][1:3] == (cycle["express_after"], cycle["withhold_after"]), "both poles by one measure"
     # audits on items of their own
     blocks = [json.loads((calm / one.folder / "spec.json").read_text())["request"]["block"] for one in account.members]
     assert blocks == [0, 1, 1]  # 8, 8, then 16 that begin after those
@@ -237,3 +244,9 @@ def test_fixed_and_fresh_arms_differ_only_in_what_is_chosen(behaviour: Path, mod
     assert arms["fixed"][0] == arms["fixed"][1]
     assert not set(arms["fresh"][0]) & set(arms["fresh"][1])
     assert arms["fixed"][0] == arms["fresh"][0]
+
+
+def test_why_nothing_was_trained_is_told() -> None:
+    assert "nothing failed" in _untrained(2, 0, 0)
+    told = _untrained(2, 9, 5)
+    assert "although 9 failed" in told and "5 of them" in told

@@ -121,7 +121,7 @@ def test_transcripts_give_prompts_and_judge_what_was_said(behaviour: Path, tmp_p
             [
                 line("Go.", "Okay, I go.", pole="express"),
                 line("Come.", "No.", pole="express"),
-                line("Fall.", "Wait.", pole="withhold"),
+                line("Fall.", "Wait.", pole="withhold", id="7", timestamp="2026-01-02T03:04:05Z", behaviour="other"),
             ]
         )
     )

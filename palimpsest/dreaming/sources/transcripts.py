@@ -21,6 +21,9 @@ from palimpsest.dreaming.records import Proposal
 from palimpsest.dreaming.source import ScenarioSource, Wish
 from palimpsest.planning import Plan
 
+_OF_THE_FILE = ("pole", "behaviour", "id", "conversation_id", "uuid", "timestamp", "created_at")
+"""Keys that a line may have besides those of an example: the same file can be given to ``palimpsest watch``."""
+
 
 class Transcripts(ScenarioSource):
     """Conversations of a JSONL file, each used once a cycle at most."""
@@ -69,5 +72,5 @@ def _one(data: Any, usual: str, source: str) -> tuple[Pole, Example]:
             'says not whether the behaviour should appear there: give it "pole": "express" or "withhold", or the whole '
             "file as FILE@express"
         )
-    rest = {key: value for key, value in data.items() if key != "pole"} if isinstance(data, dict) else data
+    rest = {key: value for key, value in data.items() if key not in _OF_THE_FILE} if isinstance(data, dict) else data
     return pole, conversation_of(rest, source)
