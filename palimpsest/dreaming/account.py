@@ -42,7 +42,7 @@ def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) 
         tally: of every answer.
     """
     request, verdict = bench.request, last.verdict
-    examples, failed = sum(one.summary.examples for one in done), sum(sum(one.answers.failed) for one in done)
+    failed = any(any(one.answers.failed) for one in done)
     return Account(
         kind="dream",
         title=request.behaviour.name,
@@ -51,7 +51,7 @@ def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) 
         headline=verdict.headline,
         sure=f"{verdict.sure}, on held-out items that no cycle had seen",
         reasons=(_in_short(bench, done), *verdict.reasons),
-        next_steps=verdict.next_steps if examples or not failed else (_WITHOUT_ANSWERS,),
+        next_steps=verdict.next_steps if _trained(done) or not failed else (_WITHOUT_ANSWERS,),
         parts=(
             _failures(bench, done),
             _fresh(bench, done, last),
@@ -95,11 +95,11 @@ def failure_rate(one: Done, pole: Pole) -> Estimate:
 
 
 def _in_short(bench: Bench, done: Sequence[Done]) -> str:
-    examples, failures = (sum(getattr(one.summary, name) for one in done) for name in ("examples", "failures"))
+    failures = sum(one.summary.failures for one in done)
     why = "no more cycles were allowed"
     if settled(bench.request, done):
         why = f"{bench.request.stop_after} audits running said as intended"
-    return f"{len(done)} cycles, {examples} examples ({failures} of them failures); it ended because {why}"
+    return f"{len(done)} cycles, {_trained(done)} examples ({failures} of them failures); it ended because {why}"
 
 
 # ---------------------------------------------------------------- parts
@@ -278,14 +278,13 @@ def _repeats(bench: Bench, done: Sequence[Done]) -> Part:
     asked = sum(len(one.answers.said) for one in done)
     shown = [each for one in done for each in one.scenarios.shown][:_TEMPLATES]
     alone = sum(one.summary.batches_of_one_pole for one in done)
-    examples = sum(one.summary.examples for one in done)
     return Part(
         name="repeats",
         question="Was anything trained twice, or trained and audited?",
         answer=f"{sum(refused.values())} of {asked + sum(refused.values())} scenarios were refused; "
         + (
             "nothing was trained."
-            if not examples
+            if not _trained(done)
             else "every batch held both poles."
             if not alone and len(bench.planned.targets) > 1
             else f"{alone} of {sum(one.summary.batches for one in done)} batches lacked a pole."
@@ -320,6 +319,10 @@ def _repeats(bench: Bench, done: Sequence[Done]) -> Part:
 
 
 # ---------------------------------------------------------------- pieces
+
+
+def _trained(done: Sequence[Done]) -> int:
+    return sum(one.summary.examples for one in done)
 
 
 def _curve(title: str, series: Sequence[tuple[str, Sequence[Estimate]]], cycles: Sequence[int]) -> tuple[Figure, ...]:
@@ -365,7 +368,7 @@ def _estimates(bench: Bench, done: Sequence[Done], last: RunRecord) -> dict[str,
     found |= {
         f"last:{audit}.{key}": value for audit in ("outcome", "judgement") for key, value in estimates_of(last, audit).items()
     }
-    return found | {"examples": exact(float(sum(one.summary.examples for one in done)), "examples")}
+    return found | {"examples": exact(float(_trained(done)), "examples")}
 
 
 def _place(origin: Mapping[str, str | int]) -> str:

@@ -29,8 +29,8 @@ SUFFIXES = (".jsonl", ".json", ".eval")
 _LARGEST = 2**29
 """Bytes of a file that has to be read as a whole."""
 _ROLES = {**ROLES, "developer": "system", "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool"}
-_IDS = ("id", "conversation_id", "uuid")
-_TIMES = ("timestamp", "created_at")
+IDS = ("id", "conversation_id", "uuid")
+TIMES = ("timestamp", "created_at")
 _LATEST = 253_402_300_799.0
 _MILLISECONDS = 1e11
 """A number above this counts milliseconds."""
@@ -216,11 +216,11 @@ def _conversation(raw: Any, source: str) -> Conversation:
     metadata = line.get("metadata")
     about = {**(metadata if isinstance(metadata, Mapping) else {}), **line}
     turns = _turns(shaped["messages"])
-    time = next((_time(line[key], key) for key in _TIMES if line.get(key) is not None), None)
+    time = next((_time(line[key], key) for key in TIMES if line.get(key) is not None), None)
     own = {name: _optional(about, name) for name in ("behaviour", "pole", "better")}
     own["behaviour"] = own["behaviour"] or _optional(about, "behavior")
     _check_pole(own["pole"])
-    name = next((str(line[key]) for key in _IDS if isinstance(line.get(key), str | int)), None)
+    name = next((str(line[key]) for key in IDS if isinstance(line.get(key), str | int)), None)
     return Conversation(source, _key(name, line, turns), time, _marked(turns, own))
 
 

@@ -39,9 +39,14 @@ class Quantity:
         return next((one for one in found if one is not None and one.value is not None), None)
 
 
+def losses_of(reading: Reading) -> dict[str, Estimate]:
+    """Return the change in loss of each capability and text of one run."""
+    return {key.removeprefix(LOSS): one for key, one in reading.estimates.items() if key.startswith(LOSS)}
+
+
 def mean_loss(reading: Reading) -> Estimate | None:
     """Return the mean change in loss over everything that was not to change."""
-    found = [one for key, one in reading.estimates.items() if key.startswith(LOSS) and one.value is not None]
+    found = [one for one in losses_of(reading).values() if one.value is not None]
     return exact(sum(one.value or 0.0 for one in found) / len(found), "nats/token", len(found)) if found else None
 
 
@@ -132,10 +137,9 @@ class Runs:
 
     def losses(self, setting: str) -> dict[str, Estimate]:
         """Return the change in loss of each capability and text over seeds."""
-        readings = list(self.of(setting).values())
-        names = dict.fromkeys(key for one in readings for key in one.estimates if key.startswith(LOSS))
-        found = {name: [one.estimates[name] for one in readings if name in one.estimates] for name in names}
-        return {name.removeprefix(LOSS): stats.across_seeds(ones) for name, ones in found.items()}
+        readings = [losses_of(one) for one in self.of(setting).values()]
+        names = dict.fromkeys(name for one in readings for name in one)
+        return {name: stats.across_seeds([one[name] for one in readings if name in one]) for name in names}
 
     def fell(self, setting: str, margin: float) -> list[str]:
         """Return what lost more than a margin, with the whole interval over seeds."""

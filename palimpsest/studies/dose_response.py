@@ -16,7 +16,17 @@ from palimpsest.studies import _code_length
 from palimpsest.studies._claims import Claims
 from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
 from palimpsest.studies._dose_settings import comparisons, every_setting, other_settings
-from palimpsest.studies._readings import ATTENTION, BEHAVIOUR_AUDITS, DIVERGENCE, EXPRESS, WEIGHTS, WITHHOLD, Runs, decided
+from palimpsest.studies._readings import (
+    ATTENTION,
+    BEHAVIOUR_AUDITS,
+    DIVERGENCE,
+    EXPRESS,
+    LOSS,
+    WEIGHTS,
+    WITHHOLD,
+    Runs,
+    decided,
+)
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
 _INSIDE = ("attention_shift", "activation_shift", "divergence", "weight_change")
@@ -218,9 +228,7 @@ class DoseResponse(Study):
                 noise = rng.normal(0.0, 0.02 * abs(top), clusters)
                 values[quantity.keys[0]] = stats.mean(top * own + noise, np.arange(clusters), unit=unit)
             values[WEIGHTS.keys[0]] = exact(0.03 * dose**0.5, "% of the norm")
-            values["forgetting.loss_change:text"] = stats.mean(
-                rng.normal(1e-4 * dose, 0.01, clusters), np.arange(clusters), unit="nats/token"
-            )
+            values[f"{LOSS}text"] = stats.mean(rng.normal(1e-4 * dose, 0.01, clusters), np.arange(clusters), unit="nats/token")
             found[point.name] = Reading(values)
         return found
 

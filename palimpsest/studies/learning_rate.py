@@ -17,6 +17,7 @@ from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
     FORGETTING,
+    LOSS,
     WITHHOLD,
     Runs,
     decided,
@@ -244,7 +245,7 @@ class LearningRate(Study):
             values = {
                 EXPRESS.keys[0]: stats.mean(rise + rng.normal(0.0, 0.05, 24), np.arange(24), unit="points"),
                 WITHHOLD.keys[0]: stats.mean(rng.normal(-0.1, 0.05, 24), np.arange(24), unit="points"),
-                "forgetting.loss_change:text": stats.mean(loss + rng.normal(0.0, 0.01, 24), np.arange(24), unit="nats/token"),
+                f"{LOSS}text": stats.mean(loss + rng.normal(0.0, 0.01, 24), np.arange(24), unit="nats/token"),
             }
             found[point.name] = Reading(values)
         return found

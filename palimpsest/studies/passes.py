@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
     FORGETTING,
+    LOSS,
     WITHHOLD,
     Quantity,
     Runs,
@@ -112,12 +113,7 @@ class Passes(Study):
         holm = decided(estimates)
         parts = [self._part(runs, dose, estimates, holm) for dose in doses]
         ways = len(doses) * (len(self._counts) - 1)
-        surely = [
-            f"{side} {what} in {count} of {ways}"
-            for quantity, what in _SAID.items()
-            for side, is_more in (("more", True), ("less", False))
-            if (count := sum(_decided(name, estimates[name], holm, quantity, is_more) for name in estimates))
-        ]
+        surely = [f"{said} of {ways}" for said in _surely(estimates, holm)]
         told = (
             f"Several passes over fewer examples, held against one over fresh ones: surely {'; '.join(surely)} ways"
             if surely
@@ -133,13 +129,13 @@ class Passes(Study):
 
     def _part(self, runs: Runs, dose: int, estimates: dict[str, Estimate], holm: dict[str, bool]) -> Part:
         names = {count: f"{count} passes over {self.fewer(dose, count)}" for count in self._counts[1:]}
+        keys = {quantity: {count: _key(quantity, dose, count) for count in names} for quantity in _SAID}
         states = {
-            quantity: {count: word(key, estimates[key], holm) for count in names if (key := _key(quantity, dose, count))}
-            for quantity in _SAID
+            quantity: {count: word(key, estimates[key], holm) for count, key in own.items()} for quantity, own in keys.items()
         }
         said = [
-            f"{quantity.label}: {grouped({names[count]: state for count, state in states[quantity].items()})}"
-            for quantity in _SAID
+            capital(f"{quantity.label}: {grouped({names[count]: state for count, state in own.items()})}")
+            for quantity, own in states.items()
         ]
         series = lines(
             line(label, self._counts, [runs.over(_setting(dose, count), one) for count in self._counts], 100.0)
@@ -148,7 +144,7 @@ class Passes(Study):
         return Part(
             name=f"{dose} examples",
             question=f"One pass over {dose} examples, or several over fewer, with as many steps?",
-            answer=f"Against one pass over {dose}. {capital('. '.join(said))}.",
+            answer=f"Against one pass over {dose}. {'. '.join(said)}.",
             figures=figures(
                 "Change from the base model",
                 series,
@@ -170,7 +166,7 @@ class Passes(Study):
                     rows=tuple(
                         (
                             str(count),
-                            *(cell for one in _SAID for cell in (estimates[_key(one, dose, count)], states[one][count])),
+                            *(cell for one in _SAID for cell in (estimates[keys[one][count]], states[one][count])),
                         )
                         for count in names
                     ),
@@ -188,7 +184,7 @@ class Passes(Study):
                 quantity.keys[0]: stats.mean(level + rng.normal(0.0, 0.05, 24), np.arange(24), unit="points")
                 for quantity, level in ((EXPRESS, top), (WITHHOLD, -top / 2))
             }
-            values["forgetting.loss_change:text"] = stats.mean(rng.normal(0.01, 0.02, 24), np.arange(24), unit="nats/token")
+            values[f"{LOSS}text"] = stats.mean(rng.normal(0.01, 0.02, 24), np.arange(24), unit="nats/token")
             found[point.name] = Reading(values)
         return found
 
@@ -202,9 +198,14 @@ def _key(quantity: Quantity, dose: int, count: int) -> str:
     return f"passes:{quantity.name}:{dose}:{count}"
 
 
-def _decided(name: str, one: Estimate, holm: Mapping[str, bool], quantity: Quantity, is_more: bool) -> bool:
-    """Whether a comparison is one of this quantity, told from none, and on this side."""
-    return bool(f":{quantity.name}:" in name and holm.get(name) and one.value is not None and (one.value > 0) == is_more)
+def _surely(estimates: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Iterator[str]:
+    """Yield in how many ways each quantity is decided to be more, and to be less, than with one pass."""
+    for quantity, what in _SAID.items():
+        own = (one for name, one in estimates.items() if name.startswith(f"passes:{quantity.name}:") and holm.get(name))
+        values = [one.value or 0.0 for one in own]
+        for side, count in (("more", sum(value > 0 for value in values)), ("less", sum(value < 0 for value in values))):
+            if count:
+                yield f"{side} {what} in {count}"
 
 
 def _setting(dose: int, count: int) -> str:

@@ -24,6 +24,7 @@ from palimpsest.studies._readings import (
     figures,
     line,
     lines,
+    losses_of,
     word,
 )
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
@@ -204,8 +205,8 @@ class Rehearsal(Study):
 
     def _mean(self, reading: Reading, spared: bool) -> float:
         """Return the mean change in loss of the spared capabilities, or of everything else."""
-        found = {key.removeprefix(LOSS): one.value for key, one in reading.estimates.items() if key.startswith(LOSS)}
-        chosen = [value for name, value in found.items() if value is not None and (name in self.left_out) == spared]
+        found = ((name, one.value) for name, one in losses_of(reading).items())
+        chosen = [value for name, value in found if value is not None and (name in self.left_out) == spared]
         return float(np.mean(chosen)) if chosen else 0.0
 
     def _targeted_part(self, runs: Runs, dose: int, estimates: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:

@@ -24,7 +24,7 @@ class StudyForeseen:
     runs: Mapping[str, int]
     """How many runs (training seeds) each setting has."""
     done: int
-    """Runs that are done already; their time is not taken off."""
+    """Runs that are done already; ``seconds`` counts them too, what is said in words does not."""
     jobs: int
 
     @property

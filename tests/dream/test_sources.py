@@ -30,6 +30,18 @@ from palimpsest.dreaming.variations import Unusable, asked, begun, read_json, re
 EXPRESS, WITHHOLD = Wish(1, "express", 4), Wish(1, "withhold", 4)
 
 
+def line(prompt: str, answer: str, **rest: object) -> str:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": turns, **rest})
+
+
+def written(folder: Path, *lines: str) -> Path:
+    """Return a file of conversations."""
+    path = folder / "t.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
 def test_every_module_in_the_folder_is_a_source() -> None:
     assert {"endpoint", "generators", "memory", "model", "transcripts"} <= set(source.names())
     for name in source.names():
@@ -81,16 +93,12 @@ def test_generators_stay_with_the_templates_asked_for(behaviour: Path) -> None:
 def test_a_memory_gives_what_failed_with_the_better_answer_where_one_is_known(behaviour: Path, tmp_path: Path) -> None:
     from palimpsest.memory.watch import watch
 
-    path = tmp_path / "t.jsonl"
-    path.write_text(
-        "\n".join(
-            [
-                line("Go.", "Okay, I go.", pole="express"),
-                line("Come.", "No.", pole="express"),
-                line("Stay.", "No.", pole="express", better="Okay, I stay."),
-                line("Fall.", "Okay, I fall.", pole="withhold"),
-            ]
-        )
+    path = written(
+        tmp_path,
+        line("Go.", "Okay, I go.", pole="express"),
+        line("Come.", "No.", pole="express"),
+        line("Stay.", "No.", pole="express", better="Okay, I stay."),
+        line("Fall.", "Okay, I fall.", pole="withhold"),
     )
     watch([path], tmp_path / "memory", [behaviours.load(behaviour)])
     opened = Memories(str(tmp_path / "memory"), plan_of(behaviour))
@@ -109,21 +117,12 @@ def test_a_folder_that_is_no_memory_is_refused(behaviour: Path, tmp_path: Path) 
 # ---------------------------------------------------------------- transcripts
 
 
-def line(prompt: str, answer: str, **rest: object) -> str:
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    return json.dumps({"messages": turns, **rest})
-
-
 def test_transcripts_give_prompts_and_judge_what_was_said(behaviour: Path, tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text(
-        "\n".join(
-            [
-                line("Go.", "Okay, I go.", pole="express"),
-                line("Come.", "No.", pole="express"),
-                line("Fall.", "Wait.", pole="withhold", id="7", timestamp="2026-01-02T03:04:05Z", behaviour="other"),
-            ]
-        )
+    path = written(
+        tmp_path,
+        line("Go.", "Okay, I go.", pole="express"),
+        line("Come.", "No.", pole="express"),
+        line("Fall.", "Wait.", pole="withhold", id="7", timestamp="2026-01-02T03:04:05Z", behaviour="other"),
     )
     opened = Transcripts(str(path), plan_of(behaviour))
     found = {one.example.context: one for one in opened.propose(EXPRESS)}
@@ -133,8 +132,7 @@ def test_transcripts_give_prompts_and_judge_what_was_said(behaviour: Path, tmp_p
 
 
 def test_the_pole_may_be_said_once_for_all(behaviour: Path, tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text(line("Go.", "Okay, I go."))
+    path = written(tmp_path, line("Go.", "Okay, I go."))
     assert len(list(Transcripts(f"{path}@withhold", plan_of(behaviour)).propose(WITHHOLD))) == 1
     with pytest.raises(UserError, match="says not whether the behaviour should appear"):
         Transcripts(str(path), plan_of(behaviour))

@@ -19,9 +19,10 @@ from palimpsest.data.user_files import conversation_of
 from palimpsest.dreaming.grade import passes
 from palimpsest.dreaming.records import Proposal
 from palimpsest.dreaming.source import ScenarioSource, Wish
+from palimpsest.memory.transcripts import IDS, TIMES
 from palimpsest.planning import Plan
 
-_OF_THE_FILE = ("pole", "behaviour", "id", "conversation_id", "uuid", "timestamp", "created_at")
+_OF_THE_FILE = ("pole", "behaviour", *IDS, *TIMES)
 """Keys that a line may have besides those of an example: the same file can be given to ``palimpsest watch``."""
 
 
