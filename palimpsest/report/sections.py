@@ -148,7 +148,9 @@ def grid(table: Table, chance: Sequence[Estimate] = ()) -> Grid:
     asked = [place for place in range(len(table.columns)) if any(row[place] is not None for row in table.rows)]
     columns = {place: [row[place] for row in table.rows] for place in asked}
     width = _width(list(columns.values()))
-    judged = _is_verdict([columns[place] for place in asked])
+    name = table.columns[-1]
+    alone = not name or table.columns.count(name) == 1  # where others are called the same, it is about the one before it
+    judged = alone and _is_verdict([columns[place] for place in asked])
     order = [asked[0], asked[-1], *asked[1:-1]] if judged else asked
     exact = _is_exact(columns.values())
     heads = [Column(table.columns[at], _unit(columns[at]), _kind(columns[at]), _margin(columns[at])) for at in order]

@@ -30,6 +30,9 @@ def test_the_verdict_stands_beside_the_name() -> None:
     found = grid(judged())
     assert [column.name for column in found.columns] == ["", "verdict", "accuracy", "loss"]
     assert found.judged and [row[1].text for row in found.rows] == ["fell", "not decided"]
+    twice = Table(title="t", columns=("", "x", "said", "y", "said"), rows=(("a", *2 * (judged().rows[0][1], "fell")),))
+    assert not grid(twice).judged, "each word is about the number before it"
+    assert [one.name for one in grid(twice).columns] == ["", "x", "said", "y", "said"]
     numbers = Table(title="t", columns=("", "x", "y", "items"), rows=(("a", *judged().rows[0][1:3], 7),))
     assert not grid(numbers).judged and grid(numbers).columns[-1].name == "items"
 
