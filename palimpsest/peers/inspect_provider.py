@@ -1,0 +1,1 @@
+"""Inspect provider: any inspect task runs on our subjects (``--model palimpsest/PATH``)."""
