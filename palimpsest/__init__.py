@@ -8,7 +8,6 @@ model's own failures, ``palimpsest.diff`` audits any two checkpoints, ``palimpse
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,10 +16,7 @@ if TYPE_CHECKING:
     from palimpsest.dreaming.interface import dream
     from palimpsest.study_runner import study
 
-try:
-    __version__ = version("palimpsest-lm")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
 __all__ = ["Run", "__version__", "diff", "dream", "load_report", "run", "study", "tune"]
 
@@ -33,7 +29,18 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the interface on first use, so that ``palimpsest --help`` needs no torch."""
+    """Import the interface on first use, so that ``palimpsest --help`` needs no torch; and look up the version likewise."""
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("palimpsest-lm")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "0+unknown"
