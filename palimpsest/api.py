@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
@@ -135,6 +135,72 @@ def diff(
         **_plain(settings),
     }
     return _execute(Request.read(data, "the request"), folder, progress)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Two logs, compared: what it comes to, and the folder with the report and every pair (``pairs.jsonl``)."""
+
+    account: Account
+    folder: Path
+    regression: bool
+    """Whether anything is worse by more than its margin, for sure."""
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The change of every metric of every task, by ``"TASK METRIC"``."""
+        return dict(self.account.estimates)
+
+    def __repr__(self) -> str:
+        return f"<Comparison {self.account.title}: {self.account.headline}; report {self.report}>"
+
+
+def compare(
+    before: str | Path,
+    after: str | Path,
+    *,
+    cluster: str | None = None,
+    margin: float | Mapping[str, float] | None = None,
+    better: Mapping[str, Literal["higher", "lower"]] | None = None,
+    metrics: Iterable[str] = (),
+    tasks: Iterable[str] = (),
+    folder: str | Path | None = None,
+) -> Comparison:
+    """Compare two evaluations of the same tasks item by item, and write a report.
+
+    Args:
+        before: an inspect log (``.eval``, ``.json``), a samples file of lm-eval, a run of ours, or a folder of logs.
+        after: another one of the same kind.
+        cluster: the field of a sample's metadata (inspect) or of a document (lm-eval) whose value is its cluster.
+        margin: what counts as unchanged: a number for all scores between 0 and 1 (0.05 by default), or a size for each metric
+            by its name, in its own unit (``""`` for all scores between 0 and 1).
+        better: which direction of a metric is better, where the log does not say.
+        metrics: only these; all that are in both logs by default.
+        tasks: only these; all that are in both logs by default.
+        folder: where the report is written; by default ``runs/compare-NAMES-HASH``.
+
+    Raises:
+        UserError: what is wrong with the logs, all of it at once.
+    """
+    from palimpsest.evaluations import account as telling
+    from palimpsest.evaluations import comparison
+    from palimpsest.evaluations.paired import Options
+    from palimpsest.store.provenance import packages
+    from palimpsest.store.run_folder import RunFolder
+
+    options = Options.given(margin, better, metrics)
+    found = comparison.carry_out(Path(before), Path(after), options, cluster=cluster, tasks=tuple(tasks))
+    told = telling.account(found, packages(("palimpsest-lm",)))
+    spec = {"kind": "compare", **told.specification, "cluster": cluster, "files": dict(found.digests)}
+    where = Path(folder) if folder else RUNS / f"compare-{'-'.join(telling.names(found))}-{digest(spec)[:8]}".replace(" ", "-")
+    with RunFolder(where, spec) as held:
+        held.write_text("pairs.jsonl", comparison.lines(found))
+        write_account(told, where)
+    return Comparison(told, where, telling.is_regression(found))
 
 
 def load_report(folder: str | Path) -> Run:

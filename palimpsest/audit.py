@@ -97,6 +97,8 @@ class Sample(Spec):
     after_passes: bool | None = None
     sides: tuple[str, str] = ("before", "after")
     """What the two texts are called."""
+    marks: tuple[str, str] = ("", "")
+    """How the two were graded, in words, where that is more than pass or fail."""
 
 
 class Place(Spec):

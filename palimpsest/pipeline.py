@@ -14,6 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from palimpsest import item_scores
 from palimpsest.audit import Audit, Case, NoSuchPart, NotApplicable, Outcome
 from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
 from palimpsest.core import stats
@@ -252,6 +253,9 @@ def _analyse(desk: Desk, measured: Measured, seed: int) -> SeedRecord:
         outcome = _answer(name, audit, desk, measured, seed)
         desk.run.write_json(f"results/{seed}/{name}.json", outcome.model_dump(mode="json"))
         outcomes.append(outcome)
+    needs = [need for audit in desk.plan.audits.values() for need in _needs(audit, desk.plan.case)]
+    lines = item_scores.as_lines(desk.plan.case, needs, lambda need: measured.session.get(need, measured.digests[seed]))
+    desk.run.write_text(f"{item_scores.FOLDER}/{seed}.jsonl", lines)
     return SeedRecord(seed=seed, outcomes=tuple(outcomes))
 
 

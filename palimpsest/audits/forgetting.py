@@ -14,8 +14,7 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import capital, number, one_line
-from palimpsest.data.chat import ItemSet
-from palimpsest.data.grading import clusters, passes
+from palimpsest.data.grading import clusters, is_free, losses_and_hits, passes
 
 ANSWERED = {"temperature": 0.0}
 """Free answers to capability items are written greedily, so that only the model differs."""
@@ -97,7 +96,7 @@ class Forgetting(Audit[Data]):
         roles = case.with_controls("rehearsal_only")
         found = [Need(measure="losses", role=role, items=name) for name in case.names("capability", "text") for role in roles]
         for name, items in capabilities.items():
-            if _is_free(items):
+            if is_free(items):
                 found += [self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")]
         return tuple(found)
 
@@ -118,10 +117,10 @@ class Forgetting(Audit[Data]):
         loss, right = {}, {}
         for role in case.with_controls("rehearsal_only"):
             found = measured[Need(measure="losses", role=role, items=name).name]
-            loss[role], right[role] = _per_item(found)
+            loss[role], right[role] = losses_and_hits(found)
         if name.startswith("text:"):
             right = {}
-        elif _is_free(items):
+        elif is_free(items):
             answers = {role: measured[self._answers(case, role, name).name].texts["answer"] for role in ("base", "tuned")}
             right = {role: passes(items, None, texts) for role, texts in answers.items()}
         return Paired(
@@ -137,7 +136,7 @@ class Forgetting(Audit[Data]):
     def _flipped(self, case: Case, measured: Mapping[str, Measurement]) -> tuple[Sample, ...]:
         samples = []
         for name, items in case.sets("capability").items():
-            if not _is_free(items):
+            if not is_free(items):
                 continue
             answers = {
                 role: measured[self._answers(case, role, f"capability:{name}").name].texts["answer"]
@@ -253,22 +252,6 @@ class Forgetting(Audit[Data]):
     @staticmethod
     def plot(result: Result, axes) -> None:
         drawing.change_rows(axes, result.figure)
-
-
-def _per_item(found: Measurement) -> tuple[np.ndarray, np.ndarray]:
-    """Return nats a token and whether every token was the most likely one, for each item."""
-    start = found.arrays["start"]
-    lengths = np.diff(start)
-    loss = np.add.reduceat(found.arrays["nats"].astype(np.float64), start[:-1]) / np.maximum(lengths, 1)
-    right = np.add.reduceat(found.arrays["correct"].astype(np.float64), start[:-1]) == lengths
-    return loss, right.astype(float)
-
-
-def _is_free(items: ItemSet) -> bool:
-    """Whether several answers are right, so that an answer has to be written and checked."""
-    return all(item.check is not None for item in items.items) and any(
-        item.check is not None and item.check.kind not in ("exact", "number") for item in items.items
-    )
 
 
 def _flip_table(capabilities: Mapping[str, Paired]) -> tuple[Table, ...]:
