@@ -23,6 +23,7 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.tasks import TaskSet
 from palimpsest.measures._measure import Budget
 from palimpsest.measures._session import Session
 from palimpsest.models import subject
@@ -80,7 +81,7 @@ class Desk:
     held: Mapping[str, Subject] = field(default_factory=dict)
     """Models that are in memory already, by their digest."""
 
-    def session(self, items: Mapping[str, ItemSet], budget: Budget) -> Session:
+    def session(self, items: Mapping[str, ItemSet | TaskSet], budget: Budget) -> Session:
         return Session(self.cache, items, budget, self.plan.device, self.plan.request.dtype, self.run)
 
     def open(self, info: SubjectInfo) -> Subject:
@@ -187,7 +188,7 @@ def _measure(desk: Desk, trained: Sequence[Trained]) -> Measured:
     """Take everything that the audits need; where memory runs out, everything again in smaller batches."""
     budget, told = Budget(desk.plan.context), []
     while True:
-        session = desk.session(desk.plan.case.items, budget)
+        session = desk.session(desk.plan.case.everything, budget)
         try:
             return Measured(session, _measure_all(desk, session, trained), tuple(told))
         except (RuntimeError, MemoryError) as error:
