@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -31,6 +30,7 @@ from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
 from palimpsest.measures.task_scores import TaskScores
+from palimpsest.models.matrix_rate import matrix_rate, usual_width
 from palimpsest.models.parameters import streams
 from palimpsest.training.optimizers import bytes_trained
 
@@ -236,8 +236,7 @@ class _Counted:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.base, self.budget = plan, plan.models["base"], Budget(plan.context)
         self.seeds = max(sum(role == "tuned" for role, _ in plan.trained), 1)
-        matrices = [shape for _, shape in self.base.shapes if len(shape) == 2]
-        self.hidden = Counter(shape[-1] for shape in matrices).most_common(1)[0][0] if matrices else 1
+        self.hidden = usual_width(shape for _, shape in self.base.shapes)
         numbers = [int(found[1]) for name, _ in self.base.shapes if (found := re.search(r"\.(\d+)\.", name))]
         self.layers = 1 + max(numbers, default=0)
         self.largest = max(info.parameters for info in plan.models.values())
@@ -322,7 +321,7 @@ class _Counted:
     def seconds(self) -> float:
         """Return a rough estimate of the time it takes."""
         rate, draw = (
-            _matrix_rate(self.plan.device, self.plan.request.dtype, self.hidden),
+            matrix_rate(self.plan.device, self.plan.request.dtype, self.hidden),
             _draw_seconds(self.base.vocabulary_size),
         )
         operations = sum(6 * self.base.parameters * work.tokens for work in self.training)
@@ -373,22 +372,6 @@ class _Counted:
                 width = min(cells.default, self.base.vocabulary_size) if cells else 1
                 total += work.models * positions * (16 + 8 * (width if cells else 0))
         return total
-
-
-@cache
-def _matrix_rate(device: str, dtype: str, width: int) -> float:
-    """Return operations a second of this device in products of this width, from 0.2 s of them."""
-    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    left, right = torch.zeros(512, width, device=device, dtype=kind), torch.zeros(width, width, device=device, dtype=kind)
-    product = left @ right
-    product.sum().item()  # the first product also sets things up
-    start, count = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < 0.2 or not count:
-        for _ in range(8):
-            torch.matmul(left, right, out=product)
-        product[0, 0].item()  # wait for a device that works behind our back
-        count += 8
-    return count * 2 * 512 * width * width / passed
 
 
 @cache

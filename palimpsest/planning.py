@@ -229,7 +229,7 @@ def _training_problems(
 def _device(name: str, problems: Problems) -> str:
     """Return the device that models run on, adding to the problems one that isn't there."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return subject.resolved_device(name)
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -37,6 +37,7 @@ __all__ = [
     "inspect",
     "inspect_all",
     "load",
+    "resolved_device",
 ]
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -138,7 +139,9 @@ def load(
     try:
         model = _model(info, resolved).to(place).eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        from palimpsest.models.full_memory import is_full_memory
+
+        if not is_full_memory(error):
             raise
         needed = info.bytes_loaded(dtype) / 2**30
         raise UserError(
@@ -147,6 +150,15 @@ def load(
     template = info.chat_template if isinstance(chat_template, Own) else chat_template
     tokenizer.chat_template = template
     return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template))
+
+
+def resolved_device(name: str) -> str:
+    """Return the device that a name means: "auto" is a GPU where there is one."""
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _model(info: SubjectInfo, dtype: str) -> Any:
@@ -174,9 +186,3 @@ def _device(name: str) -> Any:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"there is no device '{name}' here: {first_line(error)}") from None
     return device
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
