@@ -29,6 +29,7 @@ from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
+from palimpsest.measures.task_scores import TaskScores
 from palimpsest.models.matrix_rate import matrix_rate, usual_width
 from palimpsest.models.parameters import streams
 from palimpsest.training.optimizers import bytes_trained
@@ -297,14 +298,17 @@ class _Counted:
         return MeasuringWork(role, models, on, (needs[0].measure,), 0, 0, 0, weights=2 * operations)
 
     def _measured(self, role: str, items_name: str, needs: list[Need]) -> MeasuringWork:
-        items = self.plan.case.items[items_name].items
-        some = items[:: max(len(items) // _LOOKED_AT, 1)]
+        items = self.plan.case.everything[items_name].items
+        some: Any = items[:: max(len(items) // _LOOKED_AT, 1)]
         measure = _measure.load(needs[0].measure, needs[0].parameters)
         dice = 0
         if isinstance(measure, Generations):
             lengths = [len(self.plan.renderer.encode(item).prompt) + measure.max_new_tokens for item in some]
             steps = measure.max_new_tokens * math.ceil(len(items) * max(lengths) / self.budget.tokens)
             dice = len(items) * measure.max_new_tokens if measure.temperature else 0
+        elif isinstance(measure, TaskScores):
+            lengths, written = measure.work(self.plan.renderer.tokenizer, some, self.budget)
+            steps = max(written, 1) * math.ceil(sum(lengths) * len(items) / len(some) / self.budget.tokens)
         else:
             rows = measure.rows(self.plan.renderer, some, self.budget.context) if isinstance(measure, ForwardMeasure) else []
             lengths = [len(row.tokens) for row in rows] or [self._length(item) for item in some]

@@ -14,6 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from palimpsest import item_scores
 from palimpsest.audit import Audit, Case, NoSuchPart, NotApplicable, Outcome
 from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
 from palimpsest.core import stats
@@ -23,6 +24,7 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.tasks import TaskSet
 from palimpsest.measures import checkup
 from palimpsest.measures._measure import Budget
 from palimpsest.measures._session import Session
@@ -81,7 +83,7 @@ class Desk:
     held: Mapping[str, Subject] = field(default_factory=dict)
     """Models that are in memory already, by their digest."""
 
-    def session(self, items: Mapping[str, ItemSet], budget: Budget) -> Session:
+    def session(self, items: Mapping[str, ItemSet | TaskSet], budget: Budget) -> Session:
         every = {**items, checkup.ITEMS.name: checkup.ITEMS}
         return Session(self.cache, every, budget, self.plan.device, self.plan.request.dtype, self.run)
 
@@ -189,7 +191,7 @@ def _measure(desk: Desk, trained: Sequence[Trained]) -> Measured:
     """Take everything that the audits need; where memory runs out, everything again in smaller batches."""
     budget, told = Budget(desk.plan.context), []
     while True:
-        session = desk.session(desk.plan.case.items, budget)
+        session = desk.session(desk.plan.case.everything, budget)
         try:
             return Measured(session, _measure_all(desk, session, trained), tuple(told))
         except (RuntimeError, MemoryError) as error:
@@ -257,6 +259,9 @@ def _analyse(desk: Desk, measured: Measured, seed: int) -> SeedRecord:
         outcome = _answer(name, audit, desk, measured, seed)
         desk.run.write_json(f"results/{seed}/{name}.json", outcome.model_dump(mode="json"))
         outcomes.append(outcome)
+    needs = [need for audit in desk.plan.audits.values() for need in _needs(audit, desk.plan.case)]
+    lines = item_scores.as_lines(desk.plan.case, needs, lambda need: measured.session.get(need, measured.digests[seed]))
+    desk.run.write_text(f"{item_scores.FOLDER}/{seed}.jsonl", lines)
     return SeedRecord(seed=seed, outcomes=tuple(outcomes))
 
 

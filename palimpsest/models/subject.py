@@ -6,6 +6,7 @@ Subjects are loaded one at a time: ``with load(inspect(path)) as subject: ...`` 
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -94,9 +95,10 @@ class Subject:
 
     def close(self) -> None:
         """Give the memory back. The subject can't be used after that."""
-        on_accelerator = self.device != "cpu"
+        on_accelerator, held = self.device != "cpu", weakref.ref(self.model)
         self.__dict__.clear()
-        gc.collect()
+        if held() is not None:  # looking through everything that Python holds takes half a second
+            gc.collect()
         if on_accelerator:
             import torch
 

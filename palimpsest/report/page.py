@@ -34,6 +34,8 @@ LABELS = {
     "identical": "Identical",
     "could_not_say": "Could not say",
     "described": "Described",
+    "regression": "Regression",
+    "unchanged": "Unchanged",
 }
 PASSES = {
     "express": "Pass: the answer shows the behaviour.",
@@ -67,6 +69,7 @@ class Shown:
     before_passes: bool | None
     after_passes: bool | None
     sides: tuple[str, str]
+    marks: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,9 @@ def _groups(sections: Sequence[Section]) -> Iterator[Group]:
 def shown_sample(sample: Sample) -> Shown:
     """Return a sample with the words marked that only one of its sides has."""
     before, after = comparison.marked(sample.before, sample.after)
-    return Shown(sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes, sample.sides)
+    return Shown(
+        sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes, sample.sides, sample.marks
+    )
 
 
 def flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
