@@ -30,7 +30,7 @@ WORDS: dict[State, str] = {
 _ORDER: tuple[State, ...] = (
     "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
 )  # fmt: skip
-COLUMNS = ("task, metric", "A", "B", "change", "items worse", "items better", "McNemar p", "comes to")
+COLUMNS = ("task, metric", "A", "B", "change", "items worse, better", "McNemar p", "comes to")
 _SHOWN = {"worse": 12, "better": 6}
 """So many items that got worse, and better, are shown with both answers for each task."""
 _ROWS = 24
@@ -186,7 +186,7 @@ def _reasons(found: Found, rows: Sequence[Compared]) -> list[str]:
     shown_rows = [one for one in rows if one.state not in ("unchanged", "identical")][:8]
     told += [sentence(one) for one in shown_rows or rows[:3]]
     rest = len(rows) - len(shown_rows or rows[:3])
-    return told + ([f"{rest} more in the table below"] if rest > 0 else [])
+    return told + ([f"{rest} more in the table"] if rest > 0 else [])
 
 
 def _next(rows: Sequence[Compared]) -> list[str]:
@@ -225,7 +225,7 @@ def table(rows: Sequence[Compared]) -> Table:
         title="All comparisons",
         columns=COLUMNS,
         rows=tuple(
-            (one.name, one.before, one.after, one.change, one.worse, one.improved,
+            (one.name, one.before, one.after, one.change, f"{one.worse:,}, {one.improved:,}",
              None if one.exact is None else chance(one.exact), WORDS[one.state])
             for one in rows
         ),
@@ -246,6 +246,7 @@ def _note(rows: Sequence[Compared]) -> str:
 
 def _figures(rows: Sequence[Compared]) -> list[Figure]:
     """Return figures of the changes: those of one unit, one margin and one better side together."""
+    several = len({one.task for one in rows}) > 1
     groups: dict[tuple[str, float | None, int], list[Compared]] = {}
     for one in rows:
         if one.change.value is not None:
@@ -261,7 +262,7 @@ def _figures(rows: Sequence[Compared]) -> list[Figure]:
                 caption=f"B - A on the same items, with 95% intervals over clusters.{more}",
                 drawing="change_rows",
                 numbers={
-                    "labels": [one.name.removeprefix("capability:") for one in kept],
+                    "labels": [_label_of(one, several) for one in kept],
                     "changes": [one.change.model_dump() for one in kept],
                     "margin": margin,
                     "unit": f"{'percentage points' if unit == 'points' else unit or 'score'}, B - A",
@@ -271,6 +272,10 @@ def _figures(rows: Sequence[Compared]) -> list[Figure]:
             )
         )
     return found
+
+
+def _label_of(one: Compared, several: bool) -> str:
+    return f"{one.metric.name}, {one.task.split(':', 1)[-1]}" if several else one.metric.name
 
 
 def _moved(found: Found, matched: Matched) -> list[tuple[Pair, list[Compared]]]:
@@ -303,7 +308,9 @@ def _task(found: Found, matched: Matched) -> Part:
     sides = tuple(f"{letter}: {name}" for letter, name in zip("AB", names(found), strict=True))
     return Part(
         name=matched.before.task,
-        question="Which answers flipped?",
+        question="Which answers flipped?"
+        if any(one.exact is not None for one in found.compared if one.task == matched.before.task)
+        else "Which items moved, and what was answered?",
         answer=f"{len(worse):,} of {len(matched.pairs):,} items got worse, {len(better):,} got better"
         + (f"; {len(picked)} of them are shown, all are in pairs.jsonl." if len(picked) < len(moved) else "."),
         samples=tuple(_sample(pair, rows, (sides[0], sides[1])) for pair, rows in picked),
