@@ -234,8 +234,10 @@ def write_report(record: RunRecord, folder: Path) -> Path:
 def write_account(account: Account, folder: Path) -> Path:
     """Write what several runs say together, and then its page; return the page's file."""
     path = folder / "report.html"
-    write_bytes(folder / accounts.NAME, to_json(account.model_dump(mode="json")), "The runs are kept.")
-    write_bytes(path, render_account(account).encode(), "The account is kept.")
+    data = to_json(account.model_dump(mode="json"))
+    write_bytes(folder / accounts.NAME, data, "The runs are kept.")
+    told = Account.model_validate_json(data)  # as a reader of the file gets it, so that drawing it again gives the same page
+    write_bytes(path, render_account(told).encode(), "The account is kept.")
     return path
 
 
