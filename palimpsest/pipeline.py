@@ -104,7 +104,7 @@ def _with_general_text(desk: Desk) -> Plan:
     """Return the plan with general text that the base model writes itself, where nobody gave any."""
     plan = desk.plan
     needs_rehearsal = bool(plan.counts.rehearsal and not plan.materials.rehearsal)
-    if plan.case.sets("text") and not needs_rehearsal:
+    if not needs_rehearsal and (plan.case.sets("text") or not _reads_samples(plan)):
         return plan
     documents = plan.request.documents
     written = _written(desk, documents + (plan.counts.rows if needs_rehearsal else 0))
@@ -122,6 +122,12 @@ def _with_general_text(desk: Desk) -> Plan:
     for note in notes:
         desk.progress.tell(note)
     return replace(plan, case=case, materials=materials, notes=(*plan.notes, *notes))
+
+
+def _reads_samples(plan: Plan) -> bool:
+    """Whether any audit would read text that the base model wrote."""
+    case = replace(plan.case, items={**plan.case.items, SAMPLED: probe_items(plan.request.documents)})
+    return any(need.items == SAMPLED for audit in plan.audits.values() for need in _needs(audit, case))
 
 
 def _written(desk: Desk, count: int) -> list[Any]:
