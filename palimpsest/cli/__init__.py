@@ -13,7 +13,7 @@ import typer
 
 # each module adds its verbs, in the order of --help
 # isort: off
-from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, lists, data, pocket, doctor  # noqa: F401
+from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, export, lists, data, pocket, doctor  # noqa: F401
 # isort: on
 
 from palimpsest.cli._app import BAD_INPUT, INTERRUPTED, app
