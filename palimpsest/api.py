@@ -16,7 +16,7 @@ from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.progress import Progress
+from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
 from palimpsest.report import render_account
 from palimpsest.request import Request
@@ -271,10 +271,14 @@ def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> 
     from palimpsest.cost import refuse_what_cant_fit
     from palimpsest.pipeline import execute
     from palimpsest.store.cache import Cache
+    from palimpsest.store.provenance import Timed
 
+    timed = progress if isinstance(progress, Timed) else Timed(progress or Silent())
     refuse_what_cant_fit(planned, folder)
-    record = execute(planned, folder, Cache(tell=progress.tell if progress else None), progress)
+    record = execute(planned, folder, Cache(tell=timed.tell), timed)
+    timed.begin("drawing the report")
     write_report(record, folder)
+    timed.keep(folder)
     return record
 
 

@@ -141,13 +141,15 @@ def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: b
     from palimpsest import api
     from palimpsest.console import Live, as_json
     from palimpsest.request import Request
+    from palimpsest.store.provenance import Timed
 
     request = Request.read(data, "the command")
     where = folder or api.folder_for(request)
     with Live(watched=not json, folder=where) as live:
-        live.begin("checking")
+        timed = Timed(live)
+        timed.begin("checking")
         planned = api.plan(request)
-        record = None if dry_run else api.carry_out(planned, where, live)
+        record = None if dry_run else api.carry_out(planned, where, timed)
     if record is None:
         from palimpsest.cost import foresee
 

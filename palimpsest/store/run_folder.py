@@ -3,7 +3,7 @@
 Layout::
 
     spec.json                          what was asked for; the folder belongs to this run and no other
-    provenance.json                    packages, hardware, seeds, digests; times apart
+    timing.jsonl                       what each process that worked on it took, by stage; no result
     training/<role>-<seed>/            steps.jsonl, checkpoint-N/, model/
     measurements/<key>.{safetensors,json}   hard links to the cache, or copies: the run stays whole when the cache is cleaned
     results/<seed>/<audit>.json        one outcome an audit
