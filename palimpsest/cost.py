@@ -28,6 +28,7 @@ from palimpsest.data.user_files import text_example
 from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
+from palimpsest.measures._writing import gumbel
 from palimpsest.measures.generations import Generations
 from palimpsest.measures.task_scores import TaskScores
 from palimpsest.models.matrix_rate import matrix_rate, usual_width
@@ -379,7 +380,7 @@ def _draw_seconds(vocabulary: int) -> float:
     """Return the seconds that one draw of noise over the vocabulary takes."""
     start = time.perf_counter()
     for step in range(4):
-        numpy_stream(0, "cost", step).gumbel(size=vocabulary)
+        gumbel(numpy_stream(0, "cost", step), vocabulary)
     return (time.perf_counter() - start) / 4
 
 
