@@ -6,7 +6,6 @@ computed. The last token of a row predicts nothing, so it is not run.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,6 +18,7 @@ from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
+from palimpsest.models import reading
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,11 @@ def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int
     return rows
 
 
-def plan(rows: list[Row], budget: Budget, vocabulary: int) -> list[list[list[int]]]:
+def plan(rows: list[Row], budget: Budget, vocabulary: int, padded: bool = True) -> list[list[list[int]]]:
     """Return batches of inputs, similar lengths together; an input is the list of rows that share it.
 
-    Rows that differ only in their last token (several one-token options after one context) are run once.
+    Rows that differ only in their last token (several one-token options after one context) are run once. With ``padded`` false
+    only inputs of one length share a batch.
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
     for index, row in enumerate(rows):
@@ -135,14 +136,16 @@ def plan(rows: list[Row], budget: Budget, vocabulary: int) -> list[list[list[int
     order = sorted(sharing, key=lambda tokens: (len(tokens), sharing[tokens][0]))
     batches: list[list[list[int]]] = []
     current: list[list[int]] = []
-    predicted = 0
+    predicted = length = 0
     for tokens in order:
         longest = max(predicted, *(rows[index].predicted for index in sharing[tokens]))
         size = len(current) + 1
-        if current and (size * len(tokens) > budget.tokens or size * longest * vocabulary > budget.logits):
+        full = size * len(tokens) > budget.tokens or size * longest * vocabulary > budget.logits
+        if current and (full or not (padded or len(tokens) == length)):
             batches.append(current)
             current, longest = [], max(rows[index].predicted for index in sharing[tokens])
         current.append(sharing[tokens])
+        length = len(tokens)
         predicted = longest
     return [*batches, current] if current else batches
 
@@ -161,15 +164,14 @@ def run_rows(subject: Any, rows: list[Row], readers: list[Reader], budget: Budge
 
 
 def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, progress: Progress) -> None:
-    accepted = inspect.signature(subject.model.forward).parameters
     done = 0
-    for batch in plan(rows, budget, subject.model.config.get_text_config().vocab_size):
+    for batch in plan(rows, budget, subject.model.config.get_text_config().vocab_size, subject.takes_padding):
         inputs = [rows[sharing[0]].tokens[:-1] for sharing in batch]
         keep = max(rows[index].predicted for sharing in batch for index in sharing)
         where = Batch(batch, [len(one) for one in inputs], max(map(len, inputs)))
         for reader in readers:
             reader.begin(where)
-        logits = subject.model(**_padded(inputs, keep, subject, accepted)).logits[:, -keep:].float()
+        logits = subject.model(**_given(inputs, keep, subject)).logits[:, -keep:].float()
         for reader in readers:
             reader.end()
         normaliser = logits.logsumexp(-1)
@@ -183,17 +185,9 @@ def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, p
         progress(done, len(rows))
 
 
-def _padded(inputs: list[tuple[int, ...]], keep: int, subject: Any, accepted: Any) -> dict[str, Any]:
-    width = max(map(len, inputs))
-    tokens = torch.full((len(inputs), width), subject.pad_token_id, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for line, one in enumerate(inputs):
-        tokens[line, width - len(one) :] = torch.tensor(one)
-        mask[line, width - len(one) :] = 1
-    offered = {
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0).to(subject.device),
-        "logits_to_keep": keep,
-        "use_cache": False,
-    }
-    chosen = {name: value for name, value in offered.items() if name in accepted}
-    return {"input_ids": tokens.to(subject.device), "attention_mask": mask.to(subject.device), **chosen}
+def _given(inputs: list[tuple[int, ...]], keep: int, subject: Any) -> dict[str, Any]:
+    """Return what the model is called with; where it takes no padding, the bare tokens of inputs of one length."""
+    batch = reading.inputs(inputs, subject.pad_token_id, subject.device)
+    if not subject.takes_padding:
+        batch = {"input_ids": batch["input_ids"]}
+    return reading.accepted(subject.model, {**batch, "logits_to_keep": keep, "use_cache": False})

@@ -6,6 +6,8 @@ models of a pair draw with the same dice: the same distribution gives the same t
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
+from palimpsest.models.reading import inputs
 
 
 class Generations(Measure):
@@ -41,18 +44,20 @@ class Generations(Measure):
         prompts = [prompt[-room:] for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
         size = max(budget.tokens // (max(map(len, prompts), default=1) + self.max_new_tokens), 1)
+        batches = list(_batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]))
         answers, counts = [""] * len(prompts), np.zeros(len(prompts), dtype=np.int64)
         stopped = np.zeros(len(prompts), dtype=np.bool_)
         sequences: list[list[int]] = [[]] * len(prompts)
-        for low in range(0, len(order), size):
-            batch = order[low : low + size]
+        done = 0
+        for batch in batches:
             written = self._write(subject, [prompts[index] for index in batch], [items.items[index].id for index in batch])
             for index, tokens in zip(batch, written, strict=True):
                 stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
                 kept = tokens if stop is None else tokens[:stop]
                 answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), stop is not None
                 sequences[index] = [*prompts[index], *(tokens if stop is None else tokens[: stop + 1])]
-            progress(min(low + size, len(order)), len(order))
+            done += len(batch)
+            progress(done, len(order))
         arrays = {
             "tokens": counts,
             "stopped": stopped,
@@ -71,17 +76,13 @@ class Generations(Measure):
     @torch.no_grad()
     def _write(self, subject: Any, prompts: list[tuple[int, ...]], names: list[str]) -> list[list[int]]:
         width = max(len(prompt) for prompt in prompts)
-        tokens = torch.full((len(prompts), width), subject.pad_token_id, dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for line, prompt in enumerate(prompts):
-            tokens[line, width - len(prompt) :] = torch.tensor(prompt)
-            mask[line, width - len(prompt) :] = 1
+        batch = inputs(prompts, subject.pad_token_id, subject.device)
         processors = LogitsProcessorList()
         if self.temperature > 0:
             processors.append(_Dice(names, self.temperature, self.seed, width))
         written = subject.model.generate(
-            input_ids=tokens.to(subject.device),
-            attention_mask=mask.to(subject.device),
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -94,6 +95,13 @@ class Generations(Measure):
             eos_token_id=sorted(subject.stop_token_ids) or None,
         )
         return written[:, width:].tolist()
+
+
+def _batches(order: Sequence[int], size: int, lengths: Sequence[int] | None) -> Iterator[list[int]]:
+    """Yield prompts that are gone on with together; where ``lengths`` are given, only prompts of one length."""
+    for _, group in groupby(order, key=lambda index: lengths[index] if lengths else 0):
+        members = list(group)
+        yield from (members[low : low + size] for low in range(0, len(members), size))
 
 
 class _Dice(LogitsProcessor):
