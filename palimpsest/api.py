@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
@@ -77,6 +77,7 @@ def run(
     behaviour: str | Path | Behaviour,
     model: str | Path = "pocket",
     *,
+    tasks: Iterable[str | Path] = (),
     folder: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -86,6 +87,7 @@ def run(
     Args:
         behaviour: a name in the library, a YAML file, or a ``Behaviour``.
         model: a Hugging Face folder, a hub id, ``"pocket"`` or ``"hybrid-pocket"``.
+        tasks: tasks of lm-eval that are not to get worse, by name or as YAML files.
         folder: the run's folder; by default ``runs/NAME-HASH``, so that the same call goes on with its own run.
         progress: who is told how it goes.
         settings: fields of ``palimpsest.request.Request`` (``seeds``, ``audits``, ``text``, ``device`` ...).
@@ -94,7 +96,8 @@ def run(
         UserError: what is wrong with the request, before any work starts.
     """
     loaded = behaviours.load(behaviour)
-    request = Request.read({"kind": "run", "base": str(model), "behaviour": loaded, **_plain(settings)}, "the request")
+    data = {"kind": "run", "base": str(model), "behaviour": loaded, "tasks": _named(tasks), **_plain(settings)}
+    request = Request.read(data, "the request")
     return _execute(request, folder, progress)
 
 
@@ -104,6 +107,7 @@ def diff(
     *,
     behaviour: str | Path | Behaviour | None = None,
     text: Iterable[str | Path] = (),
+    tasks: Iterable[str | Path] = (),
     controls: Mapping[str, str | Path] | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -116,6 +120,7 @@ def diff(
         tuned: the model after; also a PEFT adapter.
         behaviour: what was meant to change, if that is known.
         text: files of general text on which forgetting and divergence are measured.
+        tasks: as in ``run``.
         controls: other models by role, such as ``{"rehearsal_only": PATH}``.
         folder: as in ``run``.
         progress: as in ``run``.
@@ -131,10 +136,77 @@ def diff(
         "tuned": str(tuned),
         "behaviour": loaded,
         "text": tuple(Path(path) for path in text),
+        "tasks": _named(tasks),
         "controls": {role: str(path) for role, path in (controls or {}).items()},
         **_plain(settings),
     }
     return _execute(Request.read(data, "the request"), folder, progress)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Two logs, compared: what it comes to, and the folder with the report and every pair (``pairs.jsonl``)."""
+
+    account: Account
+    folder: Path
+    regression: bool
+    """Whether anything is worse by more than its margin, for sure."""
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The change of every metric of every task, by ``"TASK METRIC"``."""
+        return dict(self.account.estimates)
+
+    def __repr__(self) -> str:
+        return f"<Comparison {self.account.title}: {self.account.headline}; report {self.report}>"
+
+
+def compare(
+    before: str | Path,
+    after: str | Path,
+    *,
+    cluster: str | None = None,
+    margin: float | Mapping[str, float] | None = None,
+    better: Mapping[str, Literal["higher", "lower"]] | None = None,
+    metrics: Iterable[str] = (),
+    tasks: Iterable[str] = (),
+    folder: str | Path | None = None,
+) -> Comparison:
+    """Compare two evaluations of the same tasks item by item, and write a report.
+
+    Args:
+        before: an inspect log (``.eval``, ``.json``), a samples file of lm-eval, a run of ours, or a folder of logs.
+        after: another one of the same kind.
+        cluster: the field of a sample's metadata (inspect) or of a document (lm-eval) whose value is its cluster.
+        margin: what counts as unchanged: a number for all scores between 0 and 1 (0.05 by default), or a size for each metric
+            by its name, in its own unit (``""`` for all scores between 0 and 1).
+        better: which direction of a metric is better, where the log does not say.
+        metrics: only these; all that are in both logs by default.
+        tasks: only these; all that are in both logs by default.
+        folder: where the report is written; by default ``runs/compare-NAMES-HASH``.
+
+    Raises:
+        UserError: what is wrong with the logs, all of it at once.
+    """
+    from palimpsest.evaluations import account as telling
+    from palimpsest.evaluations import comparison
+    from palimpsest.evaluations.paired import Options
+    from palimpsest.store.provenance import packages
+    from palimpsest.store.run_folder import RunFolder
+
+    options = Options.given(margin, better, metrics)
+    found = comparison.carry_out(Path(before), Path(after), options, cluster=cluster, tasks=tuple(tasks))
+    told = telling.account(found, packages(("palimpsest-lm",)))
+    spec = {"kind": "compare", **told.specification, "cluster": cluster, "files": dict(found.digests)}
+    where = Path(folder) if folder else RUNS / f"compare-{'-'.join(telling.names(found))}-{digest(spec)[:8]}".replace(" ", "-")
+    with RunFolder(where, spec) as held:
+        held.write_text("pairs.jsonl", comparison.lines(found))
+        write_account(told, where)
+    return Comparison(told, where, telling.is_regression(found))
 
 
 def load_report(folder: str | Path) -> Run:
@@ -207,6 +279,10 @@ def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> 
 def _execute(request: Request, folder: str | Path | None, progress: Progress | None) -> Run:
     where = Path(folder) if folder else folder_for(request)
     return Run(carry_out(plan(request), where, progress), where)
+
+
+def _named(tasks: Iterable[str | Path]) -> tuple[str, ...]:
+    return (tasks,) if isinstance(tasks, str) else tuple(map(str, tasks))
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

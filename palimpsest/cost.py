@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -30,6 +29,8 @@ from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
+from palimpsest.measures.task_scores import TaskScores
+from palimpsest.models.matrix_rate import matrix_rate, usual_width
 from palimpsest.models.parameters import streams
 from palimpsest.training.optimizers import bytes_trained
 
@@ -235,8 +236,7 @@ class _Counted:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.base, self.budget = plan, plan.models["base"], Budget(plan.context)
         self.seeds = max(sum(role == "tuned" for role, _ in plan.trained), 1)
-        matrices = [shape for _, shape in self.base.shapes if len(shape) == 2]
-        self.hidden = Counter(shape[-1] for shape in matrices).most_common(1)[0][0] if matrices else 1
+        self.hidden = usual_width(shape for _, shape in self.base.shapes)
         numbers = [int(found[1]) for name, _ in self.base.shapes if (found := re.search(r"\.(\d+)\.", name))]
         self.layers = 1 + max(numbers, default=0)
         self.largest = max(info.parameters for info in plan.models.values())
@@ -298,14 +298,17 @@ class _Counted:
         return MeasuringWork(role, models, on, (needs[0].measure,), 0, 0, 0, weights=2 * operations)
 
     def _measured(self, role: str, items_name: str, needs: list[Need]) -> MeasuringWork:
-        items = self.plan.case.items[items_name].items
-        some = items[:: max(len(items) // _LOOKED_AT, 1)]
+        items = self.plan.case.everything[items_name].items
+        some: Any = items[:: max(len(items) // _LOOKED_AT, 1)]
         measure = _measure.load(needs[0].measure, needs[0].parameters)
         dice = 0
         if isinstance(measure, Generations):
             lengths = [len(self.plan.renderer.encode(item).prompt) + measure.max_new_tokens for item in some]
             steps = measure.max_new_tokens * math.ceil(len(items) * max(lengths) / self.budget.tokens)
             dice = len(items) * measure.max_new_tokens if measure.temperature else 0
+        elif isinstance(measure, TaskScores):
+            lengths, written = measure.work(self.plan.renderer.tokenizer, some, self.budget)
+            steps = max(written, 1) * math.ceil(sum(lengths) * len(items) / len(some) / self.budget.tokens)
         else:
             rows = measure.rows(self.plan.renderer, some, self.budget.context) if isinstance(measure, ForwardMeasure) else []
             lengths = [len(row.tokens) for row in rows] or [self._length(item) for item in some]
@@ -318,7 +321,7 @@ class _Counted:
     def seconds(self) -> float:
         """Return a rough estimate of the time it takes."""
         rate, draw = (
-            _matrix_rate(self.plan.device, self.plan.request.dtype, self.hidden),
+            matrix_rate(self.plan.device, self.plan.request.dtype, self.hidden),
             _draw_seconds(self.base.vocabulary_size),
         )
         operations = sum(6 * self.base.parameters * work.tokens for work in self.training)
@@ -369,22 +372,6 @@ class _Counted:
                 width = min(cells.default, self.base.vocabulary_size) if cells else 1
                 total += work.models * positions * (16 + 8 * (width if cells else 0))
         return total
-
-
-@cache
-def _matrix_rate(device: str, dtype: str, width: int) -> float:
-    """Return operations a second of this device in products of this width, from 0.2 s of them."""
-    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    left, right = torch.zeros(512, width, device=device, dtype=kind), torch.zeros(width, width, device=device, dtype=kind)
-    product = left @ right
-    product.sum().item()  # the first product also sets things up
-    start, count = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < 0.2 or not count:
-        for _ in range(8):
-            torch.matmul(left, right, out=product)
-        product[0, 0].item()  # wait for a device that works behind our back
-        count += 8
-    return count * 2 * 512 * width * width / passed
 
 
 @cache

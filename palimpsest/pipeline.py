@@ -14,24 +14,28 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from palimpsest import item_scores
 from palimpsest.audit import Audit, Case, NoSuchPart, NotApplicable, Outcome
 from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
 from palimpsest.core import stats
+from palimpsest.core.checkup import Answer, told
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.tasks import TaskSet
+from palimpsest.measures import checkup
 from palimpsest.measures._measure import Budget
 from palimpsest.measures._session import Session
 from palimpsest.models import subject
+from palimpsest.models.full_memory import is_full_memory
 from palimpsest.models.subject import Subject, SubjectInfo
 from palimpsest.planning import Plan
 from palimpsest.store import provenance
 from palimpsest.store.cache import Cache
 from palimpsest.store.record import RunRecord, SeedRecord, StepLog, SubjectRecord, TrainingRecord
 from palimpsest.store.run_folder import RunFolder
-from palimpsest.training.loop import is_full_memory
 from palimpsest.training.trainer import train
 from palimpsest.verdict import judge_seeds
 
@@ -79,8 +83,9 @@ class Desk:
     held: Mapping[str, Subject] = field(default_factory=dict)
     """Models that are in memory already, by their digest."""
 
-    def session(self, items: Mapping[str, ItemSet], budget: Budget) -> Session:
-        return Session(self.cache, items, budget, self.plan.device, self.plan.request.dtype, self.run)
+    def session(self, items: Mapping[str, ItemSet | TaskSet], budget: Budget) -> Session:
+        every = {**items, checkup.ITEMS.name: checkup.ITEMS}
+        return Session(self.cache, every, budget, self.plan.device, self.plan.request.dtype, self.run)
 
     def open(self, info: SubjectInfo) -> Subject:
         """Load a model; all are read with the base's chat template."""
@@ -186,7 +191,7 @@ def _measure(desk: Desk, trained: Sequence[Trained]) -> Measured:
     """Take everything that the audits need; where memory runs out, everything again in smaller batches."""
     budget, told = Budget(desk.plan.context), []
     while True:
-        session = desk.session(desk.plan.case.items, budget)
+        session = desk.session(desk.plan.case.everything, budget)
         try:
             return Measured(session, _measure_all(desk, session, trained), tuple(told))
         except (RuntimeError, MemoryError) as error:
@@ -200,6 +205,8 @@ def _measure(desk: Desk, trained: Sequence[Trained]) -> Measured:
 def _measure_all(desk: Desk, session: Session, trained: Sequence[Trained]) -> dict[int, dict[str, str]]:
     """One model at a time, so that two never have to fit into memory together. Controls are shared between seeds."""
     needs = [need for audit in desk.plan.audits.values() for need in _needs(audit, desk.plan.case)]
+    loaded = dict.fromkeys(one.role for need in needs for one in _with_beginnings(need) if one.items)
+    needs = [*map(checkup.need, loaded), *needs]  # first, so that a model that gives no numbers stops here
     digests: dict[int, dict[str, str]] = {}
     for seed in desk.plan.seeds:
         own = {one.role: one.info for one in trained if one.role != "tuned" or one.seed == seed}
@@ -252,6 +259,9 @@ def _analyse(desk: Desk, measured: Measured, seed: int) -> SeedRecord:
         outcome = _answer(name, audit, desk, measured, seed)
         desk.run.write_json(f"results/{seed}/{name}.json", outcome.model_dump(mode="json"))
         outcomes.append(outcome)
+    needs = [need for audit in desk.plan.audits.values() for need in _needs(audit, desk.plan.case)]
+    lines = item_scores.as_lines(desk.plan.case, needs, lambda need: measured.session.get(need, measured.digests[seed]))
+    desk.run.write_text(f"{item_scores.FOLDER}/{seed}.jsonl", lines)
     return SeedRecord(seed=seed, outcomes=tuple(outcomes))
 
 
@@ -276,6 +286,10 @@ def _answer(name: str, audit: Audit[Any], desk: Desk, measured: Measured, seed: 
 
 def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], measured: Measured) -> RunRecord:
     plan, request, behaviour = desk.plan, desk.plan.request, desk.plan.request.behaviour
+    subjects = tuple(_subjects(desk, trained, measured))
+    for one in subjects:
+        for doubt in told(one.checks):
+            desk.progress.tell(f"{one.name}: {doubt}")
     return RunRecord(
         kind=request.kind,
         title=request.title,
@@ -284,7 +298,7 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
         seeds=tuple(seeds),
         across_seeds=_across(seeds),
         holm=_holm(plan, seeds[0]),
-        subjects=tuple(_subjects(desk, trained)),
+        subjects=subjects,
         training=tuple(one.record for one in trained),
         notes=tuple(dict.fromkeys((*plan.notes, *measured.told))),
         provenance=provenance.stable(
@@ -299,8 +313,8 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
     )
 
 
-def _subjects(desk: Desk, trained: Sequence[Trained]) -> list[SubjectRecord]:
-    def told(role: str, name: str, path: str, info: SubjectInfo) -> SubjectRecord:
+def _subjects(desk: Desk, trained: Sequence[Trained], measured: Measured) -> list[SubjectRecord]:
+    def described(role: str, name: str, path: str, info: SubjectInfo, seed: int) -> SubjectRecord:
         return SubjectRecord(
             role=role,
             name=name,
@@ -309,14 +323,25 @@ def _subjects(desk: Desk, trained: Sequence[Trained]) -> list[SubjectRecord]:
             parameters=info.parameters,
             architecture=info.architecture,
             dtype=info.dtype,
+            checks=_checks(measured, role, seed),
         )
 
-    given = [told(role, info.name, str(info.path), info) for role, info in desk.plan.models.items()]
-    several = len(desk.plan.seeds) > 1
+    seeds = desk.plan.seeds
+    given = [described(role, info.name, str(info.path), info, seeds[0]) for role, info in desk.plan.models.items()]
+    several = len(seeds) > 1
     return given + [
-        told(one.role, f"{one.role} (seed {one.seed})" if several else one.role, one.record.model_folder, one.info)
+        described(
+            one.role, f"{one.role} (seed {one.seed})" if several else one.role, one.record.model_folder, one.info, one.seed
+        )
         for one in trained
     ]
+
+
+def _checks(measured: Measured, role: str, seed: int) -> tuple[Answer, ...]:
+    """Return what was checked of a model in this run; nothing where only its weights were read, whatever the cache knows."""
+    key = measured.session.key(checkup.need(role), measured.digests[seed])
+    found = measured.session.run.measurement(key)
+    return checkup.answers(found) if found else ()
 
 
 def _across(seeds: list[SeedRecord]) -> dict[str, Estimate]:

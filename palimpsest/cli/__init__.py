@@ -1,7 +1,7 @@
 """Command line: verbs only. It knows no audit, study or scenario by name, and imports torch only when a verb needs it.
 
-Exit codes: 0 as intended (and a diff without a behaviour), 1 crash, 2 not as intended, 3 what the user can mend (bad input or
-usage, a full disk, another process in the same folder), 130 interrupted.
+Exit codes: 0 as intended (and a diff without a behaviour), 1 crash, 2 not as intended (of a comparison: a regression), 3 what
+the user can mend (bad input or usage, a full disk, another process in the same folder), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typer
 
 # each module adds its verbs, in the order of --help
 # isort: off
-from palimpsest.cli import runs, tune, dream, study, steer, memory, lists, data, pocket  # noqa: F401
+from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, lists, data, pocket, doctor  # noqa: F401
 # isort: on
 
 from palimpsest.cli._app import BAD_INPUT, INTERRUPTED, app

@@ -20,13 +20,17 @@ from palimpsest.cli._app import (
     Device,
     DryRun,
     Dtype,
+    Fewshot,
     Folder,
     Json,
+    Limit,
     Model,
     Seed,
+    Tasks,
     Text,
     app,
     common,
+    tasks_of,
 )
 
 
@@ -39,6 +43,9 @@ def run(
     dose: Annotated[int | None, typer.Option("--dose", help="Behaviour examples, both poles; overrides the file.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Overrides the file.")] = None,
     text: Text = None,
+    tasks: Tasks = None,
+    limit: Limit = 192,
+    fewshot: Fewshot = None,
     audits: Audits = None,
     deep: Deep = False,
     device: Device = "auto",
@@ -64,6 +71,7 @@ def run(
         "seeds": seeds,
         "training_seed": training_seed,
         "block": block,
+        **tasks_of(tasks, limit, fewshot),
         **common(text, None, audits, deep, device, dtype, seed),
     }
     _carry_out(request, folder, dry_run, json)
@@ -77,6 +85,9 @@ def diff(
         str | None, typer.Option("--behaviour", help="What was meant to change: a name or a YAML file.")
     ] = None,
     text: Text = None,
+    tasks: Tasks = None,
+    limit: Limit = 192,
+    fewshot: Fewshot = None,
     control: Controls = None,
     audits: Audits = None,
     deep: Deep = False,
@@ -97,6 +108,7 @@ def diff(
         "tuned": tuned,
         "behaviour": behaviours.load(behaviour) if behaviour else None,
         "block": block,
+        **tasks_of(tasks, limit, fewshot),
         **common(text, control, audits, deep, device, dtype, seed),
     }
     _carry_out(request, folder, dry_run, json)

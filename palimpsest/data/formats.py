@@ -114,3 +114,13 @@ def _text(line: Mapping[str, Any], key: str) -> str:
     if not isinstance(line[key], str):
         raise UserError(f"'{key}' must be a text, found {type(line[key]).__name__}")
     return line[key]
+
+
+def text_of(content: Any) -> str | None:
+    """Return the text of a message's content: of several parts those that are text; ``None`` where it is of another type."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        texts = [part if isinstance(part, str) else part.get("text") for part in content if isinstance(part, str | Mapping)]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return None

@@ -56,3 +56,19 @@ def graded_probability(items: ItemSet, check: Check | None, measured: Measuremen
 def chosen_options(check: Check | None, answers: Sequence[str]) -> list[str | None] | None:
     """Return the option that each answer begins with, or ``None`` when the check is not a choice."""
     return [check.chosen(answer) for answer in answers] if isinstance(check, Choice) else None
+
+
+def losses_and_hits(measured: Measurement) -> tuple[np.ndarray, np.ndarray]:
+    """Return nats a token and whether every token was the most likely one (0 or 1), for each item of ``losses``."""
+    start = measured.arrays["start"]
+    lengths = np.diff(start)
+    loss = np.add.reduceat(measured.arrays["nats"].astype(np.float64), start[:-1]) / np.maximum(lengths, 1)
+    right = np.add.reduceat(measured.arrays["correct"].astype(np.float64), start[:-1]) == lengths
+    return loss, right.astype(float)
+
+
+def is_free(items: ItemSet) -> bool:
+    """Whether several answers are right, so that an answer has to be written and checked."""
+    return all(item.check is not None for item in items.items) and any(
+        item.check is not None and item.check.kind not in ("exact", "number") for item in items.items
+    )

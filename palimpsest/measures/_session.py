@@ -14,6 +14,7 @@ from typing import Any
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.tasks import TaskSet
 from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure, take_together
 from palimpsest.measures._measure import Budget, Measure, WeightMeasure
@@ -37,7 +38,7 @@ class Session:
     """
 
     def __init__(
-        self, cache: Cache, items: Mapping[str, ItemSet], budget: Budget, device: str, dtype: str, run: RunFolder
+        self, cache: Cache, items: Mapping[str, ItemSet | TaskSet], budget: Budget, device: str, dtype: str, run: RunFolder
     ) -> None:
         self.cache, self.items, self.budget = cache, items, budget
         self.device, self.dtype, self.run = device, dtype, run
@@ -144,7 +145,7 @@ class Session:
     def _together(
         self,
         subject: Any,
-        items: ItemSet,
+        items: Any,
         measures: Sequence[Measure],
         after: Sequence[Measurement | None],
         progress: Progress,

@@ -55,12 +55,10 @@ class Streams(Reader):
         if stream.dim() != 3 or stream.shape[-1] != self.values.shape[-1]:
             raise LookupError(f"what leaves a block has shape {tuple(stream.shape)}, not (lines, tokens, hidden size)")
         kept, rows = [], []
-        for line, sharing in enumerate(self.batch.lines):
-            for index in sharing:
-                if (span := self.spans[index]) is not None:
-                    first, last = (self.batch.column(line, place) for place in span)
-                    kept.append(stream[line, first:last].float().mean(0))
-                    rows.append(index)
+        for line, index in self.batch.rows():
+            if (span := self.spans[index]) is not None:
+                kept.append(stream[line, self.batch.columns(line, index, *span)].float().mean(0))
+                rows.append(index)
         if kept:
             self.values[rows, self.level[depth]] = torch.stack(kept).cpu().numpy()
 
@@ -93,8 +91,9 @@ class Added(Reader):
 
     def begin(self, batch: Batch) -> None:
         self.places = torch.zeros(len(batch.lines), batch.width)
-        for line, sharing in enumerate(batch.lines):
-            self.places[line, batch.column(line, self.rows[sharing[0]].first - 1) :] = 1.0
+        for line, index in batch.rows():
+            row = self.rows[index]
+            self.places[line, batch.columns(line, index, row.first - 1, len(row.tokens) - 1)] = 1.0
 
     def end(self) -> None:
         self.places = torch.zeros(1, 1)

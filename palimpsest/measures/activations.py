@@ -131,10 +131,10 @@ class _Reader(Reader):
             self.texts["why"] = [f"what leaves a block has shape {tuple(stream.shape)}, not (lines, tokens, hidden size)"]
             return
         kept, places, slots = [], [], []
-        for line, sharing in enumerate(self.batch.lines):
-            for index in (one for one in sharing if one in self.place):
+        for line, index in self.batch.rows():
+            if index in self.place:
                 for slot, start, stop in self._spans(self.rows[index]):
-                    kept.append(stream[line, self.batch.column(line, start) : self.batch.column(line, stop)].float().mean(0))
+                    kept.append(stream[line, self.batch.columns(line, index, start, stop)].float().mean(0))
                     places.append(self.place[index])
                     slots.append(slot)
         if kept:

@@ -6,21 +6,19 @@ models of a pair draw with the same dice: the same distribution gives the same t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
-from palimpsest.models.reading import inputs
+from palimpsest.models import reading
 
 
 class Generations(Measure):
@@ -37,27 +35,22 @@ class Generations(Measure):
     seed: int = 0
     opening: int = Field(default=0, ge=0)
     """So many tokens of a bare text are given to go on from, half of it at most; by default what begins every text."""
+    until: tuple[str, ...] = ()
+    """Nothing more is written after any of these texts; what is kept still holds it."""
 
     def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
         prompts = [self._prompt(subject.renderer, item) for item in items.items]
         room = max(budget.context - self.max_new_tokens, 1)
         prompts = [prompt[-room:] for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        size = max(budget.tokens // (max(map(len, prompts), default=1) + self.max_new_tokens), 1)
-        batches = list(_batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]))
+        written = self.written(subject, prompts, [item.id for item in items.items], budget, progress)
         answers, counts = [""] * len(prompts), np.zeros(len(prompts), dtype=np.int64)
         stopped = np.zeros(len(prompts), dtype=np.bool_)
         sequences: list[list[int]] = [[]] * len(prompts)
-        done = 0
-        for batch in batches:
-            written = self._write(subject, [prompts[index] for index in batch], [items.items[index].id for index in batch])
-            for index, tokens in zip(batch, written, strict=True):
-                stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
-                kept = tokens if stop is None else tokens[:stop]
-                answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), stop is not None
-                sequences[index] = [*prompts[index], *(tokens if stop is None else tokens[: stop + 1])]
-            done += len(batch)
-            progress(done, len(order))
+        for index, tokens in enumerate(written):
+            ended = tokens[-1:] and tokens[-1] in subject.stop_token_ids
+            kept = tokens[:-1] if ended else tokens
+            answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), bool(ended)
+            sequences[index] = [*prompts[index], *tokens]
         arrays = {
             "tokens": counts,
             "stopped": stopped,
@@ -66,6 +59,23 @@ class Generations(Measure):
         }
         given = {"given": [subject.renderer.decode(list(prompt)) for prompt in prompts]} if self.opening else {}
         return Measurement(arrays, {"answer": answers, **given})
+
+    def written(
+        self, subject: Any, prompts: list[tuple[int, ...]], names: list[str], budget: Budget, progress: Progress
+    ) -> list[list[int]]:
+        """Return the tokens written after each prompt, up to the one that ends it and with it; prompts leave room for them."""
+        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        size = max(budget.tokens // (max(map(len, prompts), default=1) + self.max_new_tokens), 1)
+        found: list[list[int]] = [[]] * len(prompts)
+        done = 0
+        for batch in reading.batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]):
+            written = self._write(subject, [prompts[index] for index in batch], [names[index] for index in batch])
+            for index, tokens in zip(batch, written, strict=True):
+                stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
+                found[index] = tokens if stop is None else tokens[: stop + 1]
+            done += len(batch)
+            progress(done, len(order))
+        return found
 
     def _prompt(self, renderer: Renderer, item: Example) -> tuple[int, ...]:
         encoded = renderer.encode(item)
@@ -76,13 +86,17 @@ class Generations(Measure):
     @torch.no_grad()
     def _write(self, subject: Any, prompts: list[tuple[int, ...]], names: list[str]) -> list[list[int]]:
         width = max(len(prompt) for prompt in prompts)
-        batch = inputs(prompts, subject.pad_token_id, subject.device)
+        tokens = torch.full((len(prompts), width), subject.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for line, prompt in enumerate(prompts):
+            tokens[line, width - len(prompt) :] = torch.tensor(prompt)
+            mask[line, width - len(prompt) :] = 1
         processors = LogitsProcessorList()
         if self.temperature > 0:
             processors.append(_Dice(names, self.temperature, self.seed, width))
         written = subject.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            input_ids=tokens.to(subject.device),
+            attention_mask=mask.to(subject.device),
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -91,17 +105,11 @@ class Generations(Measure):
             top_k=None,
             repetition_penalty=None,
             logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([_Until(subject.tokenizer, self.until, width)] if self.until else []),
             pad_token_id=subject.pad_token_id,
             eos_token_id=sorted(subject.stop_token_ids) or None,
         )
         return written[:, width:].tolist()
-
-
-def _batches(order: Sequence[int], size: int, lengths: Sequence[int] | None) -> Iterator[list[int]]:
-    """Yield prompts that are gone on with together; where ``lengths`` are given, only prompts of one length."""
-    for _, group in groupby(order, key=lambda index: lengths[index] if lengths else 0):
-        members = list(group)
-        yield from (members[low : low + size] for low in range(0, len(members), size))
 
 
 class _Dice(LogitsProcessor):
@@ -116,3 +124,19 @@ class _Dice(LogitsProcessor):
             [numpy_stream(self.seed, "generation", name, step).gumbel(size=scores.shape[-1]) for name in self.names]
         )
         return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
+
+
+class _Until(StoppingCriteria):
+    """Ends a row in whose last tokens one of the texts stands."""
+
+    _SPARE = 4
+    """Tokens that may begin before such a text or end after it."""
+
+    def __init__(self, tokenizer: Any, until: tuple[str, ...], width: int) -> None:
+        self.tokenizer, self.until, self.width = tokenizer, until, width
+        self.longest = max(len(text.encode()) for text in until) + self._SPARE  # a token holds a byte or more
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # type: ignore[override]
+        last = input_ids[:, max(self.width, input_ids.shape[1] - self.longest) :].tolist()
+        done = [any(text in written for text in self.until) for written in self.tokenizer.batch_decode(last)]
+        return torch.tensor(done, device=input_ids.device)

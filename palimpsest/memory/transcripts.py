@@ -21,7 +21,8 @@ from palimpsest.core.errors import UserError, nearest
 from palimpsest.core.files import open_file, read_file
 from palimpsest.core.spec import digest
 from palimpsest.data.chat import POLES
-from palimpsest.data.formats import ROLES, in_messages
+from palimpsest.data.formats import ROLES, in_messages, text_of
+from palimpsest.data.inspect_logs import is_log
 from palimpsest.data.text_files import LineProblems, lines_of, parsed
 from palimpsest.memory import inspect_logs
 
@@ -200,7 +201,7 @@ def _entries(file: Path) -> Iterator[tuple[int, Any]]:
             yield from lines_of(file)  # JSON lines under another name
             return
         raise UserError(f"{file} can't be used: {error}; is it cut off?") from None
-    if inspect_logs.is_log(data):
+    if is_log(data):
         yield from inspect_logs.samples_of(data, str(file))
     else:
         yield from enumerate(data if isinstance(data, list) else [data], start=1)
@@ -251,11 +252,9 @@ def _turn(given: Any, place: int) -> Turn:
 
 def _content(given: Any, place: int) -> str:
     """Return the text of a message: of several parts those that are text; of a call of a tool nothing."""
-    if given is None or isinstance(given, str):
-        return given or ""
-    if isinstance(given, list):
-        texts = [part if isinstance(part, str) else part.get("text") for part in given if isinstance(part, str | Mapping)]
-        return "\n".join(text for text in texts if isinstance(text, str))
+    text = text_of(given)
+    if text is not None:
+        return text
     raise UserError(f"'content' of message {place} must be a text or a list of parts, found {type(given).__name__}")
 
 

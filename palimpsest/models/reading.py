@@ -8,7 +8,8 @@ are held against.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -40,6 +41,13 @@ def accepted(model: Any, offered: dict[str, Any]) -> dict[str, Any]:
     """Return those arguments that a model's forward pass takes."""
     known = inspect.signature(model.forward).parameters
     return {name: value for name, value in offered.items() if name in known}
+
+
+def batches(order: Sequence[int], most: int, lengths: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Yield what goes through together, in this order, at most so many at once; given ``lengths``, only what has one length."""
+    for _, group in groupby(order, key=lambda index: lengths[index] if lengths else 0):
+        members = list(group)
+        yield from (members[low : low + most] for low in range(0, len(members), most))
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ Subjects are loaded one at a time: ``with load(inspect(path)) as subject: ...`` 
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -37,6 +38,7 @@ __all__ = [
     "inspect",
     "inspect_all",
     "load",
+    "resolved_device",
 ]
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -100,9 +102,10 @@ class Subject:
 
     def close(self) -> None:
         """Give the memory back. The subject can't be used after that."""
-        on_accelerator = self.device != "cpu"
+        on_accelerator, held = self.device != "cpu", weakref.ref(self.model)
         self.__dict__.clear()
-        gc.collect()
+        if held() is not None:  # looking through everything that Python holds takes half a second
+            gc.collect()
         if on_accelerator:
             import torch
 
@@ -147,7 +150,9 @@ def load(
     try:
         model = _model(info, resolved).to(place).eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        from palimpsest.models.full_memory import is_full_memory
+
+        if not is_full_memory(error):
             raise
         needed = info.bytes_loaded(dtype) / 2**30
         raise UserError(
@@ -161,6 +166,15 @@ def load(
     template = info.chat_template if isinstance(chat_template, Own) else chat_template
     tokenizer.chat_template = template
     return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template))
+
+
+def resolved_device(name: str) -> str:
+    """Return the device that a name means: "auto" is a GPU where there is one."""
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _model(info: SubjectInfo, dtype: str) -> Any:
@@ -188,9 +202,3 @@ def _device(name: str) -> Any:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"there is no device '{name}' here: {first_line(error)}") from None
     return device
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -34,8 +34,10 @@ BRAND = {
     "tune": "a change, dosed step by step",
     "dream": "a change, from the model's own failures",
     "memory": "what comes back in real conversations",
+    "compare": "the same questions, two models",
 }
 
+SCORED = "Picked because their scores differ: those that fell first. Words that only one of the two wrote are marked."
 
 _DRAWINGS = {
     "curves": curves,
@@ -79,7 +81,7 @@ def render(account: Account) -> str:
             specification=as_yaml(account.specification),
             first_samples=FIRST_SAMPLES,
             prompt_shown=PROMPT_SHOWN,
-            passes=PASSES[None],
+            passes=SCORED if account.kind == "compare" else PASSES[None],
         )
     )
 

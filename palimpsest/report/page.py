@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from palimpsest.audit import Sample
 from palimpsest.core.wording import capital, shown, visible
-from palimpsest.report import comparison, network, picture, training
+from palimpsest.report import comparison, network, picture, training, trust
 from palimpsest.report.sections import Section, section
 from palimpsest.report.summary import POLES, how_sure, measured, summary, unanswered
 from palimpsest.store.record import RunRecord
@@ -34,6 +34,8 @@ LABELS = {
     "identical": "Identical",
     "could_not_say": "Could not say",
     "described": "Described",
+    "regression": "Regression",
+    "unchanged": "Unchanged",
 }
 PASSES = {
     "express": "Pass: the answer shows the behaviour.",
@@ -67,6 +69,7 @@ class Shown:
     before_passes: bool | None
     after_passes: bool | None
     sides: tuple[str, str]
+    marks: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def render(record: RunRecord) -> str:
             ],
             runs=training.runs(record.training) if record.training else None,
             across=training.across_seeds(record),
+            trust=trust.trust(record),
             provenance=tuple(flat(record.provenance)),
             specification=as_yaml(record.specification),
             settings=[(one, as_yaml(one.settings)) for one in record.training[:1]],
@@ -141,7 +145,9 @@ def _groups(sections: Sequence[Section]) -> Iterator[Group]:
 def shown_sample(sample: Sample) -> Shown:
     """Return a sample with the words marked that only one of its sides has."""
     before, after = comparison.marked(sample.before, sample.after)
-    return Shown(sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes, sample.sides)
+    return Shown(
+        sample.title, sample.prompt, before, after, sample.before_passes, sample.after_passes, sample.sides, sample.marks
+    )
 
 
 def flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

@@ -58,11 +58,21 @@ class Member(Spec):
 class Account(Spec):
     """Several runs, told together."""
 
-    kind: Literal["study", "tune", "dream", "memory"]
+    kind: Literal["study", "tune", "dream", "memory", "compare"]
     title: str
     question: str
-    label: Literal["as_intended", "too_little", "overshoot", "forgetting", "identical", "could_not_say", "described"]
-    """Which of the verdict's labels it comes to; a study describes."""
+    label: Literal[
+        "as_intended",
+        "too_little",
+        "overshoot",
+        "forgetting",
+        "identical",
+        "could_not_say",
+        "described",
+        "regression",
+        "unchanged",
+    ]
+    """Which of the verdict's labels it comes to; a study describes, and a comparison may find a regression or no change."""
     headline: str
     """The answer in one sentence."""
     sure: str

@@ -7,6 +7,7 @@ Layout::
     training/<role>-<seed>/            steps.jsonl, checkpoint-N/, model/
     measurements/<key>.{safetensors,json}   hard links to the cache, or copies: the run stays whole when the cache is cleaned
     results/<seed>/<audit>.json        one outcome an audit
+    items/<seed>.jsonl                 one line an audit item: its prompt, what each model answered, how that was graded
     commits/<name>.json                steps that are done and leave no JSON of their own
     record.json, report.html           the end
 """
@@ -178,7 +179,7 @@ class RunFolder(RunReader):
 
     def _sweep(self) -> None:
         """Remove what a killed process left half-written; nobody else writes here now. Training sweeps its own folder."""
-        for place in (self.path, *(self.path / name for name in ("results", "commits", "measurements"))):
+        for place in (self.path, *(self.path / name for name in ("results", "items", "commits", "measurements"))):
             for left in place.rglob(f"{TEMPORARY}*") if place != self.path else place.glob(f"{TEMPORARY}*"):
                 left.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.mixture import SOURCES
+from palimpsest.models.full_memory import is_full_memory
 from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
 from palimpsest.training import ranks
@@ -30,8 +31,6 @@ from palimpsest.training.optimizers import OptimizerFactory
 from palimpsest.training.sampler import Batches, Row
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.training.step_log import Pending, StepLog
-
-_SIGNS_OF_FULL_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 class Progress(Protocol):
@@ -342,9 +341,3 @@ def _arguments(settings: TrainingSettings, folder: Path, total: int, device: tor
 
 def _only(steps: list[list[Row]]) -> list[Row]:
     return steps[0]
-
-
-def is_full_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error).lower() for sign in _SIGNS_OF_FULL_MEMORY)

@@ -9,6 +9,7 @@ from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_
 from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
 from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, paired, threshold
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
+from palimpsest.core.stats.margins import beyond_margin, is_outcome
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
@@ -24,6 +25,7 @@ __all__ = [
     "against_noise_floor",
     "auroc_difference",
     "beyond",
+    "beyond_margin",
     "clearest",
     "crossing_dose",
     "d_prime",
@@ -34,6 +36,7 @@ __all__ = [
     "half_dose",
     "halves",
     "holm",
+    "is_outcome",
     "later",
     "level",
     "logistic",

@@ -96,11 +96,7 @@ def rate_difference(
     data = clustered(differences(_outcomes(before), _outcomes(after)), clusters)
     if not data.enough:
         return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=data.too_few, margin=margin)
-    lost, won = float((data.values < 0).mean()), float((data.values > 0).mean())
-    effect = design_effect(data, (lost + won) * data.values.size)
-    items = data.values.size / effect
-    lost, won = (lost * items + 1) / (items + 2), (won * items + 1) / (items + 2)
-    centre, error = won - lost, math.sqrt((lost + won - (won - lost) ** 2) / (items + 2))
+    centre, error, effect = adjusted_difference(data)
     low, high = around(centre, error, data.degrees)
     return Estimate(
         value=data.mean,
@@ -113,6 +109,19 @@ def rate_difference(
         margin=margin,
         equivalent=equivalent(centre, error, data.degrees, margin),
     )
+
+
+def adjusted_difference(data: Clustered) -> tuple[float, float, float]:
+    """Return Bonett and Price's adjusted difference of paired rates, its standard error, and the design effect.
+
+    Args:
+        data: after - before of 0/1 outcomes: -1, 0 or 1 an item.
+    """
+    lost, won = float((data.values < 0).mean()), float((data.values > 0).mean())
+    effect = design_effect(data, (lost + won) * data.values.size)
+    items = data.values.size / effect
+    lost, won = (lost * items + 1) / (items + 2), (won * items + 1) / (items + 2)
+    return won - lost, math.sqrt((lost + won - (won - lost) ** 2) / (items + 2)), effect
 
 
 def design_effect(data: Clustered, informative: float) -> float:

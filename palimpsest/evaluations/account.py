@@ -1,0 +1,371 @@
+"""Account: what does a comparison come to, in words and on a page?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from palimpsest.audit import Sample, Table
+from palimpsest.core.estimate import Estimate
+from palimpsest.core.wording import amount, capital, chance, number, shown
+from palimpsest.evaluations.comparison import Found
+from palimpsest.evaluations.matching import Item, Matched, Pair
+from palimpsest.evaluations.paired import Compared, State
+from palimpsest.store.account import Account, Figure, Part
+
+WORDS: dict[State, str] = {
+    "regression": "regression",
+    "improvement": "improvement",
+    "moved": "beyond",
+    "worse": "worse",
+    "better": "better",
+    "differs": "differs",
+    "unchanged": "unchanged",
+    "identical": "identical",
+    "open": "not decided",
+    "unknown": "could not say",
+}
+"""Each state in the words of the summary."""
+_ORDER: tuple[State, ...] = (
+    "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
+)  # fmt: skip
+COLUMNS = ("task, metric", "A", "B", "change", "items worse", "items better", "McNemar p", "comes to")
+_SHOWN = {"worse": 12, "better": 6}
+"""So many items that got worse, and better, are shown with both answers for each task."""
+_ROWS = 24
+"""Rows of one figure."""
+_NAMED = 4
+_METHOD = (
+    "Every item is compared with itself: the difference B - A of its score (its mean over epochs, where there are several) is "
+    "the unit, clustered where items belong together. 0/1 scores: Bonett and Price's interval for paired proportions with a "
+    "design effect; other scores: CR2 with a t interval; scores that are means over words or bytes are weighted by them. The "
+    "change is held against no change, and with two one-sided tests against the margin. Holm's correction goes over all tasks "
+    "and metrics of the comparison."
+)
+_STATES = (
+    "Regression: the whole 95% interval lies beyond the margin on the worse side, also after Holm's correction (then the exit "
+    "code is 2). Worse: it differs from no change after Holm's correction, and could be less than the margin, or no margin was "
+    "stated. "
+    "Unchanged: two one-sided tests at 5% put the change inside the margin. Identical: no item has another score. Not decided: "
+    "none of these; the smallest change that would have been found stands beside it."
+)
+_LIMITS = (
+    "It speaks of these two sets of answers and of items like these, not of how the models were trained. Sampled answers vary "
+    "from one evaluation to the next; the interval holds that too, because every item was answered anew, but more epochs make "
+    "it narrower. The exact McNemar test takes items as independent."
+)
+
+
+def account(found: Found, packages: dict[str, str]) -> Account:
+    """Return a comparison as an account, whose page ``palimpsest report FOLDER`` draws again; with versions of packages."""
+    rows = sorted(found.compared, key=lambda one: _ORDER.index(one.state))
+    label = _label(found, rows)
+    return Account(
+        kind="compare",
+        title=" against ".join(reversed(names(found))),
+        question="What does B answer differently from A, on the same items?",
+        label=label,
+        headline=_headline(label, rows),
+        sure=_sure(rows),
+        reasons=tuple(_reasons(found, rows)),
+        next_steps=tuple(_next(rows)),
+        parts=(_summary(found), *(_task(found, one) for one in found.matched if _moved(found, one))),
+        members=(),
+        estimates={one.name: one.change for one in found.compared},
+        notes=found.notes,
+        provenance={"packages": packages, "kind of log": found.kind, "files": dict(found.digests)},
+        specification=_specification(found),
+    )
+
+
+def names(found: Found) -> tuple[str, str]:
+    """Return what the two are called: their models, or where these are called the same, their files."""
+    models = tuple(Path(one).name or one for one in found.models)
+    if models[0] != models[1] and all(models):
+        return models[0], models[1]
+    return found.paths[0].name, found.paths[1].name
+
+
+def is_regression(found: Found) -> bool:
+    """Whether anything is worse by more than its margin, for sure."""
+    return any(one.state == "regression" for one in found.compared)
+
+
+def sentence(one: Compared) -> str:
+    """Return what one comparison says."""
+    change = one.change
+    told = shown(change, change=True)
+    if one.state == "unknown":
+        return f"{one.name}: could not say ({told.remark})" if told.remark else f"{one.name}: could not say"
+    verb = "rose" if (change.value or 0) > 0 else "fell"
+    sides = f"from {_brief(one.before)} to {_brief(one.after)}"
+    if one.state == "identical":
+        return f"{one.name}: no item has another score ({_brief(one.before)})"
+    return f"{one.name} {verb} {sides} ({told.sentence}): {WORDS[one.state]}{_against(one)}"
+
+
+def _against(one: Compared) -> str:
+    margin = one.change.margin
+    bound = f"±{amount(margin, one.change.unit)}" if margin is not None else ""
+    if one.state in ("regression", "improvement", "moved"):
+        return f", beyond {bound}"
+    if one.state == "unchanged":
+        return f" within {bound}"
+    if one.state == "open" and one.change.minimum_detectable is not None:
+        return f"; would have seen {amount(one.change.minimum_detectable, one.change.unit)} or more"
+    return "" if bound else "; no margin was stated"
+
+
+def _brief(one: Estimate) -> str:
+    said = shown(one, change=False)
+    return f"{said.value}{said.unit if said.unit == '%' else ''}"
+
+
+def _label(
+    found: Found, rows: Sequence[Compared]
+) -> Literal["regression", "identical", "could_not_say", "unchanged", "described"]:
+    states = {one.state for one in rows}
+    if "regression" in states:
+        return "regression"
+    if states == {"identical"} and all(_same_answers(one) for one in found.matched):
+        return "identical"
+    if states == {"unknown"}:
+        return "could_not_say"
+    return "unchanged" if states <= {"unchanged", "identical"} and "unchanged" in states else "described"
+
+
+def _headline(label: str, rows: Sequence[Compared]) -> str:
+    if label == "regression":
+        worse = [one for one in rows if one.state == "regression"]
+        said = [f"{one.name} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED]]
+        more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
+        return f"B is worse than A beyond the margin: {', '.join(said)}{more}"
+    if label == "identical":
+        return "Identical: every item has the same answer and the same score"
+    if label == "unchanged":
+        return "Unchanged: every score lies within its margin"
+    if label == "could_not_say":
+        return f"Could not say: there are too few clusters ({rows[0].change.n}; 8 are needed)"
+    worse = [one for one in rows if one.state == "worse"]
+    if worse:
+        said = ", ".join(f"{one.name} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED])
+        unstated = all(one.change.margin is None for one in worse)
+        how = "with no margin stated" if unstated else "not shown to be by more than the margin"
+        more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
+        return f"B is worse than A in {len(worse)} of {len(rows)} comparisons, {how}: {said}{more}"
+    counts = [(word, sum(one.state == state for one in rows)) for state, word in WORDS.items()]
+    told = ", ".join(f"{count} {word}" for word, count in counts if count)
+    if len(rows) == 1:
+        return capital(sentence(rows[0]))
+    return f"No regression beyond the margin is shown: {told}"
+
+
+def _sure(rows: Sequence[Compared]) -> str:
+    over = f", also after Holm's correction over {len(rows)} comparisons" if len(rows) > 1 else ""
+    states = {one.state for one in rows}
+    if "regression" in states:
+        return f"clear, the whole 95% interval lies beyond the margin{over}"
+    if "worse" in states:
+        return "likely: something got worse, but it could be by less than its margin, or no margin was stated"
+    if states <= {"identical"}:
+        return "clear, nothing differs"
+    if states <= {"unchanged", "identical", "improvement", "better"}:
+        return "clear, nothing got worse by more than its margin"
+    return "not decided, the items are too few to tell"
+
+
+def _reasons(found: Found, rows: Sequence[Compared]) -> list[str]:
+    first, second = (
+        f"{letter} is {one.model or 'not named'} ({path})"
+        for letter, one, path in zip("AB", (found.matched[0].before, found.matched[0].after), found.paths, strict=True)
+    )
+    told = [f"{first}; {second}"]
+    differing = [note for one in found.matched for note in one.differing]
+    told += [f"asked differently, so not all of the change need be the model's: {note}" for note in differing[:6]]
+    shown_rows = [one for one in rows if one.state not in ("unchanged", "identical")][:8]
+    told += [sentence(one) for one in shown_rows or rows[:3]]
+    rest = len(rows) - len(shown_rows or rows[:3])
+    return told + ([f"{rest} more in the table below"] if rest > 0 else [])
+
+
+def _next(rows: Sequence[Compared]) -> list[str]:
+    steps = []
+    if undirected := sorted({one.metric.name for one in rows if one.sign == 0 and one.state not in ("identical", "unchanged")}):
+        steps.append(f"Say which direction is better of {', '.join(undirected)}: --better {undirected[0]}=higher (or =lower).")
+    if unbounded := sorted({one.metric.name for one in rows if one.change.margin is None and one.state != "identical"}):
+        steps.append(f"State what counts as unchanged of {', '.join(unbounded)}: --margin {unbounded[0]}=SIZE.")
+    if any(one.state == "open" for one in rows):
+        steps.append("To decide what is not decided, evaluate both on more items, or with more epochs.")
+    return steps
+
+
+def _summary(found: Found) -> Part:
+    rows = found.compared
+    told = [(WORDS[state], sum(one.state == state for one in rows)) for state in _ORDER]
+    items = sum(len(one.pairs) for one in found.matched)
+    tasks = f"{len(found.matched)} task{'s' if len(found.matched) > 1 else ''}"
+    return Part(
+        name="all comparisons",
+        question="By how much does each score differ, and is that beyond its margin?",
+        answer=f"{items:,} items of {tasks}, {len(rows)} comparison{'s' if len(rows) > 1 else ''}: "
+        + ", ".join(f"{count} {word}" for word, count in told if count) + ".",
+        figures=tuple(_figures(rows)),
+        tables=(table(rows),),
+        cannot_say=tuple(note for one in found.matched for note in one.differing),
+        details={"Method": _METHOD, "What it comes to": _STATES, "Limits": _LIMITS,
+                 "Reference": "Miller 2024, arXiv 2411.00640 (paired, clustered); Bonett and Price 2012; McNemar 1947; "
+                 "Schuirmann 1987; Holm 1979."},
+    )  # fmt: skip
+
+
+def table(rows: Sequence[Compared]) -> Table:
+    """Return all comparisons as a table."""
+    return Table(
+        title="All comparisons",
+        columns=COLUMNS,
+        rows=tuple(
+            (one.name, one.before, one.after, one.change, one.worse, one.improved,
+             None if one.exact is None else chance(one.exact), WORDS[one.state])
+            for one in rows
+        ),
+        note=_note(rows),
+    )  # fmt: skip
+
+
+def _note(rows: Sequence[Compared]) -> str:
+    told = []
+    if any(one.sign == 0 for one in rows):
+        told.append("Where nobody says which direction is better, an item whose score fell counts as worse.")
+    if any(one.metric.name.split(",")[0] in ("word_perplexity", "byte_perplexity", "perplexity") for one in rows):
+        told.append("Perplexities are compared as their logarithms, in nats.")
+    if left := [f"{one.name} ({one.left})" for one in rows if one.left]:
+        told.append(f"Items without a score on one side, left out: {', '.join(left)}.")
+    return " ".join(told)
+
+
+def _figures(rows: Sequence[Compared]) -> list[Figure]:
+    """Return figures of the changes: those of one unit, one margin and one better side together."""
+    groups: dict[tuple[str, float | None, int], list[Compared]] = {}
+    for one in rows:
+        if one.change.value is not None:
+            groups.setdefault((one.change.unit, one.change.margin, one.sign), []).append(one)
+    found = []
+    for (unit, margin, sign), members in groups.items():
+        kept = sorted(members, key=lambda one: _ORDER.index(one.state))[:_ROWS]
+        side = {1: "left is worse", -1: "right is worse", 0: "nobody says which side is worse"}[sign]
+        more = f" The {_ROWS} that matter most of {len(members)}." if len(members) > _ROWS else ""
+        found.append(
+            Figure(
+                title=f"Change, {shown(kept[0].change).unit or 'in its own unit'} ({side})",
+                caption=f"B - A on the same items, with 95% intervals over clusters.{more}",
+                drawing="change_rows",
+                numbers={
+                    "labels": [one.name.removeprefix("capability:") for one in kept],
+                    "changes": [one.change.model_dump() for one in kept],
+                    "margin": margin,
+                    "unit": f"{'percentage points' if unit == 'points' else unit or 'score'}, B - A",
+                    "worse": {1: "left", -1: "right", 0: "neither"}[sign],
+                },
+                words="; ".join(map(sentence, kept)),
+            )
+        )
+    return found
+
+
+def _moved(found: Found, matched: Matched) -> list[tuple[Pair, list[Compared]]]:
+    """Return the items of a task of which a score moved, with the metrics that moved, in the order in which they are shown."""
+    rows = [one for one in found.compared if one.task == matched.before.task]
+    graded = [one for one in rows if one.metric.unit == "share" and (len(one.metric.name) > 0)]
+    moved: dict[int, tuple[Pair, list[Compared]]] = {}
+    for one in graded or rows:
+        for pair, first, second in zip(one.pairs, *one.values, strict=True):
+            if first != second:
+                moved.setdefault(id(pair), (pair, []))[1].append(one)
+    return sorted(moved.values(), key=lambda pair: _gain(*pair))
+
+
+def _gain(pair: Pair, rows: Sequence[Compared]) -> float:
+    """Return by how much an item got better, over the metrics that moved; what fell comes first."""
+    total = 0.0
+    for one in rows:
+        first, second = pair.before.score(one.metric.name), pair.after.score(one.metric.name)
+        if first is not None and second is not None:
+            total += (one.sign or 1) * (second.value - first.value)
+    return total
+
+
+def _task(found: Found, matched: Matched) -> Part:
+    moved = _moved(found, matched)
+    worse = [pair for pair in moved if _gain(*pair) <= 0]
+    better = [pair for pair in reversed(moved) if _gain(*pair) > 0]
+    picked = [*worse[: _SHOWN["worse"]], *better[: _SHOWN["better"]]]
+    sides = tuple(f"{letter}: {name}" for letter, name in zip("AB", names(found), strict=True))
+    return Part(
+        name=matched.before.task,
+        question="Which answers flipped?",
+        answer=f"{len(worse):,} of {len(matched.pairs):,} items got worse, {len(better):,} got better"
+        + (f"; {len(picked)} of them are shown, all are in pairs.jsonl." if len(picked) < len(moved) else "."),
+        samples=tuple(_sample(pair, rows, (sides[0], sides[1])) for pair, rows in picked),
+    )
+
+
+def _sample(pair: Pair, rows: Sequence[Compared], sides: tuple[str, str]) -> Sample:
+    first, second = _differing_answers(pair)
+    metric = rows[0].metric
+    return Sample(
+        title=f"{pair.name}: {', '.join(one.metric.name for one in rows)}",
+        prompt=pair.before.first.prompt,
+        before=first,
+        after=second,
+        before_passes=_passes(pair.before, rows[0]),
+        after_passes=_passes(pair.after, rows[0]),
+        sides=sides,
+        marks=(_scored(pair.before, metric.name), _scored(pair.after, metric.name)),
+    )
+
+
+def _differing_answers(pair: Pair) -> tuple[str, str]:
+    """Return both answers; with several epochs all of them, each after its number."""
+    sides = []
+    for item in (pair.before, pair.after):
+        several = len(item.answers) > 1
+        sides.append("\n".join(f"{f'epoch {one.epoch}: ' if several else ''}{one.answer}" for one in item.answers))
+    return sides[0], sides[1]
+
+
+def _passes(item: Item, one: Compared) -> bool | None:
+    score = item.score(one.metric.name)
+    if score is None or one.sign == 0 or score.value not in (0.0, 1.0) or one.metric.unit != "share":
+        return None
+    return score.value == (1.0 if one.sign > 0 else 0.0)
+
+
+def _scored(item: Item, metric: str) -> str:
+    score = item.score(metric)
+    if score is None:
+        return "no score"
+    return f"{metric} {number(score.value, 0 if score.value in (0.0, 1.0) else 3)}"
+
+
+def _same_answers(matched: Matched) -> bool:
+    return all(
+        [one.answer for one in pair.before.answers] == [one.answer for one in pair.after.answers] for pair in matched.pairs
+    )
+
+
+def _specification(found: Found) -> dict[str, Any]:
+    return {
+        "A": str(found.paths[0]),
+        "B": str(found.paths[1]),
+        "comparisons": {
+            one.name: {
+                "better": one.metric.better or "not known",
+                "margin": one.change.margin,
+                "items": len(one.pairs),
+                "clusters": one.change.n,
+                "state": one.state,
+            }
+            for one in found.compared
+        },
+    }

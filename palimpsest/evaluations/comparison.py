@@ -1,0 +1,157 @@
+"""Comparison: what differs between two logs, from their files to numbers?
+
+The main path in order: find out what the two are, read them, pair their tasks and items, compare, write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palimpsest.core.errors import Problems, UserError
+from palimpsest.core.files import open_file
+from palimpsest.evaluations import source
+from palimpsest.evaluations.matching import Matched, match, mean_of
+from palimpsest.evaluations.paired import Compared, Options, compare
+from palimpsest.evaluations.source import TaskLog
+
+_AGREES = 1e-6
+"""A log's own mean may differ from ours by so much, relatively: it was rounded when it was written."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Two logs, compared."""
+
+    paths: tuple[Path, Path]
+    kind: str
+    """The source's name."""
+    matched: tuple[Matched, ...]
+    compared: tuple[Compared, ...]
+    notes: tuple[str, ...]
+    digests: Mapping[str, str]
+    """Of every file that was read, by its path."""
+
+    @property
+    def models(self) -> tuple[str, str]:
+        return self.matched[0].before.model, self.matched[0].after.model
+
+
+def carry_out(before: Path, after: Path, options: Options, *, cluster: str | None = None, tasks: Sequence[str] = ()) -> Found:
+    """Compare two logs, or two folders of logs.
+
+    Args:
+        before: what is compared with.
+        after: what is compared.
+        options: margins and metrics.
+        cluster: the field of a sample or document whose value is its cluster.
+        tasks: only these; all that are in both where there are none.
+
+    Raises:
+        UserError: what is wrong with either, all of it at once.
+    """
+    problems = Problems("These can't be compared:")
+    kind, logs = _read(before, after, problems)
+    pairs, notes = _same_tasks(logs, (before, after), tasks, problems)
+    matched = []
+    for one, other in pairs:
+        try:
+            matched.append(match(one, other, cluster))
+        except UserError as error:
+            problems.add(str(error))
+    problems.raise_if_any()
+    told = [*notes, *(note for side in logs for log in side for note in log.notes)]
+    told += [note for one in matched for note in one.notes]
+    told += [note for one in matched for note in _own_means(one)]
+    if _same_file(before, after):
+        told.insert(0, "A and B are the same file or folder.")
+    compared = compare(matched, options)
+    digests = {str(file): _digest(file) for one in matched for log in (one.before, one.after) for file in log.files}
+    return Found((before, after), kind, tuple(matched), tuple(compared), tuple(dict.fromkeys(told)), digests)
+
+
+def lines(found: Found) -> str:
+    """Return every pair as a line of JSON: task, name and cluster, what was asked and answered, and both scores by metric."""
+    scores: dict[int, dict[str, tuple[float, float]]] = {}
+    for one in found.compared:
+        for pair, first, second in zip(one.pairs, *one.values, strict=True):
+            scores.setdefault(id(pair), {})[one.metric.name] = (float(first), float(second))
+    rows = (
+        {
+            "task": matched.before.task,
+            "item": pair.name,
+            "cluster": pair.cluster,
+            "prompt": pair.before.first.prompt,
+            "answers": [[one.answer for one in side.answers] for side in (pair.before, pair.after)],
+            "scores": scores.get(id(pair), {}),
+        }
+        for matched in found.matched
+        for pair in matched.pairs
+    )
+    return "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+
+
+def _read(before: Path, after: Path, problems: Problems) -> tuple[str, tuple[Sequence[TaskLog], Sequence[TaskLog]]]:
+    kinds = [source.kind_of(path, problems) for path in (before, after)]
+    if None not in kinds and kinds[0] != kinds[1]:
+        first, second = (source.find(str(kind)).what for kind in kinds)
+        problems.add(f"both must be of one kind: {before} holds {first}, {after} holds {second}")
+    read = [source.find(kind).read(path, problems) if kind else () for kind, path in zip(kinds, (before, after), strict=True)]
+    problems.raise_if_any()
+    return str(kinds[0]), (read[0], read[1])
+
+
+def _same_tasks(
+    logs: tuple[Sequence[TaskLog], Sequence[TaskLog]], paths: tuple[Path, Path], wanted: Sequence[str], problems: Problems
+) -> tuple[list[tuple[TaskLog, TaskLog]], list[str]]:
+    """Return the tasks that both hold, and what is told of the others."""
+    ours, theirs = ({one.task: one for one in side} for side in logs)
+    both = [name for name in ours if name in theirs]
+    if not both:
+        held = "; ".join(f"{path} holds {', '.join(one.task for one in side)}" for path, side in zip(paths, logs, strict=True))
+        problems.add(f"both must hold the same task, and no task is in both: {held}")
+    for name in wanted:
+        if name not in both and both:
+            problems.add(f"--tasks: there is no task '{name}' in both; there are {', '.join(both)}")
+    notes = []
+    for letter, side, other in (("A", ours, theirs), ("B", theirs, ours)):
+        if alone := [name for name in side if name not in other and not wanted]:
+            notes.append(f"Only in {letter}, left out: {', '.join(alone)}.")
+    return [(ours[name], theirs[name]) for name in both if not wanted or name in wanted], notes
+
+
+def _own_means(matched: Matched) -> list[str]:
+    """Say where the log's own number is not the mean of its items' scores, as we read them."""
+    told = []
+    for letter, log in (("A", matched.before), ("B", matched.after)):
+        for name, metric in log.metrics.items():
+            ours = mean_of(log, name)
+            if (
+                metric.own is not None
+                and ours is not None
+                and not math.isclose(ours, metric.own, rel_tol=_AGREES, abs_tol=_AGREES)
+            ):
+                told.append(
+                    f"{log.task}: the log of {letter} itself says {metric.own:.6g} for {name}, and the mean over its items is "
+                    f"{ours:.6g}; it was reduced in another way, or scores were read as numbers that are none."
+                )
+    return told
+
+
+def _same_file(before: Path, after: Path) -> bool:
+    try:
+        return before.samefile(after)
+    except OSError:
+        return False
+
+
+def _digest(file: Path) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    with open_file(file) as stream:
+        while piece := stream.read(2**20):
+            found.update(piece)
+    return found.hexdigest()

@@ -1,0 +1,249 @@
+"""Matching: which answer of one log belongs to which of the other?
+
+By what the log calls the item (a sample's id, a document's hash), and only where both were asked the same and hold the same for
+right. Where names and contents disagree (samples that were numbered after a shuffle), by the content alone, if it is unique.
+Epochs of an item are averaged: the item is the unit. An item that stands in a log more than once is paired in the order in
+which it stands there, and all of its occurrences are one cluster, because they are not independent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from palimpsest.core.errors import UserError, nearest
+from palimpsest.evaluations.source import Answer, Score, TaskLog
+
+EXAMPLES = 3
+"""How many items are named where something is told of many."""
+Key = tuple[str, str, int]
+"""What an item is called, its content, and which of its occurrences it is."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item as one model answered it, over all epochs."""
+
+    key: Key
+    answers: tuple[Answer, ...]
+
+    def score(self, metric: str) -> Score | None:
+        """Return the mean over the epochs that have this score."""
+        known = [one.scores[metric] for one in self.answers if metric in one.scores]
+        if not known:
+            return None
+        return Score(float(np.mean([one.value for one in known])), float(np.mean([one.weight for one in known])))
+
+    @property
+    def first(self) -> Answer:
+        return self.answers[0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One item, answered by both models."""
+
+    before: Item
+    after: Item
+    cluster: str
+
+    @property
+    def name(self) -> str:
+        name, _, occurrence = self.before.key
+        return name if not occurrence else f"{name} (again, {occurrence + 1})"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The items that both logs of a task hold, and what was told on the way."""
+
+    before: TaskLog
+    after: TaskLog
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+    differing: tuple[str, ...] = ()
+    """How the two were asked differently, so that not all of a change need be the model's."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matched:
+    """Pair the items of one task.
+
+    Args:
+        before: the task, answered by one model.
+        after: the same task, answered by the other.
+        cluster: the field whose value is an item's cluster; ``None`` for the source's own.
+
+    Raises:
+        UserError: no item is in both, with what was found instead; or no item has that field.
+    """
+    ours, theirs = _items(before), _items(after)
+    pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
+    by_content = _by_content([one for key, one in ours.items() if key not in theirs],
+                             [one for key, one in theirs.items() if key not in ours])  # fmt: skip
+    pairs += by_content
+    taken = {side.key for pair in pairs for side in pair[:1]}, {side.key for pair in pairs for side in pair[1:]}
+    alone = (
+        [one for key, one in ours.items() if key not in taken[0]],
+        [one for key, one in theirs.items() if key not in taken[1]],
+    )
+    changed = {one.key[0] for one in alone[0]} & {one.key[0] for one in alone[1]}
+    if not pairs:
+        raise UserError(_nothing_in_common(before.task, ours, theirs, changed))
+    notes = [*_alone(alone, changed), *_repeated(ours, theirs), *_epochs(before, after, ours, theirs)]
+    if by_content:
+        notes.append(f"{_count(len(by_content), 'item')} matched by what was asked, because the logs call them differently.")
+    found, told = _clustered(pairs, cluster, before.task)
+    return Matched(
+        before,
+        after,
+        tuple(found),
+        tuple(f"{before.task}: {one}" for one in (*notes, *told)),
+        tuple(f"{before.task}: {one}" for one in _differing(before, after, pairs)),
+        {"paired": len(pairs), "alone before": len(alone[0]), "alone after": len(alone[1])},
+    )
+
+
+def mean_of(log: TaskLog, metric: str) -> float | None:
+    """Return the mean of a metric over all items of a log, weighted where the scores are; ``None`` where none has it."""
+    scores = [score for one in _items(log).values() if (score := one.score(metric)) is not None]
+    if not scores:
+        return None
+    return float(np.average([one.value for one in scores], weights=[one.weight for one in scores]))
+
+
+def _items(log: TaskLog) -> dict[Key, Item]:
+    """Return the log's items, their epochs together."""
+    seen: Counter[tuple[str, str, int]] = Counter()
+    found: dict[Key, list[Answer]] = defaultdict(list)
+    for one in log.answers:
+        occurrence = seen[one.key, one.content, one.epoch]
+        seen[one.key, one.content, one.epoch] += 1
+        found[one.key, one.content, occurrence].append(one)
+    return {key: Item(key, tuple(sorted(answers, key=lambda one: one.epoch))) for key, answers in found.items()}
+
+
+def _by_content(ours: Sequence[Item], theirs: Sequence[Item]) -> list[tuple[Item, Item]]:
+    """Pair what is left by its content, where that is unique on both sides and says more than the right answer alone."""
+    sides = [defaultdict(list), defaultdict(list)]
+    for side, items in zip(sides, (ours, theirs), strict=True):
+        for one in items:
+            side[one.key[1], one.first.prompt].append(one)
+    return [(found[0], sides[1][key][0]) for key, found in sides[0].items() if len(found) == len(sides[1].get(key, ())) == 1]
+
+
+def _nothing_in_common(task: str, ours: Mapping[Key, Item], theirs: Mapping[Key, Item], changed: set[str]) -> str:
+    if changed:
+        return (
+            f"{task}: {_count(len(changed), 'item')} called the same in both logs ({_named(changed)}), but none asks the same "
+            "and holds the same for right: the data set is another one, or another version of it"
+        )
+    return (
+        f"{task}: no item is in both logs: A has {len(ours):,} ({_named(key[0] for key in ours)}), B has {len(theirs):,} ("
+        f"{_named(key[0] for key in theirs)}); were they evaluated on different parts of the data?"
+    )
+
+
+def _alone(alone: tuple[Sequence[Item], Sequence[Item]], changed: set[str]) -> list[str]:
+    notes = []
+    if changed:
+        notes.append(
+            f"{_count(len(changed), 'item')} left out: called the same in both logs, but asked differently or with another "
+            f"right answer ({_named(changed)})."
+        )
+    for side, items in zip("AB", alone, strict=True):
+        names = [one.key[0] for one in items if one.key[0] not in changed]
+        if names:
+            notes.append(f"{_count(len(names), 'item')} only in {side}, left out ({_named(names)}).")
+    return notes
+
+
+def _repeated(*sides: Mapping[Key, Item]) -> list[str]:
+    again = sorted({key[0] for items in sides for key in items if key[2]})
+    several = [Counter(name for name, _ in {key[:2] for key in items}) for items in sides]
+    ambiguous = sorted({name for counts in several for name, count in counts.items() if count > 1})
+    notes = []
+    if again:
+        notes.append(
+            f"{_count(len(again), 'item')} more than once in the data ({_named(again)}): paired in order, and all of one count "
+            "as one cluster."
+        )
+    if ambiguous:
+        notes.append(
+            f"{_count(len(ambiguous), 'name')} of several different items ({_named(ambiguous)}): matched by name and content."
+        )
+    return notes
+
+
+def _epochs(before: TaskLog, after: TaskLog, ours: Mapping[Key, Item], theirs: Mapping[Key, Item]) -> list[str]:
+    counts = [max((len(one.answers) for one in side.values()), default=1) for side in (ours, theirs)]
+    notes = []
+    if counts[0] != counts[1]:
+        notes.append(f"{counts[0]} epochs in A and {counts[1]} in B: the mean over an item's epochs is its score on each side.")
+    elif counts[0] > 1:
+        notes.append(f"{counts[0]} epochs: the mean over an item's epochs is its score, and the item is the unit.")
+    for side, log in zip("AB", (before, after), strict=True):
+        troubled = [one for one in log.answers if one.trouble]
+        if troubled:
+            why = Counter(one.trouble for one in troubled).most_common(1)[0][0]
+            notes.append(
+                f"{_count(len(troubled), 'answer')} in {side} without a score, left out and not counted as 0 "
+                f"({_named(one.key for one in troubled)}: {why})."
+            )
+    return notes
+
+
+def _differing(before: TaskLog, after: TaskLog, pairs: Sequence[tuple[Item, Item]]) -> list[str]:
+    """Say how the two logs asked and scored differently."""
+    told = [
+        f"{name} differs: {before.settings.get(name, 'not told')[:80]} in A, {after.settings.get(name, 'not told')[:80]} in B"
+        for name in sorted(before.settings.keys() | after.settings.keys())
+        if before.settings and after.settings and before.settings.get(name) != after.settings.get(name)
+    ]
+    prompts = [one for one, other in pairs if one.first.given and other.first.given and one.first.given != other.first.given]
+    if prompts:
+        told.append(
+            f"the prompt as the model saw it differs in {len(prompts):,} of {_count(len(pairs), 'item')} "
+            f"({_named(one.key[0] for one in prompts)}): other few-shot examples, another template or system message"
+        )
+    return told
+
+
+def _clustered(pairs: Sequence[tuple[Item, Item]], name: str | None, task: str) -> tuple[list[Pair], list[str]]:
+    if name is None:
+        return [Pair(one, other, one.first.cluster or one.key[0]) for one, other in pairs], []
+    labels = [_field(one.first.fields, name) for one, _ in pairs]
+    missing = [one.key[0] for (one, _), label in zip(pairs, labels, strict=True) if label is None]
+    if len(missing) == len(pairs):
+        known = sorted({field for one, _ in pairs for field in one.first.fields})
+        raise UserError(f"{task}: no item has the field '{name}' to cluster by.{nearest(name, known)}")
+    told = [f"{_count(len(missing), 'item')} without '{name}' ({_named(missing)}): each is its own cluster."] if missing else []
+    return [
+        Pair(one, other, f"item {one.key[0]}" if label is None else f"{name} {label}")
+        for (one, other), label in zip(pairs, labels, strict=True)
+    ], told
+
+
+def _field(fields: Mapping[str, Any], name: str) -> str | None:
+    """Return a field as text; ``a.b`` reaches into what is nested, where no field is called so itself."""
+    found: Any = fields.get(name)
+    if found is None and "." in name:
+        found = fields
+        for part in name.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+    return None if found is None else str(found)
+
+
+def _named(names: Iterable[str]) -> str:
+    """Return the first names and how many more there are."""
+    known = list(dict.fromkeys(names))
+    shown = ", ".join(name if len(name) <= 24 else f"{name[:16]}…" for name in known[:EXAMPLES])
+    return shown + (f" and {len(known) - EXAMPLES:,} more" if len(known) > EXAMPLES else "")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

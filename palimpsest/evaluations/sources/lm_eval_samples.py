@@ -1,0 +1,284 @@
+"""Samples of lm-eval: what did the LM Evaluation Harness note of each document?
+
+``samples_TASK_DATE.jsonl`` files, written with ``--log_samples``, or the folder that they are in. The ``results_DATE.json`` of
+the same run, where it is there, says which direction is better and how the model was asked. Layout checked against lm_eval
+0.4.13.
+
+Perplexities are compared as what they are made of: nats a word or a byte, weighted by the document's length, so that the mean
+is the logarithm of lm-eval's number (for ``bits_per_byte``, the number itself). The Brier score is lm-eval's: summed over
+the options. What is computed from the whole corpus at once (F1, MCC, BLEU ...) has no value an item and is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from palimpsest.core.errors import Problems, UserError
+from palimpsest.core.files import read_file
+from palimpsest.data.text_files import LineProblems, lines_of, parsed
+from palimpsest.evaluations.source import (
+    Answer,
+    Better,
+    Metric,
+    Score,
+    Source,
+    TaskLog,
+    begins_with,
+    fingerprint,
+    finite,
+    shortened,
+)
+
+_LARGEST = 2**28
+_SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
+_LOGARITHMS = {
+    "word_perplexity": ("nats/word", 1.0),
+    "byte_perplexity": ("nats/byte", 1.0),
+    "bits_per_byte": ("bits/byte", math.log(2)),
+    "perplexity": ("nats", 1.0),
+}
+"""Metrics made of log-likelihoods: the unit in which they are compared, and how many nats it has."""
+_LESS_IS_BETTER = {*_LOGARITHMS, "brier_score"}
+_MORE_IS_BETTER = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "em", "mcc", "bleu", "chrf"}
+_NO_SCORES = {"bypass"}
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of samples, with what its name and its neighbours say."""
+
+    path: Path
+    task: str
+    date: str
+    results: Mapping[str, Any]
+
+
+class LmEvalSamples(Source):
+    """Samples of lm-eval."""
+
+    what: ClassVar = "samples of lm-eval (samples_TASK_DATE.jsonl, or their folder)"
+
+    def claims(self, path: Path) -> bool:
+        if path.is_dir():
+            return any(True for _ in path.rglob("samples_*.jsonl")) or any(map(_is_results, path.rglob("results_*.json")))
+        return _is_results(path) if path.suffix == ".json" else path.suffix == ".jsonl" and b'"doc_id"' in begins_with(path)
+
+    def read(self, path: Path, problems: Problems) -> Sequence[TaskLog]:
+        files = _files(path)
+        if not files:
+            problems.add(f"{path}: holds results of lm-eval without the samples; evaluate with --log_samples")
+            return []
+        models = sorted({str(one.path.parent) for one in files})
+        if len(models) > 1:
+            problems.add(f"{path}: holds the samples of {len(models)} models; give one of {', '.join(models)}")
+            return []
+        found = []
+        newest = {one.task: one for one in sorted(files, key=lambda one: one.date)}
+        for task, file in newest.items():
+            older = sum(one.task == task for one in files) - 1
+            told = (f"{older + 1} files of {task} are there; the newest, {file.path.name}, was read.",) if older else ()
+            try:
+                found.append(_task_log(file, told))
+            except UserError as error:
+                problems.add(str(error))
+        return found
+
+
+def _is_results(path: Path) -> bool:
+    begin = begins_with(path)
+    return b'"results"' in begin and (b'"configs"' in begin or b'"higher_is_better"' in begin or b'"group_subtasks"' in begin)
+
+
+def _files(path: Path) -> list[_File]:
+    if path.is_dir():
+        places = sorted(path.rglob("samples_*.jsonl"))
+    elif path.suffix == ".json":  # results: the samples of the same run lie beside them
+        date = path.stem.removeprefix("results_")
+        places = [one for one in sorted(path.parent.glob("samples_*.jsonl")) if one.stem.endswith(f"_{date}")]
+    else:
+        places = [path]
+    return [_file(one) for one in places]
+
+
+def _file(path: Path) -> _File:
+    named = _SAMPLES.fullmatch(path.name)
+    if named is None:
+        return _File(path, path.stem.removeprefix("samples_"), "", {})
+    try:
+        results = parsed(read_file(path.with_name(f"results_{named['date']}.json"), _LARGEST))
+    except UserError:
+        results = {}
+    return _File(path, named["task"], named["date"], results if isinstance(results, Mapping) else {})
+
+
+def _task_log(file: _File, notes: tuple[str, ...]) -> TaskLog:
+    problems = LineProblems(f"{file.path} can't be used:")
+    documents: dict[tuple[str, str], Answer] = {}
+    left: set[str] = set()
+    count = 0
+    for number, line in lines_of(file.path):
+        count = number
+        try:
+            sample = parsed(line)
+            if not isinstance(sample, Mapping) or "doc_id" not in sample or "metrics" not in sample:
+                raise UserError("is no sample of lm-eval: it must hold 'doc_id' and 'metrics'")
+            _add(documents, sample, left)
+        except UserError as error:
+            problems.add(f"line {number}: {error}")
+    if len(problems.found) == 1 and not problems.more and problems.found[0].startswith(f"line {count}:"):
+        problems.found[0] += "; is the file cut off?"
+    problems.raise_if_any()
+    if not documents:
+        raise UserError(f"{file.path}: the file holds no samples")
+    metrics = {name for one in documents.values() for name in one.scores}
+    if computed := sorted(left - metrics):
+        notes = (*notes, f"{file.task}: {', '.join(computed)} can't be compared: computed from all samples at once.")
+    return TaskLog(
+        task=file.task,
+        model=str(file.results.get("model_name") or file.path.parent.name),
+        place=file.path,
+        metrics={name: _metric(name, file) for name in sorted(metrics)},
+        answers=tuple(documents[place] for place in sorted(documents, key=_in_order)),
+        settings=_settings(file),
+        notes=notes,
+        files=(file.path,),
+    )
+
+
+def _in_order(place: tuple[str, str]) -> tuple[int, str]:
+    return (int(place[0]), place[1]) if place[0].isdecimal() else (0, place[0])
+
+
+def _add(documents: dict[tuple[str, str], Answer], sample: Mapping[str, Any], left: set[str]) -> None:
+    """Add one line: a document, or the same one as another filter made its answer."""
+    several = str(sample.get("filter", "none"))
+    scores = dict(_scores(sample, "" if several == "none" else several, left))
+    place = (str(sample["doc_id"]), str(sample.get("doc_hash")))
+    if place in documents:
+        known = documents[place]
+        if known.scores.keys() & scores.keys():
+            raise UserError(
+                f"document {sample['doc_id']} stands in the file twice; it holds two evaluations, one after the other"
+            )
+        scores = {**known.scores, **scores}
+    documents[place] = _answer(sample, scores)
+
+
+def _answer(sample: Mapping[str, Any], scores: Mapping[str, Score]) -> Answer:
+    document = sample.get("doc")
+    asked = sample.get("arguments")
+    requests = list(asked.values()) if isinstance(asked, Mapping) else []
+    first = requests[0] if requests and isinstance(requests[0], Mapping) else {}
+    return Answer(
+        key=str(sample.get("doc_hash") or fingerprint(document)),
+        content=str(sample.get("target_hash") or fingerprint(sample.get("target"))),
+        epoch=1,
+        scores=scores,
+        prompt=shortened(str(first.get("arg_0", document))),
+        answer=shortened(_said(sample, requests)),
+        given=str(sample.get("prompt_hash", "")),
+        fields=document if isinstance(document, Mapping) else {},
+        trouble="" if scores else "it has no score",
+    )
+
+
+def _said(sample: Mapping[str, Any], requests: Sequence[Any]) -> str:
+    """Return the answer as text: what was written, or of options the one that was most likely."""
+    found = sample.get("filtered_resps")
+    replies = found if isinstance(found, list) else []
+    options = [str(one.get("arg_1", "")).strip() for one in requests if isinstance(one, Mapping)]
+    likely = [finite(_float(one[0])) if isinstance(one, list) and one else None for one in replies]
+    if len(options) > 1 and len(options) == len(likely) and all(one is not None for one in likely):
+        best = max(range(len(likely)), key=lambda place: likely[place])  # type: ignore[arg-type, return-value]
+        told = [f"{option}: {value:.3f} nats" for option, value in zip(options, likely, strict=True)]
+        return f"{options[best]}\n\n" + "\n".join(told)
+    return "\n".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in replies)
+
+
+def _scores(sample: Mapping[str, Any], several: str, left: set[str]) -> Iterator[tuple[str, Score]]:
+    for metric in sample["metrics"] if isinstance(sample["metrics"], list) else ():
+        if metric in _NO_SCORES:
+            continue
+        name = f"{metric},{several}" if several else str(metric)
+        value = sample.get(metric)
+        if (score := _score(str(metric), value)) is not None:
+            yield name, score
+        elif isinstance(value, list | str | Mapping):
+            left.add(name)
+
+
+def _score(metric: str, value: Any) -> Score | None:
+    if metric == "brier_score" and isinstance(value, list) and len(value) == 2:
+        return _brier(*value)
+    if metric in _LOGARITHMS:
+        total, weight = value if isinstance(value, list) and len(value) == 2 else (value, 1)
+        number, size = finite(_float(total)), finite(weight)
+        return Score(-number / size / _LOGARITHMS[metric][1], size) if number is not None and size else None
+    number = finite(value)
+    return None if number is None else Score(number)
+
+
+def _brier(right: Any, shares: Any) -> Score | None:
+    """Return the squared error summed over the options; the shares are an array as numpy prints it."""
+    try:
+        given = [float(one) for one in (shares.strip("[] \n").split() if isinstance(shares, str) else shares)]
+        return Score(sum((share - (place == int(right))) ** 2 for place, share in enumerate(given))) if given else None
+    except (TypeError, ValueError):  # printed with an ellipsis, where there are very many
+        return None
+
+
+def _float(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _metric(name: str, file: _File) -> Metric:
+    bare, _, several = name.partition(",")
+    unit, _ = _LOGARITHMS.get(bare, ("squared error" if bare == "brier_score" else None, 1.0))
+    own = finite((_of(file, "results") or {}).get(f"{bare},{several or 'none'}"))
+    if own is not None and bare in _LOGARITHMS and bare != "bits_per_byte":
+        own = math.log(own) if own > 0 else None
+    return Metric(name, _better(bare, file), unit=unit, own=own)
+
+
+def _better(metric: str, file: _File) -> Better | None:
+    said = (_of(file, "higher_is_better") or {}).get(metric)
+    if isinstance(said, bool):
+        return "higher" if said else "lower"
+    return "higher" if metric in _MORE_IS_BETTER else "lower" if metric in _LESS_IS_BETTER else None
+
+
+def _of(file: _File, part: str) -> Any:
+    found = file.results.get(part)
+    return found.get(file.task) if isinstance(found, Mapping) else None
+
+
+def _settings(file: _File) -> dict[str, str]:
+    """Return how it was asked, in words that can be held side by side."""
+    results = file.results
+    config, run = _of(file, "configs") or {}, results.get("config") or {}
+    told = {
+        "few-shot examples": _of(file, "n-shot"),
+        "task version": _of(file, "versions"),
+        "chat template (digest)": str(results.get("chat_template_sha"))[:16] if results else None,
+        "few-shot as turns": results.get("fewshot_as_multiturn"),
+        "system instruction (digest)": results.get("system_instruction_sha"),
+        "question": config.get("doc_to_text"),
+        "description": config.get("description"),
+        "filters": config.get("filter_list"),
+        "repeats": config.get("repeats"),
+        "limit": run.get("limit"),
+        "version of lm-eval": results.get("lm_eval_version"),
+        "version of transformers": results.get("transformers_version"),
+        **{f"generation, {name}": value for name, value in (config.get("generation_kwargs") or {}).items()},
+        **{f"seed, {name}": run.get(f"{name}_seed") for name in ("random", "fewshot")},
+    }
+    return {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in told.items() if value is not None}
