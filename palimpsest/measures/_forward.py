@@ -133,7 +133,9 @@ def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int
     return rows
 
 
-def plan(rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whole_context: bool = False) -> list[list[Line]]:
+def plan(
+    rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whole_context: bool = False, padded: bool = True
+) -> list[list[Line]]:
     """Return batches of lines, similar widths together.
 
     Args:
@@ -142,6 +144,7 @@ def plan(rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whol
         vocabulary: logits of a position.
         widest: how wide a line of several rows may be (``_sharing.widest_line``).
         whole_context: rows share a line only when they decide at the same place after the same tokens.
+        padded: whether lines of several widths may share a batch.
     """
     inputs = [row.tokens[:-1] for row in rows]
     lines = lines_of(inputs, [row.first - 1 for row in rows], widest, whole_context)
@@ -151,8 +154,9 @@ def plan(rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whol
     for line in sorted(lines, key=lambda line: (line.width, min(line.columns))):
         longest, size = max(predicted, line.trailing), len(current) + 1
         full = size * line.width > budget.tokens or size * longest * vocabulary > budget.logits
+        unlike = not padded and bool(current) and line.width != current[-1].width
         # all lines of a batch are masked the same way, and that of several rows knows no sliding window
-        if current and (full or (line.width > widest and not all(one.is_plain for one in current))):
+        if current and (full or unlike or (line.width > widest and not all(one.is_plain for one in current))):
             batches.append(current)
             current, longest = [], line.trailing
         current.append(line)
@@ -178,7 +182,8 @@ def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, p
     if subject.device == "cpu":
         budget = replace(budget, tokens=min(budget.tokens, _CPU_TOKENS), logits=min(budget.logits, _CPU_LOGITS))
     vocabulary = subject.model.config.get_text_config().vocab_size
-    batches = plan(rows, budget, vocabulary, _ANY, inside)
+    padded = subject.takes_padding
+    batches = plan(rows, budget, vocabulary, _ANY if padded else 0, inside, padded)
     if any(not line.is_plain for lines in batches for line in lines):
         batches = plan(rows, budget, vocabulary, widest_line(subject), inside)
     done = 0

@@ -18,6 +18,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from palimpsest.models import reading
+
 _ANY_WIDTH = 2**31
 _SHARED = 0.5
 """A row joins a line when at least so much of it stands there already."""
@@ -157,10 +159,12 @@ def model_inputs(lines: Sequence[Line], subject: Any, keep: int | Sequence[int])
         "logits_to_keep": keep if isinstance(keep, int) else torch.tensor(keep, device=subject.device),
         "use_cache": False,
     }
-    accepted = inspect.signature(subject.model.forward).parameters
-    chosen = {name: value for name, value in offered.items() if name in accepted}
-    seen = mask if all(line.is_plain for line in lines) else _tree_mask(lines, width, subject.model.dtype)
-    return {"input_ids": tokens.to(subject.device), "attention_mask": seen.to(subject.device), **chosen}
+    if subject.takes_padding:
+        seen = mask if all(line.is_plain for line in lines) else _tree_mask(lines, width, subject.model.dtype)
+        offered |= {"attention_mask": seen.to(subject.device)}
+    else:  # lines of one width, read as a plain call reads them
+        del offered["position_ids"]
+    return {"input_ids": tokens.to(subject.device), **reading.accepted(subject.model, offered)}
 
 
 def _tree_mask(lines: Sequence[Line], width: int, dtype: torch.dtype) -> torch.Tensor:

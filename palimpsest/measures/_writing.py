@@ -18,6 +18,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Sto
 
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.measures._sharing import agrees, tried, widest_line
+from palimpsest.models import reading
 
 _REFILL = 4
 """Prompts are read into free slots once a quarter of all is free."""
@@ -300,12 +301,13 @@ def _generated(
     """Write so many at a time with the library's own loop."""
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     written: list[list[int]] = [[]] * len(prompts)
-    for low in range(0, len(order), size):
-        batch = order[low : low + size]
+    done = 0
+    for batch in reading.batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]):
         found = _generate(subject, [prompts[index] for index in batch], [names[index] for index in batch], most, dice, ends)
         for index, tokens in zip(batch, found, strict=True):
             written[index] = ends.cut(tokens)
-        told(low + len(batch))
+        done += len(batch)
+        told(done)
     return written
 
 

@@ -87,6 +87,13 @@ class Subject:
         return 0 if token is None else token
 
     @cached_property
+    def takes_padding(self) -> bool:
+        """Whether rows of unlike length may share a batch; if not, only rows of one length do, and nothing is padded."""
+        from palimpsest.models.reading import takes_padding
+
+        return takes_padding(self.model, self.pad_token_id)
+
+    @cached_property
     def stop_token_ids(self) -> frozenset[int]:
         """The tokens that end an answer: what the model's generation settings and its tokenizer call the end."""
         ends: Any = getattr(self.model.generation_config, "eos_token_id", None)
@@ -129,8 +136,10 @@ def load(
             see the same tokens.
 
     Raises:
-        UserError: the files changed since, the device is not there, or the memory does not suffice.
+        UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
     """
+    from palimpsest.models.reading import sees_ahead
+
     info.check_unchanged()
     resolved = info.resolved_dtype(dtype)
     place = _device(device)
@@ -149,6 +158,11 @@ def load(
         raise UserError(
             f"{info.name} needs {needed:.1f} GiB for its weights in {resolved}, which {device} does not have"
         ) from None
+    if sees_ahead(model):
+        raise UserError(
+            f"{info.name} must predict each token from those before it, but {info.architecture} also looks at those after it "
+            f"(as config.json sets it up); give a causal language model"
+        )
     template = info.chat_template if isinstance(chat_template, Own) else chat_template
     tokenizer.chat_template = template
     return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template))
