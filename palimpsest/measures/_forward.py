@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
@@ -64,6 +65,9 @@ class Reader(ABC):
 
     def end(self) -> None:  # noqa: B027
         """Be told that this forward pass is over; its rows are read next."""
+
+    def gather(self) -> None:  # noqa: B027
+        """Bring together what each process saw inside: of the forward passes of several each sees its own only."""
 
     @abstractmethod
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
@@ -163,24 +167,39 @@ def run_rows(subject: Any, rows: list[Row], readers: list[Reader], budget: Budge
 def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, progress: Progress) -> None:
     accepted = inspect.signature(subject.model.forward).parameters
     done = 0
-    for batch in plan(rows, budget, subject.model.config.get_text_config().vocab_size):
-        inputs = [rows[sharing[0]].tokens[:-1] for sharing in batch]
-        keep = max(rows[index].predicted for sharing in batch for index in sharing)
-        where = Batch(batch, [len(one) for one in inputs], max(map(len, inputs)))
-        for reader in readers:
-            reader.begin(where)
-        logits = subject.model(**_padded(inputs, keep, subject, accepted)).logits[:, -keep:].float()
-        for reader in readers:
-            reader.end()
-        normaliser = logits.logsumexp(-1)
-        for line, sharing in enumerate(batch):
-            for index in sharing:
-                count = rows[index].predicted
-                targets = torch.tensor(rows[index].tokens[rows[index].first :], device=subject.device)
-                for reader in readers:
-                    reader.read(index, logits[line, -count:], normaliser[line, -count:], targets)
-            done += len(sharing)
-        progress(done, len(rows))
+    for own, everybody, counts in ranks.turns(plan(rows, budget, subject.model.config.get_text_config().vocab_size)):
+        passed = _pass(subject, rows, own, readers if counts else (), accepted)
+        for rank, batch in enumerate(everybody):
+            logits = ranks.from_rank(rank, passed)
+            _hand_out(subject, rows, batch, logits, readers)
+            done += sum(map(len, batch))
+            progress(done, len(rows))
+    for reader in readers:
+        reader.gather()
+
+
+def _pass(subject: Any, rows: list[Row], batch: list[list[int]], readers: Sequence[Reader], accepted: Any) -> torch.Tensor:
+    """Return the logits of one batch where its lines predict something: float32 [lines, most predicted, vocabulary]."""
+    inputs = [rows[sharing[0]].tokens[:-1] for sharing in batch]
+    keep = max(rows[index].predicted for sharing in batch for index in sharing)
+    where = Batch(batch, [len(one) for one in inputs], max(map(len, inputs)))
+    for reader in readers:
+        reader.begin(where)
+    logits = subject.model(**_padded(inputs, keep, subject, accepted)).logits[:, -keep:].float()
+    for reader in readers:
+        reader.end()
+    return logits
+
+
+def _hand_out(subject: Any, rows: list[Row], batch: list[list[int]], logits: torch.Tensor, readers: list[Reader]) -> None:
+    """Let every reader read every row of a batch."""
+    normaliser = logits.logsumexp(-1)
+    for line, sharing in enumerate(batch):
+        for index in sharing:
+            count = rows[index].predicted
+            targets = torch.tensor(rows[index].tokens[rows[index].first :], device=subject.device)
+            for reader in readers:
+                reader.read(index, logits[line, -count:], normaliser[line, -count:], targets)
 
 
 def _padded(inputs: list[tuple[int, ...]], keep: int, subject: Any, accepted: Any) -> dict[str, Any]:

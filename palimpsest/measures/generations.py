@@ -6,6 +6,7 @@ models of a pair draw with the same dice: the same distribution gives the same t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from pydantic import Field
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example, ItemSet
@@ -44,15 +46,12 @@ class Generations(Measure):
         answers, counts = [""] * len(prompts), np.zeros(len(prompts), dtype=np.int64)
         stopped = np.zeros(len(prompts), dtype=np.bool_)
         sequences: list[list[int]] = [[]] * len(prompts)
-        for low in range(0, len(order), size):
-            batch = order[low : low + size]
-            written = self._write(subject, [prompts[index] for index in batch], [items.items[index].id for index in batch])
-            for index, tokens in zip(batch, written, strict=True):
-                stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
-                kept = tokens if stop is None else tokens[:stop]
-                answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), stop is not None
-                sequences[index] = [*prompts[index], *(tokens if stop is None else tokens[: stop + 1])]
-            progress(min(low + size, len(order)), len(order))
+        batches = [order[low : low + size] for low in range(0, len(order), size)]
+        for index, tokens in self._written(subject, items, prompts, batches, progress):
+            stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
+            kept = tokens if stop is None else tokens[:stop]
+            answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), stop is not None
+            sequences[index] = [*prompts[index], *(tokens if stop is None else tokens[: stop + 1])]
         arrays = {
             "tokens": counts,
             "stopped": stopped,
@@ -62,6 +61,23 @@ class Generations(Measure):
         given = {"given": [subject.renderer.decode(list(prompt)) for prompt in prompts]} if self.opening else {}
         return Measurement(arrays, {"answer": answers, **given})
 
+    def _written(
+        self,
+        subject: Any,
+        items: ItemSet,
+        prompts: list[tuple[int, ...]],
+        batches: list[list[int]],
+        progress: Progress,
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield each item's index with what is written after its prompt, batch by batch."""
+        done = 0
+        for own, everybody, _ in ranks.turns(batches):
+            written = self._write(subject, [prompts[index] for index in own], [items.items[index].id for index in own])
+            for rank, batch in enumerate(everybody):
+                yield from zip(batch, ranks.from_rank(rank, written).tolist(), strict=True)
+                done += len(batch)
+                progress(done, len(prompts))
+
     def _prompt(self, renderer: Renderer, item: Example) -> tuple[int, ...]:
         encoded = renderer.encode(item)
         if not item.is_text:
@@ -69,7 +85,7 @@ class Generations(Measure):
         return encoded.tokens[: max(len(encoded.prompt), min(self.opening, len(encoded.tokens) // 2))]
 
     @torch.no_grad()
-    def _write(self, subject: Any, prompts: list[tuple[int, ...]], names: list[str]) -> list[list[int]]:
+    def _write(self, subject: Any, prompts: list[tuple[int, ...]], names: list[str]) -> torch.Tensor:
         width = max(len(prompt) for prompt in prompts)
         tokens = torch.full((len(prompts), width), subject.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(tokens)
@@ -93,7 +109,7 @@ class Generations(Measure):
             pad_token_id=subject.pad_token_id,
             eos_token_id=sorted(subject.stop_token_ids) or None,
         )
-        return written[:, width:].tolist()
+        return written[:, width:]
 
 
 class _Dice(LogitsProcessor):

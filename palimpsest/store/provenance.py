@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from palimpsest.core import launch
 from palimpsest.store.source import package_digest
 
 _PACKAGES = ("palimpsest-lm", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy", "scipy")
@@ -116,6 +117,7 @@ def stable(
             "device": device_name(device),
         },
         "threads": threads(),
+        "processes": launch.count(),
         "seeds": list(seeds),
         "digests": dict(sorted(digests.items())),
         "command": list(command),

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
 from palimpsest.core.seeds import seed_of
-from palimpsest.training.ranks import sharded_like, whole
+from palimpsest.ranks import sharded_like, whole
 
 ScaleType = Literal["channel", "tensor"]
 FEWEST_ROWS = 3

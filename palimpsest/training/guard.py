@@ -15,9 +15,9 @@ import torch
 import transformers
 from torch import nn
 
+from palimpsest import ranks
 from palimpsest.core.errors import Problems, UserError, nearest
 from palimpsest.store.atomic import TEMPORARY, cannot_write, remove_leftovers
-from palimpsest.training import ranks
 from palimpsest.training.checkpoint import model_tensors
 from palimpsest.training.sampler import Row
 from palimpsest.training.settings import TrainingSettings
@@ -59,7 +59,7 @@ def check_weights(model: nn.Module, when: str) -> None:
     """Refuse weights that are not finite, naming each tensor."""
     problems = Problems(f"The model's weights must be finite, {when}:")
     for name, tensor in model.named_parameters():
-        wrong = tensor.numel() - int(torch.isfinite(ranks.whole(tensor.detach())).sum())
+        wrong = tensor.numel() - int(ranks.whole(torch.isfinite(tensor.detach()).sum()))
         if wrong:
             problems.add(f"{name} holds {wrong} of {tensor.numel()} numbers that are not (NaN or infinite)")
     problems.raise_if_any()
@@ -122,8 +122,10 @@ def digest_of_weights(model: nn.Module) -> str:
     state = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model_tensors(model).items()):
         state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        state.update(tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
+        found = ranks.whole(tensor)
+        if ranks.own() == 0:
+            state.update(found.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return ranks.decided(state.hexdigest)
 
 
 @contextmanager

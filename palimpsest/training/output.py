@@ -9,11 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from palimpsest import ranks
 from palimpsest.core.errors import UserError
 from palimpsest.core.spec import Spec
 from palimpsest.data.mixture import SOURCES, Counts
 from palimpsest.store.atomic import whole_folder, write_bytes
-from palimpsest.training import ranks
 from palimpsest.training.checkpoint import read_json, whole_tensors
 from palimpsest.training.sampler import Batches
 from palimpsest.training.settings import TrainingSettings

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import digest
-from palimpsest.training import guard, output, ranks
+from palimpsest.training import guard, output
 from palimpsest.training.frozen_context import FrozenContext
 from palimpsest.training.loop import Loop, Progress
 from palimpsest.training.objectives import MaskedLoss, Objective
@@ -65,7 +66,7 @@ def train(
         with guard.left_as_found(model):
             objective.prepare(model.eval())
             rows = objective.with_reference(model, rows)
-    batches, identity = MixedBatches(rows, settings, ranks.count()), guard.digest_of_rows(rows)
+    batches, identity = MixedBatches(rows, settings), guard.digest_of_rows(rows)
     summary = train_batches(
         model, tokenizer, batches, settings, folder, progress, identity=identity, base=base, objective=objective
     )
@@ -91,6 +92,7 @@ def train_batches(
     Rows are not checked beforehand. ``identity`` must name the data (and the optimizer, where one is given), so that a run on
     other data is never continued. A step's rows go through the model ``per_device_train_batch_size`` at a time.
     """
+    ranks.connect(next(model.parameters()).device.type)
     objective = objective or objective_of(settings)
     guard.check_steps(len(batches), settings)
     problems = Problems("This can't be trained:")
@@ -98,6 +100,11 @@ def train_batches(
     problems.raise_if_any()
     with guard.left_as_found(model):
         notes = guard.make_ready(model, settings)
+        if settings.lora and ranks.is_sharded(model):
+            raise UserError(
+                "an adapter can't be trained on a model that several processes share; leave 'lora' out (APOLLO-Mini takes "
+                "little more memory), or train it in one process"
+            )
         wrapped = with_adapter(model, settings.lora, settings.seed) if settings.lora else model
         identity = digest([identity, len(batches), objective.name, settings.fingerprint, guard.digest_of_weights(model)])
         if (done := output.finished(folder, identity)) is not None:
