@@ -172,6 +172,13 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def let_go(model: torch.nn.Module) -> None:
+    """Give back the weights that a pass left whole on this rank, so that every rank holds its part and no more."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def summed(numbers: torch.Tensor) -> torch.Tensor:
     """Return the sum over ranks."""
     if count() > 1:

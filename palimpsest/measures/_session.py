@@ -65,6 +65,7 @@ class Session:
                 dtype=self.dtype if need.items else "as stored",
                 device=device_name(self.device),
                 threads=threads(),
+                processes=ranks.count() if need.items else 1,
                 batches=asdict(self.budget) if need.items else {},
             ),
         )

@@ -46,6 +46,7 @@ def rotate(folder: Path, limit: int) -> None:
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and persistent buffers by name, tied ones once."""
+    ranks.let_go(model)
     kept = model.state_dict(keep_vars=True).keys()
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
     tensors.update((name, buffer) for name, buffer in model.named_buffers() if name in kept)
@@ -63,9 +64,9 @@ def whole_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def _kept_by_the_first(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     kept = {}
     for name, tensor in tensors.items():
-        found = ranks.whole(tensor)
+        found = ranks.whole(tensor).contiguous()
         if ranks.own() == 0:
-            kept[name] = found.contiguous() if ranks.count() == 1 else found.contiguous().cpu()
+            kept[name] = found if ranks.count() == 1 else found.cpu()
     return kept
 
 

@@ -58,6 +58,7 @@ def check_steps(steps: int, settings: TrainingSettings) -> None:
 def check_weights(model: nn.Module, when: str) -> None:
     """Refuse weights that are not finite, naming each tensor."""
     problems = Problems(f"The model's weights must be finite, {when}:")
+    ranks.let_go(model)
     for name, tensor in model.named_parameters():
         wrong = tensor.numel() - int(ranks.whole(torch.isfinite(tensor.detach()).sum()))
         if wrong:
@@ -69,9 +70,8 @@ def check_folder(model: nn.Module, folder: Path, settings: TrainingSettings) -> 
     """Make the run's folder, or refuse one that can't be written or has too little room."""
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if ranks.own() == 0:
-            remove_leftovers(folder)
-        probe = folder / f"{TEMPORARY}probe-{ranks.own()}"
+        remove_leftovers(folder)
+        probe = folder / f"{TEMPORARY}probe"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

@@ -17,6 +17,7 @@ from palimpsest import ranks
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import digest
+from palimpsest.models import sharded
 from palimpsest.training import guard, output
 from palimpsest.training.frozen_context import FrozenContext
 from palimpsest.training.loop import Loop, Progress
@@ -100,18 +101,16 @@ def train_batches(
     problems.raise_if_any()
     with guard.left_as_found(model):
         notes = guard.make_ready(model, settings)
-        if settings.lora and ranks.is_sharded(model):
-            raise UserError(
-                "an adapter can't be trained on a model that several processes share; leave 'lora' out (APOLLO-Mini takes "
-                "little more memory), or train it in one process"
-            )
         wrapped = with_adapter(model, settings.lora, settings.seed) if settings.lora else model
+        if settings.lora and ranks.is_sharded(model) and (problem := sharded.unmergeable(wrapped)):
+            raise UserError(f"{ranks.count()} processes can't train this adapter together: {problem}")
+        called = model if ranks.is_sharded(model) else wrapped  # peft calls past the hooks that gather a sharded model
         identity = digest([identity, len(batches), objective.name, settings.fingerprint, guard.digest_of_weights(model)])
         if (done := output.finished(folder, identity)) is not None:
             return done
-        guard.check_folder(model, folder, settings)
+        ranks.decided(lambda: guard.check_folder(model, folder, settings))
         loop = Loop(
-            wrapped,
+            called,
             batches,
             settings,
             folder,
@@ -130,7 +129,7 @@ def train_batches(
     with guard.left_as_found(model):
         if settings.lora:
             output.write_adapter(wrapped, folder, base)
-            model = wrapped.merge_and_unload()
+            model = sharded.merged(wrapped) if ranks.is_sharded(model) else wrapped.merge_and_unload()
         output.write(model, tokenizer, folder, summary, base)
     return summary
 
