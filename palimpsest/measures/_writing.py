@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from palimpsest import ranks
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.measures._sharing import agrees, tried, widest_line
 from palimpsest.models import reading
@@ -125,7 +126,13 @@ def write(
         until: texts that end an answer as well.
     """
     longest = max(map(len, prompts), default=0) + most
-    fits = bool(prompts) and longest <= widest_line(subject) and _chooses_freely(subject.model)
+    # the processes that share a model call it equally often, which lines that end by themselves do not let them
+    fits = (
+        bool(prompts)
+        and not ranks.is_sharded(subject.model)
+        and longest <= widest_line(subject)
+        and _chooses_freely(subject.model)
+    )
     work = _in_slots if fits and reads_slots(subject) else _generated
     return work(subject, prompts, names, most, dice, Ends(subject, until), max(room // max(longest, 1), 1), told)
 
@@ -301,19 +308,21 @@ def _generated(
     """Write so many at a time with the library's own loop."""
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     written: list[list[int]] = [[]] * len(prompts)
+    batches = list(reading.batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]))
     done = 0
-    for batch in reading.batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]):
-        found = _generate(subject, [prompts[index] for index in batch], [names[index] for index in batch], most, dice, ends)
-        for index, tokens in zip(batch, found, strict=True):
-            written[index] = ends.cut(tokens)
-        done += len(batch)
-        told(done)
+    for own, everybody, _ in ranks.turns(batches):
+        found = _generate(subject, [prompts[index] for index in own], [names[index] for index in own], most, dice, ends)
+        for rank, batch in enumerate(everybody):
+            for index, tokens in zip(batch, ranks.from_rank(rank, found).tolist(), strict=True):
+                written[index] = ends.cut(tokens)
+            done += len(batch)
+            told(done)
     return written
 
 
 def _generate(
     subject: Any, prompts: Sequence[Sequence[int]], names: Sequence[str], most: int, dice: Dice, ends: Ends
-) -> list[list[int]]:
+) -> torch.Tensor:
     width = max(len(prompt) for prompt in prompts)
     tokens = torch.full((len(prompts), width), subject.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(tokens)
@@ -335,7 +344,7 @@ def _generate(
         pad_token_id=subject.pad_token_id,
         eos_token_id=ends.tokens or None,
     )
-    return written[:, width:].tolist()
+    return written[:, width:]
 
 
 class _Thrown(LogitsProcessor):

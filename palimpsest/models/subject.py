@@ -13,9 +13,10 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from palimpsest import ranks
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import digest
-from palimpsest.models import adapter
+from palimpsest.models import adapter, sharded
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
 from palimpsest.models.quiet import hush_kernels, quiet
@@ -124,7 +125,12 @@ def digest_with_template(info: SubjectInfo, chat_template: str | None) -> str:
 
 
 def load(
-    info: SubjectInfo, device: str = "cpu", dtype: Dtype = "float32", chat_template: str | Own | None = Own.TEMPLATE
+    info: SubjectInfo,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    chat_template: str | Own | None = Own.TEMPLATE,
+    *,
+    shared: bool = False,
 ) -> Subject:
     """Load a model that was looked at.
 
@@ -134,6 +140,7 @@ def load(
         dtype: type of the weights in memory; "auto" is the stored one.
         chat_template: read it with this template (``None``: without any) and not with its own, so that both models of a pair
             see the same tokens.
+        shared: where several processes were launched together, each holds a part of the weights; all have to ask.
 
     Raises:
         UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
@@ -148,7 +155,9 @@ def load(
     if problems:
         raise UserError(f"{info.name}: {problems[0]}")
     try:
-        model = _model(info, resolved).to(place).eval().requires_grad_(False)
+        several = shared and ranks.count() > 1
+        model = sharded.load(info, resolved) if several else _model(info, resolved).to(place)
+        model = model.eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
         from palimpsest.models.full_memory import is_full_memory
 
