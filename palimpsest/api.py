@@ -234,8 +234,10 @@ def write_report(record: RunRecord, folder: Path) -> Path:
 def write_account(account: Account, folder: Path) -> Path:
     """Write what several runs say together, and then its page; return the page's file."""
     path = folder / "report.html"
-    write_bytes(folder / accounts.NAME, to_json(account.model_dump(mode="json")), "The runs are kept.")
-    write_bytes(path, render_account(account).encode(), "The account is kept.")
+    data = to_json(account.model_dump(mode="json"))
+    write_bytes(folder / accounts.NAME, data, "The runs are kept.")
+    told = Account.model_validate_json(data)  # as a reader of the file gets it, so that drawing it again gives the same page
+    write_bytes(path, render_account(told).encode(), "The account is kept.")
     return path
 
 
@@ -258,25 +260,30 @@ def folder_for(request: Request) -> Path:
 
 
 def plan(request: Request) -> Plan:
-    """Check a request without starting any work."""
+    """Check a request without starting any work; of several processes that were launched together each has to."""
+    from palimpsest import ranks
     from palimpsest.planning import prepare
 
-    return prepare(request)
+    ranks.connect(request.device)
+    return ranks.together(lambda: prepare(request))
 
 
 def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> RunRecord:
     """Do what was planned, or the rest of it, and write the report."""
+    from palimpsest import ranks
     from palimpsest.cost import refuse_what_cant_fit
     from palimpsest.pipeline import execute
     from palimpsest.store.cache import Cache
     from palimpsest.store.provenance import Timed
 
     timed = progress if isinstance(progress, Timed) else Timed(progress or Silent())
-    refuse_what_cant_fit(planned, folder)
+    ranks.together(lambda: refuse_what_cant_fit(planned, folder))
     record = execute(planned, folder, Cache(tell=timed.tell), timed)
-    timed.begin("drawing the report")
-    write_report(record, folder)
-    timed.keep(folder)
+    if ranks.own() == 0:
+        timed.begin("drawing the report")
+        write_report(record, folder)
+        timed.keep(folder)
+    ranks.wait()
     return record
 
 

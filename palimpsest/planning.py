@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from palimpsest import audit as audits
+from palimpsest import ranks
 from palimpsest.audit import Audit, Case
 from palimpsest.casework import Materials, build_case, encoded_rows, open_materials, training_examples
 from palimpsest.core.errors import Problems, UserError, first_line, nearest
@@ -228,6 +229,10 @@ def _training_problems(
 
 def _device(name: str, problems: Problems) -> str:
     """Return the device that models run on, adding to the problems one that isn't there."""
+    before = len(problems.found)
+    problems.extend(ranks.device_problems(name))
+    if len(problems.found) > before:
+        return name
     if name == "auto":
         return subject.resolved_device(name)
     try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -54,6 +54,11 @@ class Paired:
     def flips(self) -> bool:
         """Whether every item is right or wrong, on both models."""
         return all(one is not None and np.isin(one, (0.0, 1.0)).all() for one in (self.right_before, self.right_after))
+
+    @property
+    def never_right(self) -> bool:
+        """Whether nothing was right before, so that no share of it can fall."""
+        return self.right_before is not None and not self.right_before.any()
 
 
 @dataclass(frozen=True)
@@ -164,61 +169,33 @@ class Forgetting(Audit[Data]):
             metrics=metrics,
         )
 
-    def _flipped_tasks(
-        self, case: Case, found: Mapping[str, Paired], measured: Mapping[str, Measurement]
-    ) -> tuple[Sample, ...]:
-        samples = []
-        for name, task in case.tasks.items():
-            if not found[name].flips:
-                continue
-            answers = {role: task_reading.given(task, measured[_scores(role, name).name]) for role in ("base", "tuned")}
-            lost = np.flatnonzero(found[name].right_before > found[name].right_after)[:2].tolist()  # type: ignore[operator]
-            questions = list(task_reading.asked(task))
-            samples += [
-                Sample(
-                    title=f"{name}: right before, wrong after",
-                    prompt=questions[index][0],
-                    before=answers["base"][index],
-                    after=answers["tuned"][index],
-                    before_passes=True,
-                    after_passes=False,
-                )
-                for index in lost
-            ]
-        return tuple(samples)
-
-    def _flipped(self, case: Case, measured: Mapping[str, Measurement]) -> tuple[Sample, ...]:
-        samples = []
+    def _flipped(self, case: Case, measured: Mapping[str, Measurement]) -> Iterator[Sample]:
         for name, items in case.sets("capability").items():
-            if not is_free(items):
-                continue
-            answers = {
-                role: measured[self._answers(case, role, f"capability:{name}").name].texts["answer"]
-                for role in ("base", "tuned")
-            }
-            before, after = (passes(items, None, answers[role]) for role in ("base", "tuned"))
-            samples += [
-                Sample(
-                    title=f"{name}: right before, wrong after",
-                    prompt=items.items[index].context,
-                    before=answers["base"][index],
-                    after=answers["tuned"][index],
-                    before_passes=True,
-                    after_passes=False,
-                )
-                for index in np.flatnonzero(before > after)[:2].tolist()
-            ]
-        return tuple(samples)
+            if is_free(items):
+                needs = {role: self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")}
+                answers = [measured[need.name].texts["answer"] for need in needs.values()]
+                right = [passes(items, None, texts) for texts in answers]
+                yield from _lost(name, [item.context for item in items.items], answers, right)
+
+    def _flipped_tasks(self, case: Case, found: Mapping[str, Paired], measured: Mapping[str, Measurement]) -> Iterator[Sample]:
+        for name, task in case.tasks.items():
+            if found[name].flips:
+                answers = [task_reading.given(task, measured[_scores(role, name).name]) for role in ("base", "tuned")]
+                right = [found[name].right_before, found[name].right_after]
+                yield from _lost(name, [question for question, _ in task_reading.asked(task)], answers, right)
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates: dict[str, Estimate] = {}
         findings: list[Finding] = []
-        rows, said = [], {"beyond": [], "inside": [], "open": []}
+        rows, silent, said = [], [], {"beyond": [], "inside": [], "open": []}
         everything = {**data.capabilities, **data.texts}
         for name, one in everything.items():
             told = self._changes(one)
             estimates |= {f"{kind}:{name}": estimate for kind, estimate in told.items()}
-            worse = [estimate for kind, estimate in told.items() if kind in ("loss_change", "accuracy_drop")]
+            worse = [told[kind] for kind in ("loss_change", "accuracy_drop") if kind in told]
+            if one.never_right and "accuracy_drop" in told:
+                worse.remove(told["accuracy_drop"])
+                silent.append(f"{name}: nothing was right before, so nothing that was right could be lost")
             changes = {_key(name, metric): task_reading.score_change(metric, one.clusters) for metric in one.metrics}
             estimates |= {key: change for key, change in changes.items() if change is not None}
             state = _state(worse)
@@ -250,10 +227,9 @@ class Forgetting(Audit[Data]):
             if read
             else {},
             samples=data.samples,
-            cannot_say=tuple(
-                f"{name}: {estimates[f'loss_change:{name}'].method}"
-                for name in read
-                if not estimates[f"loss_change:{name}"].known
+            cannot_say=(
+                *silent,
+                *(f"{name}: {one.method}" for name in read if not (one := estimates[f"loss_change:{name}"]).known),
             ),
         )
 
@@ -317,6 +293,21 @@ class Forgetting(Audit[Data]):
     @staticmethod
     def plot(result: Result, axes) -> None:
         drawing.change_rows(axes, result.figure)
+
+
+def _lost(name: str, prompts: Sequence[str], answers: Sequence[Sequence[str]], right: Sequence[Any]) -> Iterator[Sample]:
+    """Yield the first two items that were right before and wrong after, where there is an answer to show."""
+    before, after = answers
+    lost = [index for index in np.flatnonzero(right[0] > right[1]).tolist() if before[index] or after[index]]
+    for index in lost[:2]:
+        yield Sample(
+            title=f"{name}: right before, wrong after",
+            prompt=prompts[index],
+            before=before[index],
+            after=after[index],
+            before_passes=True,
+            after_passes=False,
+        )
 
 
 def _scores(role: str, name: str) -> Need:

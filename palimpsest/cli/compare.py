@@ -89,7 +89,7 @@ def _print(found: Any) -> None:
 
     account = found.account
     headline(account.headline, account.sure)
-    table(("", "A", "B", "change", "worse", "better", ""), [_row(*row) for row in account.parts[0].tables[0].rows])
+    table(("", "A", "B", "change", "worse, better", ""), [_row(*row) for row in account.parts[0].tables[0].rows])
     out.print()
     reasons(account.reasons, account.next_steps)
     for note in account.notes:
@@ -97,7 +97,7 @@ def _print(found: Any) -> None:
     say(f"\nreport: {found.report}")
 
 
-def _row(name: str, before: Any, after: Any, change: Any, worse: int, better: int, _: Any, comes_to: str) -> tuple[str, ...]:
+def _row(name: str, before: Any, after: Any, change: Any, moved: str, _: Any, comes_to: str) -> tuple[str, ...]:
     """Return a row of the table in the width of a terminal: levels without their intervals, which the report has."""
     from palimpsest.console import number
     from palimpsest.core.wording import shown
@@ -107,7 +107,6 @@ def _row(name: str, before: Any, after: Any, change: Any, worse: int, better: in
         name,
         *(f"{one.value}{one.unit if one.unit == '%' else ''}" for one in levels),
         number(change),
-        f"{worse:,}",
-        f"{better:,}",
+        moved,
         comes_to,
     )

@@ -132,9 +132,9 @@ def fitted(task: TaskSet, tokenizer: Any, context_length: int) -> tuple[TaskSet,
         count = f"{len(problems)} of {len(task.items)} documents can't be asked; " if len(problems) > 1 else ""
         return task, [f"task {task.name}: {count}{problems[0]}"], []
     if cut:
+        count = f"{cut} of {len(task.items)}" if cut < len(task.items) else f"all {cut}"
         notes.append(
-            f"{task.name}: of {cut} of {len(task.items)} documents only the end fits into the model's context of "
-            f"{context_length} tokens."
+            f"{task.name}: of {count} documents only the end fits into the model's context of {context_length} tokens."
         )
     if any(item.reference for item in task.items) and not all(_can_be_read(encoder, item) for item in task.items):
         task = replace(task, items=tuple(item.model_copy(update={"reference": None}) for item in task.items))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from palimpsest.audit import Sample, Table
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.wording import amount, capital, chance, number, shown
+from palimpsest.core.wording import amount, chance, number, shown
 from palimpsest.evaluations.comparison import Found
 from palimpsest.evaluations.matching import Item, Matched, Pair
 from palimpsest.evaluations.paired import Compared, State
@@ -17,7 +17,7 @@ from palimpsest.store.account import Account, Figure, Part
 WORDS: dict[State, str] = {
     "regression": "regression",
     "improvement": "improvement",
-    "moved": "beyond",
+    "moved": "changed",
     "worse": "worse",
     "better": "better",
     "differs": "differs",
@@ -30,7 +30,7 @@ WORDS: dict[State, str] = {
 _ORDER: tuple[State, ...] = (
     "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
 )  # fmt: skip
-COLUMNS = ("task, metric", "A", "B", "change", "items worse", "items better", "McNemar p", "comes to")
+COLUMNS = ("task, metric", "A", "B", "change", "items worse, better", "McNemar p", "comes to")
 _SHOWN = {"worse": 12, "better": 6}
 """So many items that got worse, and better, are shown with both answers for each task."""
 _ROWS = 24
@@ -59,7 +59,7 @@ _LIMITS = (
 
 def account(found: Found, packages: dict[str, str]) -> Account:
     """Return a comparison as an account, whose page ``palimpsest report FOLDER`` draws again; with versions of packages."""
-    rows = sorted(found.compared, key=lambda one: _ORDER.index(one.state))
+    rows = sorted(found.compared, key=_rank)
     label = _label(found, rows)
     return Account(
         kind="compare",
@@ -97,12 +97,12 @@ def sentence(one: Compared) -> str:
     change = one.change
     told = shown(change, change=True)
     if one.state == "unknown":
-        return f"{one.name}: could not say ({told.remark})" if told.remark else f"{one.name}: could not say"
+        return f"on {one.task}, {one.metric.name}: could not say" + (f" ({told.remark})" if told.remark else "")
     verb = "rose" if (change.value or 0) > 0 else "fell"
     sides = f"from {_brief(one.before)} to {_brief(one.after)}"
     if one.state == "identical":
-        return f"{one.name}: no item has another score ({_brief(one.before)})"
-    return f"{one.name} {verb} {sides} ({told.sentence}): {WORDS[one.state]}{_against(one)}"
+        return f"on {one.task}, {one.metric.name}: no item has another score ({_brief(one.before)})"
+    return f"on {one.task}, {one.metric.name} {verb} {sides} ({told.sentence}): {WORDS[one.state]}{_against(one)}"
 
 
 def _against(one: Compared) -> str:
@@ -138,7 +138,7 @@ def _label(
 def _headline(label: str, rows: Sequence[Compared]) -> str:
     if label == "regression":
         worse = [one for one in rows if one.state == "regression"]
-        said = [f"{one.name} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED]]
+        said = [f"{one.metric.name} on {one.task} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED]]
         more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
         return f"B is worse than A beyond the margin: {', '.join(said)}{more}"
     if label == "identical":
@@ -149,7 +149,9 @@ def _headline(label: str, rows: Sequence[Compared]) -> str:
         return f"Could not say: there are too few clusters ({rows[0].change.n}; 8 are needed)"
     worse = [one for one in rows if one.state == "worse"]
     if worse:
-        said = ", ".join(f"{one.name} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED])
+        said = ", ".join(
+            f"{one.metric.name} on {one.task} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED]
+        )
         unstated = all(one.change.margin is None for one in worse)
         how = "with no margin stated" if unstated else "not shown to be by more than the margin"
         more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
@@ -157,7 +159,7 @@ def _headline(label: str, rows: Sequence[Compared]) -> str:
     counts = [(word, sum(one.state == state for one in rows)) for state, word in WORDS.items()]
     told = ", ".join(f"{count} {word}" for word, count in counts if count)
     if len(rows) == 1:
-        return capital(sentence(rows[0]))
+        return sentence(rows[0])
     return f"No regression beyond the margin is shown: {told}"
 
 
@@ -186,7 +188,7 @@ def _reasons(found: Found, rows: Sequence[Compared]) -> list[str]:
     shown_rows = [one for one in rows if one.state not in ("unchanged", "identical")][:8]
     told += [sentence(one) for one in shown_rows or rows[:3]]
     rest = len(rows) - len(shown_rows or rows[:3])
-    return told + ([f"{rest} more in the table below"] if rest > 0 else [])
+    return told + ([f"{rest} more in the table"] if rest > 0 else [])
 
 
 def _next(rows: Sequence[Compared]) -> list[str]:
@@ -225,7 +227,7 @@ def table(rows: Sequence[Compared]) -> Table:
         title="All comparisons",
         columns=COLUMNS,
         rows=tuple(
-            (one.name, one.before, one.after, one.change, one.worse, one.improved,
+            (one.name, one.before, one.after, one.change, f"{one.worse:,}, {one.improved:,}",
              None if one.exact is None else chance(one.exact), WORDS[one.state])
             for one in rows
         ),
@@ -246,13 +248,15 @@ def _note(rows: Sequence[Compared]) -> str:
 
 def _figures(rows: Sequence[Compared]) -> list[Figure]:
     """Return figures of the changes: those of one unit, one margin and one better side together."""
+    several = len({one.task for one in rows}) > 1
     groups: dict[tuple[str, float | None, int], list[Compared]] = {}
     for one in rows:
         if one.change.value is not None:
             groups.setdefault((one.change.unit, one.change.margin, one.sign), []).append(one)
     found = []
-    for (unit, margin, sign), members in groups.items():
-        kept = sorted(members, key=lambda one: _ORDER.index(one.state))[:_ROWS]
+    ordered = {key: sorted(members, key=_rank) for key, members in groups.items()}
+    for (unit, margin, sign), members in sorted(ordered.items(), key=lambda group: _rank(group[1][0])):
+        kept = members[:_ROWS]
         side = {1: "left is worse", -1: "right is worse", 0: "nobody says which side is worse"}[sign]
         more = f" The {_ROWS} that matter most of {len(members)}." if len(members) > _ROWS else ""
         found.append(
@@ -261,7 +265,7 @@ def _figures(rows: Sequence[Compared]) -> list[Figure]:
                 caption=f"B - A on the same items, with 95% intervals over clusters.{more}",
                 drawing="change_rows",
                 numbers={
-                    "labels": [one.name.removeprefix("capability:") for one in kept],
+                    "labels": [_label_of(one, several) for one in kept],
                     "changes": [one.change.model_dump() for one in kept],
                     "margin": margin,
                     "unit": f"{'percentage points' if unit == 'points' else unit or 'score'}, B - A",
@@ -273,10 +277,18 @@ def _figures(rows: Sequence[Compared]) -> list[Figure]:
     return found
 
 
+def _rank(one: Compared) -> tuple[int, bool]:
+    return _ORDER.index(one.state), one.sign == 0
+
+
+def _label_of(one: Compared, several: bool) -> str:
+    return f"{one.metric.name}, {one.task.split(':', 1)[-1]}" if several else one.metric.name
+
+
 def _moved(found: Found, matched: Matched) -> list[tuple[Pair, list[Compared]]]:
     """Return the items of a task of which a score moved, with the metrics that moved, in the order in which they are shown."""
     rows = [one for one in found.compared if one.task == matched.before.task]
-    graded = [one for one in rows if one.metric.unit == "share" and (len(one.metric.name) > 0)]
+    graded = sorted((one for one in rows if one.metric.unit == "share"), key=lambda one: one.sign == 0)
     moved: dict[int, tuple[Pair, list[Compared]]] = {}
     for one in graded or rows:
         for pair, first, second in zip(one.pairs, *one.values, strict=True):
@@ -297,14 +309,18 @@ def _gain(pair: Pair, rows: Sequence[Compared]) -> float:
 
 def _task(found: Found, matched: Matched) -> Part:
     moved = _moved(found, matched)
-    worse = [pair for pair in moved if _gain(*pair) <= 0]
+    worse = [pair for pair in moved if _gain(*pair) < 0]
     better = [pair for pair in reversed(moved) if _gain(*pair) > 0]
+    both = len(moved) - len(worse) - len(better)
     picked = [*worse[: _SHOWN["worse"]], *better[: _SHOWN["better"]]]
     sides = tuple(f"{letter}: {name}" for letter, name in zip("AB", names(found), strict=True))
     return Part(
         name=matched.before.task,
-        question="Which answers flipped?",
+        question="Which answers flipped?"
+        if any(one.exact is not None for one in found.compared if one.task == matched.before.task)
+        else "Which items moved, and what was answered?",
         answer=f"{len(worse):,} of {len(matched.pairs):,} items got worse, {len(better):,} got better"
+        + (f", {both:,} moved one way in one metric and as far the other way in another" if both else "")
         + (f"; {len(picked)} of them are shown, all are in pairs.jsonl." if len(picked) < len(moved) else "."),
         samples=tuple(_sample(pair, rows, (sides[0], sides[1])) for pair, rows in picked),
     )

@@ -8,6 +8,7 @@ which it stands there, and all of its occurrences are one cluster, because they 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,11 +37,17 @@ class Item:
         known = [one.scores[metric] for one in self.answers if metric in one.scores]
         if not known:
             return None
-        return Score(float(np.mean([one.value for one in known])), float(np.mean([one.weight for one in known])))
+        if len(known) == 1:
+            return known[0]
+        return Score(math.fsum(one.value for one in known) / len(known), math.fsum(one.weight for one in known) / len(known))
 
     @property
     def first(self) -> Answer:
         return self.answers[0]
+
+    @property
+    def name(self) -> str:
+        return _name(self.first) + (f" (again, {self.key[2] + 1})" if self.key[2] else "")
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        name, _, occurrence = self.before.key
-        return name if not occurrence else f"{name} (again, {occurrence + 1})"
+        return self.before.name
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,8 @@ def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matche
         [one for key, one in ours.items() if key not in taken[0]],
         [one for key, one in theirs.items() if key not in taken[1]],
     )
-    changed = {one.key[0] for one in alone[0]} & {one.key[0] for one in alone[1]}
+    called = {one.key[0] for one in alone[1]}
+    changed = {one.key[0]: one.name for one in alone[0] if one.key[0] in called}
     if not pairs:
         raise UserError(_nothing_in_common(before.task, ours, theirs, changed))
     notes = [*_alone(alone, changed), *_repeated(ours, theirs), *_epochs(before, after, ours, theirs)]
@@ -136,34 +143,34 @@ def _by_content(ours: Sequence[Item], theirs: Sequence[Item]) -> list[tuple[Item
     return [(found[0], sides[1][key][0]) for key, found in sides[0].items() if len(found) == len(sides[1].get(key, ())) == 1]
 
 
-def _nothing_in_common(task: str, ours: Mapping[Key, Item], theirs: Mapping[Key, Item], changed: set[str]) -> str:
+def _nothing_in_common(task: str, ours: Mapping[Key, Item], theirs: Mapping[Key, Item], changed: Mapping[str, str]) -> str:
     if changed:
         return (
-            f"{task}: {_count(len(changed), 'item')} called the same in both logs ({_named(changed)}), but none asks the same "
-            "and holds the same for right: the data set is another one, or another version of it"
+            f"{task}: {_count(len(changed), 'item')} called the same in both logs ({_named(changed.values())}), but none asks "
+            "the same and holds the same for right: the data set is another one, or another version of it"
         )
     return (
-        f"{task}: no item is in both logs: A has {len(ours):,} ({_named(key[0] for key in ours)}), B has {len(theirs):,} ("
-        f"{_named(key[0] for key in theirs)}); were they evaluated on different parts of the data?"
+        f"{task}: no item is in both logs: A has {len(ours):,} ({_named(one.name for one in ours.values())}), B has "
+        f"{len(theirs):,} ({_named(one.name for one in theirs.values())}); were they evaluated on different parts of the data?"
     )
 
 
-def _alone(alone: tuple[Sequence[Item], Sequence[Item]], changed: set[str]) -> list[str]:
+def _alone(alone: tuple[Sequence[Item], Sequence[Item]], changed: Mapping[str, str]) -> list[str]:
     notes = []
     if changed:
         notes.append(
             f"{_count(len(changed), 'item')} left out: called the same in both logs, but asked differently or with another "
-            f"right answer ({_named(changed)})."
+            f"right answer ({_named(changed.values())})."
         )
     for side, items in zip("AB", alone, strict=True):
-        names = [one.key[0] for one in items if one.key[0] not in changed]
+        names = [one.name for one in items if one.key[0] not in changed]
         if names:
             notes.append(f"{_count(len(names), 'item')} only in {side}, left out ({_named(names)}).")
     return notes
 
 
 def _repeated(*sides: Mapping[Key, Item]) -> list[str]:
-    again = sorted({key[0] for items in sides for key in items if key[2]})
+    again = sorted({_name(one.first) for items in sides for key, one in items.items() if key[2]})
     several = [Counter(name for name, _ in {key[:2] for key in items}) for items in sides]
     ambiguous = sorted({name for counts in several for name, count in counts.items() if count > 1})
     notes = []
@@ -192,7 +199,7 @@ def _epochs(before: TaskLog, after: TaskLog, ours: Mapping[Key, Item], theirs: M
             why = Counter(one.trouble for one in troubled).most_common(1)[0][0]
             notes.append(
                 f"{_count(len(troubled), 'answer')} in {side} without a score, left out and not counted as 0 "
-                f"({_named(one.key for one in troubled)}: {why})."
+                f"({_named(map(_name, troubled))}: {why})."
             )
     return notes
 
@@ -208,7 +215,7 @@ def _differing(before: TaskLog, after: TaskLog, pairs: Sequence[tuple[Item, Item
     if prompts:
         told.append(
             f"the prompt as the model saw it differs in {len(prompts):,} of {_count(len(pairs), 'item')} "
-            f"({_named(one.key[0] for one in prompts)}): other few-shot examples, another template or system message"
+            f"({_named(one.name for one in prompts)}): other few-shot examples, another template or system message"
         )
     return told
 
@@ -217,7 +224,7 @@ def _clustered(pairs: Sequence[tuple[Item, Item]], name: str | None, task: str) 
     if name is None:
         return [Pair(one, other, one.first.cluster or one.key[0]) for one, other in pairs], []
     labels = [_field(one.first.fields, name) for one, _ in pairs]
-    missing = [one.key[0] for (one, _), label in zip(pairs, labels, strict=True) if label is None]
+    missing = [one.name for (one, _), label in zip(pairs, labels, strict=True) if label is None]
     if len(missing) == len(pairs):
         known = sorted({field for one, _ in pairs for field in one.first.fields})
         raise UserError(f"{task}: no item has the field '{name}' to cluster by.{nearest(name, known)}")
@@ -236,6 +243,10 @@ def _field(fields: Mapping[str, Any], name: str) -> str | None:
         for part in name.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
     return None if found is None else str(found)
+
+
+def _name(answer: Answer) -> str:
+    return answer.name or answer.key
 
 
 def _named(names: Iterable[str]) -> str:

@@ -54,7 +54,7 @@ class Answer:
     """What one model answered to one item in one go, and how it was scored."""
 
     key: str
-    """What the log calls the item."""
+    """By what the item is found in the other log: its name, or its digest."""
     content: str
     """Digest of what was asked and of what is right, as it stands in the data set."""
     epoch: int
@@ -62,6 +62,8 @@ class Answer:
     """By metric; without the metrics that it has no score for."""
     prompt: str
     answer: str
+    name: str = ""
+    """What a person calls the item; the key where it is empty."""
     given: str = ""
     """Digest of the prompt as the model saw it, where that can differ for one item (few-shot examples, templates)."""
     fields: Mapping[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
@@ -75,6 +76,9 @@ class Reader(ABC):
     def end(self) -> None:  # noqa: B027
         """Be told that this forward pass is over; its rows are read next."""
 
+    def gather(self) -> None:  # noqa: B027
+        """Bring together what each process saw inside: of the forward passes of several each sees its own only."""
+
     @abstractmethod
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
         """Take one row.
@@ -133,7 +137,9 @@ def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int
     return rows
 
 
-def plan(rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whole_context: bool = False) -> list[list[Line]]:
+def plan(
+    rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whole_context: bool = False, padded: bool = True
+) -> list[list[Line]]:
     """Return batches of lines, similar widths together.
 
     Args:
@@ -142,6 +148,7 @@ def plan(rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whol
         vocabulary: logits of a position.
         widest: how wide a line of several rows may be (``_sharing.widest_line``).
         whole_context: rows share a line only when they decide at the same place after the same tokens.
+        padded: whether lines of several widths may share a batch.
     """
     inputs = [row.tokens[:-1] for row in rows]
     lines = lines_of(inputs, [row.first - 1 for row in rows], widest, whole_context)
@@ -151,8 +158,9 @@ def plan(rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whol
     for line in sorted(lines, key=lambda line: (line.width, min(line.columns))):
         longest, size = max(predicted, line.trailing), len(current) + 1
         full = size * line.width > budget.tokens or size * longest * vocabulary > budget.logits
+        unlike = not padded and bool(current) and line.width != current[-1].width
         # all lines of a batch are masked the same way, and that of several rows knows no sliding window
-        if current and (full or (line.width > widest and not all(one.is_plain for one in current))):
+        if current and (full or unlike or (line.width > widest and not all(one.is_plain for one in current))):
             batches.append(current)
             current, longest = [], line.trailing
         current.append(line)
@@ -178,21 +186,31 @@ def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, p
     if subject.device == "cpu":
         budget = replace(budget, tokens=min(budget.tokens, _CPU_TOKENS), logits=min(budget.logits, _CPU_LOGITS))
     vocabulary = subject.model.config.get_text_config().vocab_size
-    batches = plan(rows, budget, vocabulary, _ANY, inside)
+    padded = subject.takes_padding
+    batches = plan(rows, budget, vocabulary, _ANY if padded else 0, inside, padded)
     if any(not line.is_plain for lines in batches for line in lines):
         batches = plan(rows, budget, vocabulary, widest_line(subject), inside)
     done = 0
-    for lines in batches:
-        where = Batch(lines, max(line.width for line in lines))
-        kept = _kept(where)
-        for reader in readers:
-            reader.begin(where)
-        logits = subject.model(**model_inputs(lines, subject, kept if len(kept) < kept[-1] - kept[0] + 1 else len(kept))).logits
-        for reader in readers:
-            reader.end()
-        _hand_out(subject, rows, readers, where, kept, logits)
-        done += sum(len(line.columns) for line in lines)
-        progress(done, len(rows))
+    for own, everybody, counts in ranks.turns(batches):
+        passed = _pass(subject, own, readers if counts else ())
+        for rank, lines in enumerate(everybody):
+            _hand_out(subject, rows, readers, lines, ranks.from_rank(rank, passed))
+            done += sum(len(line.columns) for line in lines)
+            progress(done, len(rows))
+    for reader in readers:
+        reader.gather()
+
+
+def _pass(subject: Any, lines: list[Line], readers: Sequence[Reader]) -> torch.Tensor:
+    """Return the logits of one batch where any of its lines predicts something, float32 [lines, columns kept, vocabulary]."""
+    where = Batch(lines, max(line.width for line in lines))
+    kept = _kept(where)
+    for reader in readers:
+        reader.begin(where)
+    logits = subject.model(**model_inputs(lines, subject, kept if len(kept) < kept[-1] - kept[0] + 1 else len(kept))).logits
+    for reader in readers:
+        reader.end()
+    return (logits if logits.shape[1] == len(kept) else logits[:, kept]).float()
 
 
 def _kept(where: Batch) -> list[int]:
@@ -202,11 +220,10 @@ def _kept(where: Batch) -> list[int]:
     return sorted({column + where.width - line.width for line in where.lines for column in line.predicting()})
 
 
-def _hand_out(
-    subject: Any, rows: list[Row], readers: list[Reader], where: Batch, kept: list[int], logits: torch.Tensor
-) -> None:
-    """Give every reader the logits [lines, columns kept, vocabulary] of each row."""
-    logits = (logits if logits.shape[1] == len(kept) else logits[:, kept]).float()
+def _hand_out(subject: Any, rows: list[Row], readers: list[Reader], lines: list[Line], logits: torch.Tensor) -> None:
+    """Give every reader the logits [lines, columns kept, vocabulary] of each row of a batch."""
+    where = Batch(lines, max(line.width for line in lines))
+    kept = _kept(where)
     normaliser = logits.logsumexp(-1)
     place = np.zeros(where.width, dtype=np.int64)
     place[kept] = np.arange(len(kept))

@@ -9,7 +9,7 @@ the mask says, so a model is tried on a small line first, and rows go through on
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+
+from palimpsest.models import reading
 
 _ANY_WIDTH = 2**31
 _SHARED = 0.5
@@ -157,10 +159,12 @@ def model_inputs(lines: Sequence[Line], subject: Any, keep: int | Sequence[int])
         "logits_to_keep": keep if isinstance(keep, int) else torch.tensor(keep, device=subject.device),
         "use_cache": False,
     }
-    accepted = inspect.signature(subject.model.forward).parameters
-    chosen = {name: value for name, value in offered.items() if name in accepted}
-    seen = mask if all(line.is_plain for line in lines) else _tree_mask(lines, width, subject.model.dtype)
-    return {"input_ids": tokens.to(subject.device), "attention_mask": seen.to(subject.device), **chosen}
+    if subject.takes_padding:
+        seen = mask if all(line.is_plain for line in lines) else _tree_mask(lines, width, subject.model.dtype)
+        offered |= {"attention_mask": seen.to(subject.device)}
+    else:  # lines of one width, read as a plain call reads them
+        del offered["position_ids"]
+    return {"input_ids": tokens.to(subject.device), **reading.accepted(subject.model, offered)}
 
 
 def _tree_mask(lines: Sequence[Line], width: int, dtype: torch.dtype) -> torch.Tensor:
@@ -177,7 +181,7 @@ def widest_line(subject: Any) -> int:
     """Return how wide a line of several rows may be on this model; 0 where it must not hold several."""
     model = subject.model
     if model not in _widths:
-        _widths[model] = _window(model.config.get_text_config()) if _reads_trees(subject) else 0
+        _widths[model] = _window(model.config.get_text_config()) if tried(lambda: _reads_trees(subject)) else 0
     return _widths[model]
 
 
@@ -201,16 +205,30 @@ def _reads_trees(subject: Any) -> bool:
     inputs = [draw[:9], draw[:6] + draw[16:18], draw[20:26]]
     lines = lines_of(inputs, [3] * 3, _ANY_WIDTH, whole_context=True)
     assert len(lines) == 2, "two of the three begin with the same six tokens"
+    found = model(**model_inputs(lines, subject, list(range(max(line.width for line in lines))))).logits
+    for place, line in enumerate(lines):
+        for index, columns in line.columns.items():
+            alone = model(**model_inputs(lines_of([inputs[index]], [0], 0, False), subject, len(columns))).logits[0]
+            if not agrees(model, found[place, columns + found.shape[1] - line.width], alone):
+                return False
+    return True
+
+
+def tried(work: Callable[[], bool]) -> bool:
+    """Return what a trial of a model found; what an architecture refuses to do is no agreement.
+
+    Raises:
+        torch.OutOfMemoryError: memory ran out, which says nothing of the architecture.
+    """
     try:
-        found = model(**model_inputs(lines, subject, list(range(max(line.width for line in lines))))).logits
-        scale, off = 0.0, 0.0
-        for place, line in enumerate(lines):
-            for index, columns in line.columns.items():
-                alone = model(**model_inputs(lines_of([inputs[index]], [0], 0, False), subject, len(columns))).logits[0].float()
-                off = max(off, float((found[place, columns + found.shape[1] - line.width].float() - alone).abs().max()))
-                scale = max(scale, float(alone.std()))
+        return work()
     except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, LookupError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
             raise
         return False
-    return off <= scale * (_AGREEMENT if model.dtype in (torch.float32, torch.float64) else _LOOSE_AGREEMENT)
+
+
+def agrees(model: Any, found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether logits are those that a model gives in one ordinary pass, up to rounding."""
+    allowed = _AGREEMENT if model.dtype in (torch.float32, torch.float64) else _LOOSE_AGREEMENT
+    return float((found.float() - wanted.float()).abs().max()) <= allowed * float(wanted.float().std())

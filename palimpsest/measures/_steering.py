@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
@@ -34,6 +35,7 @@ class Streams(Reader):
         self.spans, self.depths = spans, depths
         self.level = {depth: level for level, depth in enumerate(depths)}
         self.batch: Batch | None = None
+        self.why = ""
         self.values = np.zeros((0, 0, 0), dtype=np.float32)
 
     @contextmanager
@@ -49,11 +51,17 @@ class Streams(Reader):
     def end(self) -> None:
         self.batch = None
 
+    def gather(self) -> None:
+        if why := ranks.said_by_any(self.why):
+            raise LookupError(why)
+        self.values = ranks.put_together(self.values)
+
     def _see(self, depth: int, stream: torch.Tensor) -> None:
         if self.batch is None:
             return
         if stream.dim() != 3 or stream.shape[-1] != self.values.shape[-1]:
-            raise LookupError(f"what leaves a block has shape {tuple(stream.shape)}, not (lines, tokens, hidden size)")
+            self.why = f"what leaves a block has shape {tuple(stream.shape)}, not (lines, tokens, hidden size)"
+            return
         kept, rows = [], []
         for line, index in self.batch.rows():
             if (span := self.spans[index]) is not None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
@@ -96,6 +97,11 @@ class _Reader(Reader):
 
     def end(self) -> None:
         self.batch = None
+
+    def gather(self) -> None:
+        if why := ranks.said_by_any(self.texts.get("why", [""])[0]):
+            self.texts["why"] = [why]
+        self.residual, self.present = ranks.put_together(self.residual), ranks.put_together(self.present)
 
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
         """What is looked for lies inside, not in the logits."""

@@ -6,18 +6,18 @@ models of a pair draw with the same dice: the same distribution gives the same t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
-from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
+from palimpsest.measures._writing import Dice, write
 
 
 class Generations(Measure):
@@ -34,22 +34,22 @@ class Generations(Measure):
     seed: int = 0
     opening: int = Field(default=0, ge=0)
     """So many tokens of a bare text are given to go on from, half of it at most; by default what begins every text."""
-    until: tuple[str, ...] = ()
-    """Nothing more is written after any of these texts; what is kept still holds it."""
 
     def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
         prompts = [self._prompt(subject.renderer, item) for item in items.items]
         room = max(budget.context - self.max_new_tokens, 1)
         prompts = [prompt[-room:] for prompt in prompts]
-        written = self.written(subject, prompts, [item.id for item in items.items], budget, progress)
         answers, counts = [""] * len(prompts), np.zeros(len(prompts), dtype=np.int64)
         stopped = np.zeros(len(prompts), dtype=np.bool_)
-        sequences: list[list[int]] = [[]] * len(prompts)
+        sequences: list[list[int]] = []
+        dice, names = Dice(self.temperature, self.seed), [item.id for item in items.items]
+        told = partial(_tell, progress, len(prompts))
+        written = write(subject, prompts, names, self.max_new_tokens, dice, budget.tokens, told)
         for index, tokens in enumerate(written):
-            ended = tokens[-1:] and tokens[-1] in subject.stop_token_ids
-            kept = tokens[:-1] if ended else tokens
-            answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), bool(ended)
-            sequences[index] = [*prompts[index], *tokens]
+            stopped[index] = tokens[-1] in subject.stop_token_ids
+            kept = tokens[:-1] if stopped[index] else tokens
+            answers[index], counts[index] = subject.renderer.decode(kept), len(kept)
+            sequences.append([*prompts[index], *tokens])
         arrays = {
             "tokens": counts,
             "stopped": stopped,
@@ -59,82 +59,12 @@ class Generations(Measure):
         given = {"given": [subject.renderer.decode(list(prompt)) for prompt in prompts]} if self.opening else {}
         return Measurement(arrays, {"answer": answers, **given})
 
-    def written(
-        self, subject: Any, prompts: list[tuple[int, ...]], names: list[str], budget: Budget, progress: Progress
-    ) -> list[list[int]]:
-        """Return the tokens written after each prompt, up to the one that ends it and with it; prompts leave room for them."""
-        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        size = max(budget.tokens // (max(map(len, prompts), default=1) + self.max_new_tokens), 1)
-        found: list[list[int]] = [[]] * len(prompts)
-        for low in range(0, len(order), size):
-            batch = order[low : low + size]
-            written = self._write(subject, [prompts[index] for index in batch], [names[index] for index in batch])
-            for index, tokens in zip(batch, written, strict=True):
-                stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
-                found[index] = tokens if stop is None else tokens[: stop + 1]
-            progress(min(low + size, len(order)), len(order))
-        return found
-
     def _prompt(self, renderer: Renderer, item: Example) -> tuple[int, ...]:
         encoded = renderer.encode(item)
         if not item.is_text:
             return encoded.prompt
         return encoded.tokens[: max(len(encoded.prompt), min(self.opening, len(encoded.tokens) // 2))]
 
-    @torch.no_grad()
-    def _write(self, subject: Any, prompts: list[tuple[int, ...]], names: list[str]) -> list[list[int]]:
-        width = max(len(prompt) for prompt in prompts)
-        tokens = torch.full((len(prompts), width), subject.pad_token_id, dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for line, prompt in enumerate(prompts):
-            tokens[line, width - len(prompt) :] = torch.tensor(prompt)
-            mask[line, width - len(prompt) :] = 1
-        processors = LogitsProcessorList()
-        if self.temperature > 0:
-            processors.append(_Dice(names, self.temperature, self.seed, width))
-        written = subject.model.generate(
-            input_ids=tokens.to(subject.device),
-            attention_mask=mask.to(subject.device),
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=None,
-            logits_processor=processors,
-            stopping_criteria=StoppingCriteriaList([_Until(subject.tokenizer, self.until, width)] if self.until else []),
-            pad_token_id=subject.pad_token_id,
-            eos_token_id=sorted(subject.stop_token_ids) or None,
-        )
-        return written[:, width:].tolist()
 
-
-class _Dice(LogitsProcessor):
-    """Adds each item's own Gumbel noise, so that the largest sum is a sample from the softmax."""
-
-    def __init__(self, names: list[str], temperature: float, seed: int, width: int) -> None:
-        self.names, self.temperature, self.seed, self.width = names, temperature, seed, width
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self.width
-        noise = np.stack(
-            [numpy_stream(self.seed, "generation", name, step).gumbel(size=scores.shape[-1]) for name in self.names]
-        )
-        return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
-
-
-class _Until(StoppingCriteria):
-    """Ends a row in whose last tokens one of the texts stands."""
-
-    _SPARE = 4
-    """Tokens that may begin before such a text or end after it."""
-
-    def __init__(self, tokenizer: Any, until: tuple[str, ...], width: int) -> None:
-        self.tokenizer, self.until, self.width = tokenizer, until, width
-        self.longest = max(len(text.encode()) for text in until) + self._SPARE  # a token holds a byte or more
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # type: ignore[override]
-        last = input_ids[:, max(self.width, input_ids.shape[1] - self.longest) :].tolist()
-        done = [any(text in written for text in self.until) for written in self.tokenizer.batch_decode(last)]
-        return torch.tensor(done, device=input_ids.device)
+def _tell(progress: Progress, count: int, ended: int) -> None:
+    progress(ended, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from palimpsest.data.tasks import Asked, Document, Responses, TaskSet
 from palimpsest.data.windows import Encoder
 from palimpsest.measures._forward import Reader, Row, run_rows
 from palimpsest.measures._measure import Budget, Measure, Progress
-from palimpsest.measures.generations import Generations
+from palimpsest.measures._writing import Dice, write
 
 
 class Work(NamedTuple):
@@ -116,11 +117,16 @@ def _written(subject: Any, asked: Sequence[Asked], budget: Budget, progress: Pro
     encoder, found = Encoder(subject.tokenizer, budget.context), {}
     for (length, until), indices in _alike(asked).items():
         prompts = [encoder.prompt(asked[index]).tokens for index in indices]
-        writer = Generations(max_new_tokens=length, temperature=0.0, until=until)
-        for index, tokens in zip(indices, writer.written(subject, prompts, [""] * len(indices), budget, progress), strict=True):
+        told = partial(_tell, progress, len(indices))
+        written = write(subject, prompts, [""] * len(indices), length, Dice(0.0, 0), budget.tokens, told, until)
+        for index, tokens in zip(indices, written, strict=True):
             kept = [token for token in tokens if token not in subject.stop_token_ids]
             found[index] = Answer(_ended(subject.renderer.decode(kept), (*until, subject.tokenizer.eos_token)), len(kept))
     return found
+
+
+def _tell(progress: Progress, count: int, ended: int) -> None:
+    progress(ended, count)
 
 
 def _alike(asked: Sequence[Asked]) -> dict[tuple[int, tuple[str, ...]], list[int]]:

@@ -13,9 +13,10 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from palimpsest import ranks
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import digest
-from palimpsest.models import adapter
+from palimpsest.models import adapter, sharded
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
 from palimpsest.models.quiet import hush_kernels, quiet
@@ -87,6 +88,13 @@ class Subject:
         return 0 if token is None else token
 
     @cached_property
+    def takes_padding(self) -> bool:
+        """Whether rows of unlike length may share a batch; if not, only rows of one length do, and nothing is padded."""
+        from palimpsest.models.reading import takes_padding
+
+        return takes_padding(self.model, self.pad_token_id)
+
+    @cached_property
     def stop_token_ids(self) -> frozenset[int]:
         """The tokens that end an answer: what the model's generation settings and its tokenizer call the end."""
         ends: Any = getattr(self.model.generation_config, "eos_token_id", None)
@@ -117,7 +125,12 @@ def digest_with_template(info: SubjectInfo, chat_template: str | None) -> str:
 
 
 def load(
-    info: SubjectInfo, device: str = "cpu", dtype: Dtype = "float32", chat_template: str | Own | None = Own.TEMPLATE
+    info: SubjectInfo,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    chat_template: str | Own | None = Own.TEMPLATE,
+    *,
+    shared: bool = False,
 ) -> Subject:
     """Load a model that was looked at.
 
@@ -127,10 +140,13 @@ def load(
         dtype: type of the weights in memory; "auto" is the stored one.
         chat_template: read it with this template (``None``: without any) and not with its own, so that both models of a pair
             see the same tokens.
+        shared: where several processes were launched together, each holds a part of the weights; all have to ask.
 
     Raises:
-        UserError: the files changed since, the device is not there, or the memory does not suffice.
+        UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
     """
+    from palimpsest.models.reading import sees_ahead
+
     info.check_unchanged()
     resolved = info.resolved_dtype(dtype)
     place = _device(device)
@@ -139,7 +155,9 @@ def load(
     if problems:
         raise UserError(f"{info.name}: {problems[0]}")
     try:
-        model = _model(info, resolved).to(place).eval().requires_grad_(False)
+        several = shared and ranks.count() > 1
+        model = sharded.load(info, resolved) if several else _model(info, resolved).to(place)
+        model = model.eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
         from palimpsest.models.full_memory import is_full_memory
 
@@ -149,6 +167,11 @@ def load(
         raise UserError(
             f"{info.name} needs {needed:.1f} GiB for its weights in {resolved}, which {device} does not have"
         ) from None
+    if sees_ahead(model):
+        raise UserError(
+            f"{info.name} must predict each token from those before it, but {info.architecture} also looks at those after it "
+            f"(as config.json sets it up); give a causal language model"
+        )
     template = info.chat_template if isinstance(chat_template, Own) else chat_template
     tokenizer.chat_template = template
     return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template))

@@ -6,7 +6,7 @@ into Python. A file of a user is data here, so all of that is refused by name; t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,14 @@ LOCAL = ("json", "csv", "parquet", "text", "arrow", "pandas", "xml")
 """Loaders of data files, which need no network."""
 
 
+class UnfitFile(UserError):
+    """A task's file that can't be used, with everything that is wrong with it."""
+
+    def __init__(self, found: Sequence[str]) -> None:
+        super().__init__("; ".join(found))
+        self.found = found
+
+
 def is_file(given: str) -> bool:
     """Whether a task is given as a file and not by its name."""
     return Path(given).suffix in (".yaml", ".yml")
@@ -31,22 +39,20 @@ def read(path: Path) -> dict[str, Any]:
     """Return the settings of a user's task file, with what it includes and its data files found.
 
     Raises:
-        UserError: it can't be read, or asks for what is not done here; all at once.
+        UnfitFile: it can't be read, or asks for what is not done here; all at once.
     """
-    problems = list(_code(path, set()))
-    if problems:
-        raise UserError("; ".join(problems))
+    if problems := list(_code(path, set())):
+        raise UnfitFile(problems)
     from lm_eval.tasks._yaml_loader import load_yaml
 
     try:
         settings = load_yaml(path)
     except Exception as error:
-        raise UserError(f"{path} can't be read: {first_line(error)}") from error
+        raise UnfitFile([f"it can't be read: {first_line(error)}"]) from error
     if "group" not in settings and not isinstance(settings.get("task"), str):
-        raise UserError(f"{path} must name its task in 'task' (or a group of tasks in 'group')")
-    problems = [f"{path}: {problem}" for one in _tasks(settings) for problem in _problems(one, path.parent)]
-    if problems:
-        raise UserError("; ".join(problems))
+        raise UnfitFile(["it must name its task in 'task' (or a group of tasks in 'group')"])
+    if problems := [problem for one in _tasks(settings) for problem in _problems(one, path.parent)]:
+        raise UnfitFile(problems)
     return settings
 
 
@@ -61,7 +67,7 @@ def _code(path: Path, seen: set[Path]) -> Iterator[str]:
     try:
         root = yaml.compose(read_file(path, _LARGEST).decode("utf-8-sig"), yaml.SafeLoader)
     except UnicodeDecodeError:
-        yield f"{path} can't be read: it is not UTF-8 text"
+        yield f"{path} is not UTF-8 text"
         return
     except (yaml.YAMLError, RecursionError) as error:
         yield f"{path} is not YAML that can be read: {' '.join(str(error).split())[:300]}"

@@ -74,10 +74,7 @@ class Grader:
                         for name, value in given.items():
                             found[name if way == "none" else f"{name},{way}"].append(value)
         except Exception as error:
-            raise UserError(
-                f"task {self.documents[0].source.split(',')[0]}: lm-eval's own scoring fails at {place}: "
-                f"{type(error).__name__}: {first_line(error)}"
-            ) from error
+            raise UserError(f"lm-eval's own scoring fails at {place}: {type(error).__name__}: {first_line(error)}") from error
         whole = len(self.documents)
         return {name: values for name, values in found.items() if len(values) == whole and name.split(",")[0] != _UNSHOWN}
 

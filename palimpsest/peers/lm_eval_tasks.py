@@ -66,8 +66,10 @@ def open_tasks(
                     raise UserError(f"the task {one.name} is asked for twice, the second time by '{name}'; name it once")
                 found[one.name] = one
                 notes.append(told)
+        except files.UnfitFile as error:
+            problems.extend(f"task {name}: {one}" for one in error.found)
         except UserError as error:
-            problems.add(f"--tasks {name}: {error}")
+            problems.add(f"task {name}: {error}")
     if found:
         version = importlib.metadata.version("lm_eval")
         notes.insert(
@@ -91,14 +93,14 @@ class _Shelf:
             UserError: there is no such task, its data are not here, or it asks for what is not done here.
         """
         if files.is_file(name):
-            return self._load(files.read(Path(name)))
+            return self._load(name, files.read(Path(name)))
         place = self._place(name)
         settings = [self._settings(place)] if place else [entry.cfg or {} for entry in self._leaves(name)]
         if unsafe := [str(one.get("task", name)) for one in settings if one.get("unsafe_code")]:
             raise UserError(f"{', '.join(unsafe)} runs code that a model wrote, which is never done here")
-        return self._load(str(place) if place else name, everything=place is None, data=settings)
+        return self._load(name, str(place) if place else name, everything=place is None, data=settings)
 
-    def _load(self, what: Any, *, everything: bool = False, data: Sequence[dict[str, Any]] = ()) -> list[Any]:
+    def _load(self, name: str, what: Any, *, everything: bool = False, data: Sequence[dict[str, Any]] = ()) -> list[Any]:
         from lm_eval.tasks import TaskManager
 
         whole = everything or (isinstance(what, dict) and "group" in what)
@@ -116,7 +118,7 @@ class _Shelf:
             except Exception as error:
                 last = error
         wanted = data or ([what] if isinstance(what, dict) else [])
-        raise UserError(_not_built(wanted, last, why)) from last
+        raise UserError(_not_built(name, wanted, last, why)) from last
 
     def _place(self, name: str) -> Path | None:
         """Return the one file of lm-eval's that defines a task of this name."""
@@ -166,22 +168,29 @@ class _Shelf:
                 yield from self._leaves(inner, seen | {name})
 
 
-def _not_built(settings: Sequence[dict[str, Any]], error: Exception, why: str) -> str:
+def _not_built(name: str, settings: Sequence[dict[str, Any]], error: Exception, why: str) -> str:
     """Return why a task can't be had: its data are not here, or lm-eval can't make it."""
     said = f"{type(error).__name__}: {first_line(error)}"
     missing = type(error).__name__ in ("OfflineModeIsEnabled", "DatasetNotFoundError", "LocalEntryNotFoundError")
     if not missing and not isinstance(error, ConnectionError | FileNotFoundError):
         return f"lm-eval can't make this task: {said}"
-    wanted = dict.fromkeys((one.get("dataset_path"), one.get("dataset_name")) for one in settings if one.get("dataset_path"))
-    data = ", ".join(f"{path} ({part})" if part else str(path) for path, part in wanted) or "its data set"
-    first = next(iter(wanted), ("PATH", None))
-    arguments = ", ".join(repr(part) for part in first if part)
-    offline_now = f", and {why}" if why else ""
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for one in settings:
+        if one.get("dataset_path"):
+            wanted[str(one["dataset_path"])].append(str(one.get("dataset_name") or ""))
+    data = ", ".join(_parts(path, list(dict.fromkeys(filter(None, parts)))) for path, parts in wanted.items())
+    seen = f"it wants {data}" if data and why else said
+    here = f", and {why}" if why else ""
     return (
-        f"its data are not on this machine: it wants {data}{offline_now} ({said}). With a network, once: "
-        f'python -c "import datasets; datasets.load_dataset({arguments})"; or point dataset_path in a YAML file of your own at '
-        "files on this machine"
+        f"its data are not on this machine: {seen}{here}. With a network, once: `lm_eval run --model dummy --tasks {name} "
+        "--limit 1`. Or point dataset_path in a YAML file of your own at files here"
     )
+
+
+def _parts(path: str, parts: Sequence[str]) -> str:
+    """Return a data set with the parts of it that are wanted."""
+    more = f" and {len(parts) - 2} more parts" if len(parts) > 3 else ""
+    return f"{path} ({', '.join(parts[: 2 if more else 3])}{more})" if parts else path
 
 
 # ---------------------------------------------------------------- asking
@@ -211,13 +220,23 @@ def _task_set(task: Any, limit: int, fewshot: int | None, block: int) -> tuple[T
         raise UserError(f"lm-eval can't ask {name}: {type(error).__name__}: {first_line(error)}") from error
     grader = Grader(task, documents, groups)
     metrics = grader.metrics([_trial(document) for document in documents])
-    read = f"documents {low:,} to {low + len(documents) - 1:,}" if low else f"the first {len(documents):,}"
-    which = "all" if len(documents) == total else f"{read} of {total:,} documents (--limit N for another number, 0 for all), of"
-    again = " Too few for one more block, so read from the beginning again." if block and not low else ""
-    clusters = len({document.cluster for document in documents})
-    units = f"; questions on one passage count as one of {clusters:,} clusters" if clusters < len(documents) else ""
-    note = f"{name}: {which} {total:,}{' documents' if which == 'all' else ''}, {task.config.num_fewshot}-shot{units}.{again}"
+    again = bool(block) and not low
+    note = f"{name}: {_which(low, len(documents), total, again)}, {task.config.num_fewshot}-shot{_units(documents)}."
     return TaskSet(name, documents, metrics, scoring_digest(task), grader), note
+
+
+def _which(low: int, count: int, total: int, again: bool) -> str:
+    """Return in words which documents are asked."""
+    if count == total:
+        return f"all {total:,} documents"
+    once_more = "; there are too few for one more block" if again else ""
+    which = f"documents {low:,} to {low + count - 1:,}" if low else f"the first {count:,}"
+    return f"{which} of {total:,} documents (--limit N for another number, 0 for all{once_more})"
+
+
+def _units(documents: Sequence[Document]) -> str:
+    clusters = len({document.cluster for document in documents})
+    return f", {clusters:,} clusters of documents that belong together" if clusters < len(documents) else ""
 
 
 def _groups(instances: Sequence[Any]) -> list[list[Any]]:
@@ -241,18 +260,17 @@ def _document(task: Any, group: Sequence[Any], cluster: str, source: str) -> Doc
     from lm_eval.utils import handle_non_serializable, hash_string
 
     doc = group[0].doc
-    asked = tuple(_asked(one, source) for one in group)
+    asked = [_asked(one, source) for one in group]
     target = task.doc_to_target(doc)
     choices = _choices(task, doc)
     gold = _gold(task, doc, target, choices) if len(asked) > 1 else 0 if asked[0].kind != "generate_until" else None
-    right: Any = choices[gold] if choices and gold is not None else target
-    right = right[0] if isinstance(right, list) and right else right
+    right = choices[gold] if choices and gold is not None else _first(target)
     text = right if isinstance(right, str) else ""
     written = all(one.kind == "generate_until" for one in asked)
     delimiter = task.get_config("target_delimiter") or ""
     reference = Asked(kind="loglikelihood", context=asked[0].context, continuation=f"{delimiter}{text}")
     return Document(
-        asked=asked,
+        asked=tuple(asked),
         reference=reference if written and text.strip() and asked[0].context else None,
         gold=gold,
         choices=choices if len(choices) <= len(asked) and not written else (),
@@ -308,10 +326,15 @@ def _gold(task: Any, doc: Any, target: Any, choices: Sequence[str]) -> int | Non
     right = task.doc_to_text(doc) if getattr(task, "multiple_input", 0) else target
     if not hasattr(task, "multiple_input") and isinstance(doc, dict):
         right = doc.get("gold", right)
-    right = right[0] if isinstance(right, list) and right else right
+    right = _first(right)
     if isinstance(right, str):
         return choices.index(right) if right in choices else None
     return int(right) if isinstance(right, int) and 0 <= right < len(choices) else None
+
+
+def _first(value: Any) -> Any:
+    """Return the first of several right answers."""
+    return value[0] if isinstance(value, list) and value else value
 
 
 def _clusters(docs: Sequence[Any], field: str | None) -> list[str]:

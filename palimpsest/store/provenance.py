@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from palimpsest.core import launch
 from palimpsest.core.progress import Progress
 from palimpsest.store.source import package_digest
 
@@ -119,6 +120,7 @@ def stable(
             "device": device_name(device),
         },
         "threads": threads(),
+        "processes": launch.count(),
         "seeds": list(seeds),
         "digests": dict(sorted(digests.items())),
         "command": list(command),

@@ -195,6 +195,34 @@ class RunFolder(RunReader):
             )
 
 
+class RunFollower(RunFolder):
+    """A run's folder for a process that works on the run beside the one that writes it: it reads, and writes nothing.
+
+    Raises:
+        UserError: it does not see the folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        try:
+            RunReader.__init__(self, path)
+        except UserError as error:
+            raise UserError(
+                f"{error}: all processes must see the files of the one that writes; use a folder that their machines share"
+            ) from None
+
+    def close(self) -> None:
+        """Nothing was locked."""
+
+    def write_json(self, name: str, value: Any) -> None:
+        """It is written by another process."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """It is written by another process."""
+
+    def keep(self, cache: Cache, key: str) -> None:
+        """It is kept by another process."""
+
+
 def _linked(source: Path, target: Path) -> bool:
     """Make ``target`` a hard link to ``source``; False on another file system, or on one without hard links."""
     temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")

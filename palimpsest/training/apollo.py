@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from palimpsest.ranks import sharded_like, whole
 from palimpsest.training.low_rank import HALF, Bundle, Named, adam_step, bundled, projection, rank_of, short_side
-from palimpsest.training.ranks import sharded_like, whole
 
 ScaleType = Literal["channel", "tensor"]
 FEWEST_ROWS = 3

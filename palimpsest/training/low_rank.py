@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
 from palimpsest.core.seeds import seed_of
-from palimpsest.training.ranks import sharded_like
+from palimpsest.ranks import sharded_like
 
 HALF = (torch.bfloat16, torch.float16)
 Named = Sequence[tuple[str, nn.Parameter]]

@@ -1,6 +1,6 @@
 """Make logs: two models answered by inspect and by lm-eval themselves, offline, so that comparing meets what these tools write.
 
-    python tests/compare/make_logs.py tests/compare/logs
+    python tests/compare/make_logs.py tests/compare/logs.tar.xz
 
 The model before is the embedded one, the model after the same with noise on its weights. What is in
 ``tests/compare/logs.tar.xz`` was made by this script; the slow test makes it again. Needs ``inspect-ai`` and ``lm-eval``.
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from itertools import islice
 from pathlib import Path
 
@@ -183,5 +184,15 @@ def make(target: Path, work: Path, count: int = 12) -> None:
         lm_eval(work, target / "lm_eval" / model, model)
 
 
+def pack(logs: Path, target: Path) -> None:
+    """Write the logs as one archive: each is as its tool wrote it, and together they are a third of their size."""
+    with tarfile.open(target, "w:xz", preset=9) as packed:
+        for file in sorted(logs.rglob("*.*")):
+            if file.is_file():
+                packed.add(file, str(file.relative_to(logs)))
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]).absolute(), Path(sys.argv[2] if len(sys.argv) > 2 else "/tmp/palimpsest-logs").absolute())
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "/tmp/palimpsest-logs").absolute()
+    make(folder / "logs", folder / "work")
+    pack(folder / "logs", Path(sys.argv[1]))

@@ -139,10 +139,9 @@ def template(text: str) -> Breaks:
 @pytest.mark.parametrize(
     ("breaks", "check"),
     [
-        (wrapped(forgets_mask), "padding"),
         (wrapped(lambda more: None, grows_with_batch), "batch_size"),
         (noisy, "same_twice"),
-        (looks_ahead, "padding"),
+        (looks_ahead, "padding"),  # on the right
         (infinite, "finite"),
         (wrapped(lambda more: more.pop("past_key_values", None)), "cached_context"),
         (template("{% for m in messages %}<s><s>{{ m.content }}</s>{% endfor %}"), "beginning"),
@@ -152,6 +151,12 @@ def template(text: str) -> Breaks:
 )
 def test_what_was_broken_is_found(breaks: Breaks, check: str, folder: Path) -> None:
     assert check in failed(checked(folder, breaks))
+
+
+def test_a_model_that_forgets_the_mask_is_told_and_read_in_rows_of_one_length(folder: Path) -> None:
+    found = [answer for answer in checked(folder, wrapped(forgets_mask)) if answer.check == "padding"]
+    assert found[0].state == "told" and "rows of one length" in found[0].follows
+    assert found[1].state == "ok" and found[1].value == 0.0, "and so it is read rightly"
 
 
 def test_positions_that_are_not_there_are_found(tmp_path: Path) -> None:

@@ -182,6 +182,7 @@ def _answer(sample: Mapping[str, Any], scores: Mapping[str, Score]) -> Answer:
         scores=scores,
         prompt=shortened(str(first.get("arg_0", document))),
         answer=shortened(_said(sample, requests)),
+        name=f"document {sample['doc_id']}",
         given=str(sample.get("prompt_hash", "")),
         fields=document if isinstance(document, Mapping) else {},
         trouble="" if scores else "it has no score",

@@ -82,6 +82,7 @@ def _answer(line: Mapping[str, Any], epoch: int) -> tuple[str, Answer]:
         scores=known,
         prompt=shortened(line["prompt"] or line["reference"]),
         answer=shortened(line["answers"].get(_ROLE, "")),
+        name=f"{line['template']} {line['item'][:6]}",
         fields={"template": line["template"]},
         cluster=line["template"],
         trouble="" if known else "it has no score",

@@ -22,6 +22,13 @@ class Padding(Check):
     def look(self, patient: Patient) -> Iterator[Answer]:
         rows = [patient.row(index, max(round(share * patient.length), 2)) for index, share in enumerate(_SHARES)]
         every = range(len(rows))
+        if not patient.subject.takes_padding:
+            yield self.answer(
+                "told",
+                "padded on the left, as audits read",
+                "a padded row does not get the answer that it gets alone",
+                "audits read only rows of one length together, which is slower; another tool that pads gets other numbers",
+            )
         alone, together = (patient.read(rows, every, together=kind) for kind in (False, True))
         yield self.difference(
             "padded on the left, as audits read",

@@ -1,0 +1,160 @@
+"""Bad logs: each gets a message that says what is wrong, and both sides are told at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from palimpsest.core.errors import UserError
+from palimpsest.evaluations.comparison import carry_out
+from palimpsest.evaluations.paired import Options
+from tests.compare import kit
+
+ROWS = [kit.sample(n, "CI"[n % 2]) for n in range(12)]
+DOCUMENTS = [kit.document(n, acc=float(n % 2)) for n in range(12)]
+SAMPLES = "samples_t_2026-01-01T00-00-00.000001.jsonl"
+RESULTS = "results_2026-01-01T00-00-00.000001.json"
+
+
+def good(folder: Path) -> Path:
+    return kit.write(folder / "good.json", kit.log(ROWS))
+
+
+def message(before: Path, after: Path, **more: object) -> str:
+    with pytest.raises(UserError) as told:
+        carry_out(before, after, Options(), **more)  # type: ignore[arg-type]
+    return str(told.value)
+
+
+def cut(folder: Path) -> Path:
+    path = kit.pack(folder / "cut.eval", kit.log(ROWS))
+    path.write_bytes(path.read_bytes()[:-400])
+    return path
+
+
+def cut_json(folder: Path) -> Path:
+    path = kit.write(folder / "cut.json", kit.log(ROWS))
+    path.write_bytes(path.read_bytes()[:-40])
+    return path
+
+
+def empty(folder: Path) -> Path:
+    (folder / "empty.eval").touch()
+    return folder / "empty.eval"
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
+
+
+def note(folder: Path) -> Path:
+    (folder / "note.txt").write_text("hello")
+    return folder / "note.txt"
+
+
+def mixed(folder: Path) -> Path:
+    kit.pack(folder / "mixed" / "a.eval", kit.log(ROWS))
+    kit.write_lines(folder / "mixed" / SAMPLES, DOCUMENTS)
+    return folder / "mixed"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder / "missing.eval", "there is no such file or folder"),
+        (empty, "the file is empty"),
+        (empty_folder, "is none of what can be compared: inspect logs (.eval, .json); samples of lm-eval"),
+        (note, "is none of what can be compared"),
+        (mixed, "holds inspect logs (.eval, .json) and samples of lm-eval"),
+        (cut, "it is no whole inspect log"),
+        (cut_json, "is it cut off?"),
+        (
+            lambda folder: kit.pack(folder / "a.eval", kit.log(ROWS[:5]), header=False),
+            "its status is 'started', with 5 samples",
+        ),
+        (
+            lambda folder: kit.pack(folder / "a.eval", kit.log(ROWS, status="error", error={"message": "boom"})),
+            "its status is 'error' (boom), with 12 samples; the samples that are there are no fair choice of all. Finish it "
+            "with `inspect eval-retry`",
+        ),
+        (lambda folder: kit.write(folder / "a.json", kit.log(ROWS, status="cancelled")), "its status is 'cancelled'"),
+        (lambda folder: kit.write(folder / "a.json", kit.log([])), "it holds no samples, only a header"),
+        (lambda folder: kit.pack(folder / "a.eval", kit.log([])), "it holds no samples, only a header"),
+        (lambda folder: kit.write(folder / "a.json", kit.log(ROWS, task="other")), "no task is in both"),
+        (lambda folder: kit.write_lines(folder / SAMPLES, DOCUMENTS), "both must be of one kind"),
+        (
+            lambda folder: kit.write(folder / "a.json", kit.log([kit.sample(n) for n in range(50, 60)])),
+            "no item is in both logs",
+        ),
+    ],
+)
+def test_a_log_that_can_not_be_used(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
+    bad = make(tmp_path)
+    for pair in ((bad, good(tmp_path)), (good(tmp_path), bad)):
+        assert said in message(*pair)
+
+
+def test_both_sides_are_told_at_once(tmp_path: Path) -> None:
+    said = message(cut(tmp_path), kit.write(tmp_path / "a.json", kit.log(ROWS, status="error")))
+    assert "cut off" in said and "its status is 'error'" in said
+
+
+def test_results_of_lm_eval_without_samples(tmp_path: Path) -> None:
+    results = {"results": {"t": {"acc,none": 0.5}}, "configs": {"t": {}}, "higher_is_better": {"t": {"acc": True}}}
+    path = kit.write(tmp_path / "a" / RESULTS, results)
+    for given in (path, path.parent):
+        assert "evaluate with --log_samples" in message(given, given)
+    kit.write_lines(path.with_name(SAMPLES), DOCUMENTS)
+    assert carry_out(path, path.parent, Options()).compared[0].state == "identical"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([*DOCUMENTS, DOCUMENTS[0]], "document 0 stands in the file twice"),
+        ([*DOCUMENTS[:5], {"doc_id": 5}], "line 6: is no sample of lm-eval"),
+        ([{**one, "metrics": ["acc"], "acc": None} for one in DOCUMENTS], "no metric is in both logs: A has acc, B has none"),
+    ],
+)
+def test_samples_of_lm_eval_that_can_not_be_used(rows: list[dict[str, object]], said: str, tmp_path: Path) -> None:
+    fine = kit.write_lines(tmp_path / "a" / SAMPLES, DOCUMENTS)
+    assert said in message(fine, kit.write_lines(tmp_path / "b" / SAMPLES, rows))
+
+
+def test_samples_of_lm_eval_that_are_cut_off(tmp_path: Path) -> None:
+    fine = kit.write_lines(tmp_path / "a" / SAMPLES, DOCUMENTS)
+    cut_off = kit.write_lines(tmp_path / "b" / SAMPLES, DOCUMENTS)
+    cut_off.write_bytes(cut_off.read_bytes()[:-30])
+    assert "line 12: not JSON" in message(fine, cut_off) and "is the file cut off?" in message(fine, cut_off)
+
+
+def test_an_output_folder_of_two_models(tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        kit.write_lines(tmp_path / "out" / model / SAMPLES, DOCUMENTS)
+    assert "holds the samples of 2 models; give one of" in message(tmp_path / "out", tmp_path / "out" / "m")
+
+
+def test_a_task_that_is_not_there(tmp_path: Path) -> None:
+    assert "--tasks: there is no task 'x' in both; there are t" in message(good(tmp_path), good(tmp_path), tasks=["x"])
+
+
+def test_the_real_log_cut_anywhere(logs: Path, tmp_path: Path) -> None:
+    whole = logs / "inspect" / "before-sums.eval"
+    content = whole.read_bytes()
+    for share in (0.0005, 0.3, 0.7, 0.999):
+        path = tmp_path / "cut.eval"
+        path.write_bytes(content[: max(1, int(share * len(content)))])
+        assert "cut off, or still being written" in message(whole, path)
+
+
+def test_a_sample_damaged_inside_a_real_log(logs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.eval"
+    shutil.copy(logs / "inspect" / "before-sums.eval", path)
+    content = bytearray(path.read_bytes())
+    content[3000:3060] = bytes(60)
+    path.write_bytes(bytes(content))
+    assert "can't be unpacked" in message(logs / "inspect" / "before-sums.eval", path)
