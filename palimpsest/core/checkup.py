@@ -39,7 +39,8 @@ class Answer(Spec):
 
 def worst(answers: Iterable[Answer]) -> State:
     """Return the state that a reader has to know first."""
-    return min((answer.state for answer in answers), key=STATES.index, default="could not say")
+    states: list[State] = [answer.state for answer in answers]
+    return min(states, key=STATES.index) if states else "could not say"
 
 
 def sorted_by_state(answers: Iterable[Answer]) -> tuple[Answer, ...]:
