@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.checkup import Answer
 from palimpsest.measures._checks._check import Check
 from palimpsest.measures._checks._patient import Before, Patient, apart
-from palimpsest.training import ranks
 
 
 class Change(Check):
