@@ -37,8 +37,12 @@ class Found:
     """Of every file that was read, by its path."""
 
     @property
-    def models(self) -> tuple[str, str]:
-        return self.matched[0].before.model, self.matched[0].after.model
+    def names(self) -> tuple[str, str]:
+        """What the two are called: their models, or where these are called the same, their files."""
+        models = [Path(one.model).name or one.model for one in (self.matched[0].before, self.matched[0].after)]
+        if models[0] != models[1] and all(models):
+            return models[0], models[1]
+        return self.paths[0].name, self.paths[1].name
 
 
 def carry_out(before: Path, after: Path, options: Options, *, cluster: str | None = None, tasks: Sequence[str] = ()) -> Found:
