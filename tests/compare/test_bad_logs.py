@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest.core.errors import UserError
+from palimpsest.evaluations import source
 from palimpsest.evaluations.comparison import carry_out
 from palimpsest.evaluations.paired import Options
 from tests.compare import kit
@@ -96,6 +97,13 @@ def test_a_log_that_can_not_be_used(make: Callable[[Path], Path], said: str, tmp
     bad = make(tmp_path)
     for pair in ((bad, good(tmp_path)), (good(tmp_path), bad)):
         assert said in message(*pair)
+
+
+@pytest.mark.parametrize("name", source.names())
+def test_every_source_says_what_it_reads_and_claims_nothing_else(name: str, tmp_path: Path) -> None:
+    one = source.find(name)
+    assert one.what
+    assert not one.claims(empty_folder(tmp_path)) and not one.claims(note(tmp_path))
 
 
 def test_both_sides_are_told_at_once(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_epochs_are_averaged_within_the_item(tmp_path: Path) -> None:
     assert "3 epochs in A and 1 in B" in told(found)
 
 
+def test_epochs_that_a_log_reduces_in_another_way_are_told(tmp_path: Path) -> None:
+    rows = [kit.sample(n, "CI"[(n + epoch) % 2], epoch=epoch) for n in NUMBERS for epoch in (1, 2, 3)]
+    results = {"scores": [{"name": "match", "scorer": "match", "reducer": "mode", "metrics": {"accuracy": {"value": 0.9}}}]}
+    about = {"config": {"epochs": 3, "epochs_reducer": ["mode"]}}
+    path = kit.write(tmp_path / "a.json", kit.log(rows, results=results, eval=about))
+    assert "t: the log a.json reduces epochs by mode; compared is their mean." in told(carry_out(path, path, Options()))
+
+
 def test_an_item_that_stands_twice_is_one_cluster(tmp_path: Path) -> None:
     rows = [kit.sample(n, "CI"[n % 2]) for n in NUMBERS]
     found = compare(tmp_path, [*rows, rows[0], rows[1]], [*rows, rows[0], rows[1]])
