@@ -203,7 +203,7 @@ def _summary(found: Found) -> Part:
         answer=f"{items:,} items of {tasks}, {len(rows)} comparison{'s' if len(rows) > 1 else ''}: "
         + ", ".join(f"{count} {word}" for word, count in told if count) + ".",
         figures=tuple(_figures(rows)),
-        tables=(table(rows),),
+        tables=(table(sorted(rows, key=_rank)),),
         cannot_say=tuple(note for one in found.matched for note in one.differing),
         details={"Method": _METHOD, "What it comes to": _STATES, "Limits": _LIMITS,
                  "Reference": "Miller 2024, arXiv 2411.00640 (paired, clustered); Bonett and Price 2012; McNemar 1947; "
