@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check bench format clean
 
 demo: $(INSTALLED)
 	@$(BIN)/palimpsest run directions || test $$? -eq 2  # 2: it ran, and the verdict is not "as intended"
@@ -15,6 +15,11 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+# each beside a peer in the same run; the page is docs/benchmarks.md
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/all.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -9,7 +9,6 @@ run. The command line calls the same functions.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
     from palimpsest.dreaming.interface import dream
     from palimpsest.study_runner import study
 
-try:
-    __version__ = version("palimpsest-lm")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
 __all__ = ["Comparison", "Run", "__version__", "compare", "diff", "dream", "load_report", "run", "study", "tune"]
 
@@ -34,7 +30,18 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the interface on first use, so that ``palimpsest --help`` needs no torch."""
+    """Import the interface on first use, so that ``palimpsest --help`` needs no torch; and look up the version likewise."""
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'palimpsest' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("palimpsest-lm")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "0+unknown"

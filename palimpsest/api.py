@@ -16,7 +16,7 @@ from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.progress import Progress
+from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
 from palimpsest.report import render_account
 from palimpsest.request import Request
@@ -77,6 +77,7 @@ def run(
     behaviour: str | Path | Behaviour,
     model: str | Path = "pocket",
     *,
+    tasks: Iterable[str | Path] = (),
     folder: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -86,6 +87,7 @@ def run(
     Args:
         behaviour: a name in the library, a YAML file, or a ``Behaviour``.
         model: a Hugging Face folder, a hub id, ``"pocket"`` or ``"hybrid-pocket"``.
+        tasks: tasks of lm-eval that are not to get worse, by name or as YAML files.
         folder: the run's folder; by default ``runs/NAME-HASH``, so that the same call goes on with its own run.
         progress: who is told how it goes.
         settings: fields of ``palimpsest.request.Request`` (``seeds``, ``audits``, ``text``, ``device`` ...).
@@ -94,7 +96,8 @@ def run(
         UserError: what is wrong with the request, before any work starts.
     """
     loaded = behaviours.load(behaviour)
-    request = Request.read({"kind": "run", "base": str(model), "behaviour": loaded, **_plain(settings)}, "the request")
+    data = {"kind": "run", "base": str(model), "behaviour": loaded, "tasks": _named(tasks), **_plain(settings)}
+    request = Request.read(data, "the request")
     return _execute(request, folder, progress)
 
 
@@ -104,6 +107,7 @@ def diff(
     *,
     behaviour: str | Path | Behaviour | None = None,
     text: Iterable[str | Path] = (),
+    tasks: Iterable[str | Path] = (),
     controls: Mapping[str, str | Path] | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -116,6 +120,7 @@ def diff(
         tuned: the model after; also a PEFT adapter.
         behaviour: what was meant to change, if that is known.
         text: files of general text on which forgetting and divergence are measured.
+        tasks: as in ``run``.
         controls: other models by role, such as ``{"rehearsal_only": PATH}``.
         folder: as in ``run``.
         progress: as in ``run``.
@@ -131,6 +136,7 @@ def diff(
         "tuned": str(tuned),
         "behaviour": loaded,
         "text": tuple(Path(path) for path in text),
+        "tasks": _named(tasks),
         "controls": {role: str(path) for role, path in (controls or {}).items()},
         **_plain(settings),
     }
@@ -254,27 +260,40 @@ def folder_for(request: Request) -> Path:
 
 
 def plan(request: Request) -> Plan:
-    """Check a request without starting any work."""
+    """Check a request without starting any work; of several processes that were launched together each has to."""
+    from palimpsest import ranks
     from palimpsest.planning import prepare
 
-    return prepare(request)
+    ranks.connect(request.device)
+    return ranks.together(lambda: prepare(request))
 
 
 def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> RunRecord:
     """Do what was planned, or the rest of it, and write the report."""
+    from palimpsest import ranks
     from palimpsest.cost import refuse_what_cant_fit
     from palimpsest.pipeline import execute
     from palimpsest.store.cache import Cache
+    from palimpsest.store.provenance import Timed
 
-    refuse_what_cant_fit(planned, folder)
-    record = execute(planned, folder, Cache(tell=progress.tell if progress else None), progress)
-    write_report(record, folder)
+    timed = progress if isinstance(progress, Timed) else Timed(progress or Silent())
+    ranks.together(lambda: refuse_what_cant_fit(planned, folder))
+    record = execute(planned, folder, Cache(tell=timed.tell), timed)
+    if ranks.own() == 0:
+        timed.begin("drawing the report")
+        write_report(record, folder)
+        timed.keep(folder)
+    ranks.wait()
     return record
 
 
 def _execute(request: Request, folder: str | Path | None, progress: Progress | None) -> Run:
     where = Path(folder) if folder else folder_for(request)
     return Run(carry_out(plan(request), where, progress), where)
+
+
+def _named(tasks: Iterable[str | Path]) -> tuple[str, ...]:
+    return (tasks,) if isinstance(tasks, str) else tuple(map(str, tasks))
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import ItemSet
 from palimpsest.data.checks import Check
+from palimpsest.data.tasks import TaskSet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,8 @@ class Case:
     """Always ``base`` and ``tuned``; where there are any: ``rehearsal_only``, ``benign``, ``clean_twin``, ``never_trained``."""
     items: Mapping[str, ItemSet]
     """Item sets by name: ``express``, ``withhold``, ``capability:NAME``, ``text:NAME``."""
+    tasks: Mapping[str, TaskSet] = field(default_factory=dict)
+    """Tasks of lm-eval by their own names; a need calls them ``task:NAME``."""
     check: Check | None = None
     """How an answer is judged to show the behaviour, if there is one."""
     generation: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +50,11 @@ class Case:
     """What the behaviour's two misjudgements are called: ``false_alarm``, ``miss``."""
     parts: frozenset[str] = frozenset()
     """Kinds of parts that the base has (``attention``, ``recurrent``, ``other`` ...); empty where that is not known."""
+
+    @property
+    def everything(self) -> dict[str, ItemSet | TaskSet]:
+        """All that a need may name."""
+        return {**self.items, **{f"task:{name}": task for name, task in self.tasks.items()}}
 
     def with_controls(self, *controls: str) -> tuple[str, ...]:
         """Return base, tuned and those of the named controls that there are."""
@@ -161,6 +169,8 @@ class Audit(Spec, ABC, Generic[M]):
     """Names of the estimates whose coverage is tested and over which Holm is applied."""
     contrasts: ClassVar[bool] = False
     """Whether it reads contrastive pairs and the behaviour's instruction, which no case holds otherwise."""
+    reads_tasks: ClassVar[bool] = False
+    """Whether it reads tasks of lm-eval."""
     planted: ClassVar[float]
     """The effect that the common suite plants in ``simulate`` to see that it is found."""
 

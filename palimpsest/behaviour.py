@@ -69,6 +69,8 @@ class Behaviour(Spec):
     it; 1 by default, 0 for what is measured but left out of training."""
     text: tuple[Path, ...] = ()
     """General text on which forgetting and divergence are measured."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-eval that are not to get worse: names, or YAML files."""
     held_out: int = Field(default=192, ge=8, le=100_000)
     """Held-out items a pole."""
     generation: Generation = Generation()
@@ -102,6 +104,7 @@ class Behaviour(Spec):
                 "withhold": self.withhold.within(folder) if self.withhold else None,
                 "rehearsal": tuple(source.within(folder) for source in self.rehearsal),
                 "text": tuple(folder / path for path in self.text),
+                "tasks": tuple(str(folder / task) if Path(task).suffix in (".yaml", ".yml") else task for task in self.tasks),
             }
         )
 

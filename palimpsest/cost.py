@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +19,23 @@ import torch
 
 from palimpsest.audit import NotApplicable
 from palimpsest.casework import SAMPLED, training_examples
+from palimpsest.core import launch
 from palimpsest.core.errors import Problems
 from palimpsest.core.machine import free_disk, free_memory, in_words
 from palimpsest.core.measurement import Need
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.user_files import text_example
+from palimpsest.foresight import AuditWork, Foreseen, MeasuringWork, Space, TrainingWork
 from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure
 from palimpsest.measures._measure import Budget
+from palimpsest.measures._writing import gumbel
 from palimpsest.measures.generations import Generations
+from palimpsest.measures.task_scores import TaskScores
+from palimpsest.models.matrix_rate import matrix_rate, usual_width
 from palimpsest.models.parameters import streams
+from palimpsest.models.sharded import numbers_gathered
 from palimpsest.training.optimizers import bytes_trained
 
 if TYPE_CHECKING:
@@ -45,122 +50,10 @@ _WRITTEN_TOKENS = 96
 _INEFFICIENCY = 2.0
 _SECONDS_A_LAYER = {"forward": 0.001, "training": 0.003}
 _SECONDS_A_MODEL, _SECONDS_AT_THE_END = 1.0, 8.0
-_UNSURE = 2.5
-"""The time may as well be so many times less or more."""
 _ACTIVATIONS = 110
 """Bytes that training keeps for each token, layer and hidden unit (about 28 float32 tensors of hidden size)."""
 _LOGIT_COPIES = 3
 _BYTES = 4
-
-
-@dataclass(frozen=True)
-class TrainingWork:
-    """One training run."""
-
-    role: str
-    seed: int
-    rows: int
-    steps: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class MeasuringWork:
-    """One pass over one set of items on one model."""
-
-    role: str
-    models: int
-    """How many models play this role (one for each training seed)."""
-    items_name: str
-    measures: tuple[str, ...]
-    items: int
-    tokens: int
-    """Tokens read by one model."""
-    steps: int
-    """Forward passes of one model."""
-    dice: int = 0
-    """Draws of one random number for each word of the vocabulary."""
-    weights: float = 0.0
-    """Operations on weights, where they are what is read."""
-
-
-@dataclass(frozen=True)
-class AuditWork:
-    """One audit: what it reads, or why it can't answer."""
-
-    name: str
-    cost: str
-    needs: int
-    why_not: str = ""
-
-
-@dataclass(frozen=True)
-class Space:
-    """Bytes that are needed and free; ``None`` where the free amount can't be told."""
-
-    needed: int
-    least: int
-    """With the smallest batches."""
-    free: int | None
-
-
-@dataclass(frozen=True)
-class Foreseen:
-    """What a run would do and take."""
-
-    models: dict[str, int]
-    """Parameters of each model that is there, by role."""
-    training: tuple[TrainingWork, ...]
-    measuring: tuple[MeasuringWork, ...]
-    audits: tuple[AuditWork, ...]
-    seconds: float
-    device: str
-    memory: Space
-    disk: Space
-    problems: tuple[str, ...]
-
-    @property
-    def between(self) -> tuple[float, float]:
-        """Seconds that it takes at least and at most, if all goes as foreseen."""
-        return self.seconds / _UNSURE, self.seconds * _UNSURE
-
-    def plain(self) -> dict[str, Any]:
-        """Return everything as data for JSON."""
-        return {**asdict(self), "seconds_between": list(self.between)}
-
-    @property
-    def time(self) -> str:
-        """The time in words."""
-        unit, name = next((one for one in _UNITS if self.seconds >= 1.5 * one[0]), _UNITS[-1])
-        low, high = self.between
-        return f"about {_rounded(self.seconds / unit)} {name}, between {_rounded(low / unit)} and {_rounded(high / unit)}"
-
-    def tables(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-        """Yield (columns, rows) to be shown."""
-        yield ("model", "parameters"), [(role, f"{count:,}") for role, count in self.models.items()]
-        if self.training:
-            rows = [(one.role, str(one.seed), f"{one.rows:,}", f"{one.steps:,}", f"{one.tokens:,}") for one in self.training]
-            yield ("training", "seed", "rows", "steps", "tokens"), rows
-        if self.measuring:
-            yield (
-                ("measuring", "models", "on", "items", "tokens", "what"),
-                [
-                    (one.role, str(one.models), one.items_name, f"{one.items:,}", f"{one.tokens:,}", ", ".join(one.measures))
-                    for one in self.measuring
-                ],
-            )
-        rows = [(one.name, one.cost, str(one.needs) if not one.why_not else f"can't say: {one.why_not}") for one in self.audits]
-        yield ("audit", "costs", "measurements"), rows
-
-    def sentences(self) -> Iterator[str]:
-        """Yield time, memory and disk in words."""
-        yield f"time: {self.time} (a rough estimate; what is committed already is not done again)"
-        for name, space in (("memory", self.memory), ("disk", self.disk)):
-            free = "could not say what is free" if space.free is None else f"{in_words(space.free)} free"
-            yield f"{name}: about {in_words(space.needed)} needed, {free}"
-
-
-_UNITS = ((3_600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
 def foresee(plan: Plan, folder: Path) -> Foreseen:
@@ -235,11 +128,11 @@ class _Counted:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.base, self.budget = plan, plan.models["base"], Budget(plan.context)
         self.seeds = max(sum(role == "tuned" for role, _ in plan.trained), 1)
-        matrices = [shape for _, shape in self.base.shapes if len(shape) == 2]
-        self.hidden = Counter(shape[-1] for shape in matrices).most_common(1)[0][0] if matrices else 1
+        self.hidden = usual_width(shape for _, shape in self.base.shapes)
         numbers = [int(found[1]) for name, _ in self.base.shapes if (found := re.search(r"\.(\d+)\.", name))]
         self.layers = 1 + max(numbers, default=0)
         self.largest = max(info.parameters for info in plan.models.values())
+        self.processes = launch.count()
 
     @cached_property
     def training(self) -> tuple[TrainingWork, ...]:
@@ -298,14 +191,17 @@ class _Counted:
         return MeasuringWork(role, models, on, (needs[0].measure,), 0, 0, 0, weights=2 * operations)
 
     def _measured(self, role: str, items_name: str, needs: list[Need]) -> MeasuringWork:
-        items = self.plan.case.items[items_name].items
-        some = items[:: max(len(items) // _LOOKED_AT, 1)]
+        items = self.plan.case.everything[items_name].items
+        some: Any = items[:: max(len(items) // _LOOKED_AT, 1)]
         measure = _measure.load(needs[0].measure, needs[0].parameters)
         dice = 0
         if isinstance(measure, Generations):
             lengths = [len(self.plan.renderer.encode(item).prompt) + measure.max_new_tokens for item in some]
             steps = measure.max_new_tokens * math.ceil(len(items) * max(lengths) / self.budget.tokens)
             dice = len(items) * measure.max_new_tokens if measure.temperature else 0
+        elif isinstance(measure, TaskScores):
+            lengths, written = measure.work(self.plan.renderer.tokenizer, some, self.budget)
+            steps = max(written, 1) * math.ceil(sum(lengths) * len(items) / len(some) / self.budget.tokens)
         else:
             rows = measure.rows(self.plan.renderer, some, self.budget.context) if isinstance(measure, ForwardMeasure) else []
             lengths = [len(row.tokens) for row in rows] or [self._length(item) for item in some]
@@ -313,24 +209,30 @@ class _Counted:
         tokens = round(sum(lengths) * len(items) / len(some))
         models = self.seeds if role == "tuned" else 1
         names = tuple(dict.fromkeys(need.measure for need in needs))
-        return MeasuringWork(role, models, items_name, names, len(items), tokens, steps, dice)
+        divided = isinstance(measure, ForwardMeasure | Generations | TaskScores)
+        return MeasuringWork(
+            role, models, items_name, names, len(items), tokens, steps, dice, processes=self.processes if divided else 1
+        )
 
     def seconds(self) -> float:
         """Return a rough estimate of the time it takes."""
         rate, draw = (
-            _matrix_rate(self.plan.device, self.plan.request.dtype, self.hidden),
+            matrix_rate(self.plan.device, self.plan.request.dtype, self.hidden),
             _draw_seconds(self.base.vocabulary_size),
         )
-        operations = sum(6 * self.base.parameters * work.tokens for work in self.training)
-        operations += sum((2 * self.largest * work.tokens + work.weights) * work.models for work in self.measuring)
+        operations = sum(6 * self.base.parameters * work.tokens for work in self.training) / self.processes
+        operations += sum(
+            (2 * self.largest * work.tokens / work.processes + work.weights) * work.models for work in self.measuring
+        )
         overhead = sum(work.steps for work in self.training) * self.layers * _SECONDS_A_LAYER["training"]
-        overhead += sum(work.steps * work.models for work in self.measuring) * self.layers * _SECONDS_A_LAYER["forward"]
+        passes = sum(math.ceil(work.steps / work.processes) * work.models for work in self.measuring)
+        overhead += passes * self.layers * _SECONDS_A_LAYER["forward"]
         drawn = sum(work.dice * work.models for work in self.measuring) * draw
         loaded = len(self.plan.models) + 2 * len(self.training)
         return _INEFFICIENCY * operations / rate + overhead + drawn + loaded * _SECONDS_A_MODEL + _SECONDS_AT_THE_END
 
     def memory(self) -> Space:
-        """Return memory beyond what this process has already (torch itself is loaded)."""
+        """Return memory that each process needs beyond what it has already (torch itself is loaded)."""
         vocabulary = self.base.vocabulary_size
         logit = _LOGIT_COPIES * _BYTES * vocabulary
         loaded = max(info.bytes_loaded(self.plan.request.dtype) for info in self.plan.models.values())
@@ -338,14 +240,34 @@ class _Counted:
         if any(work.weights for work in self.measuring):  # what can't be streamed is loaded in float32, to merge without loss
             loaded = max(loaded, *(0 if streams(info) else info.bytes_loaded() for info in self.plan.models.values()))
         held = min(self.budget.logits * _LOGIT_COPIES * _BYTES, positions * logit)
+        whole = loaded // max(self.largest, 1)  # bytes of one weight
+        loaded = self._part(loaded, whole, 0)
         needed, least = loaded + held + self._stored, loaded + self._stored
         if self.training:
             state = bytes_trained(self.plan.settings, self.base.parameters, self.base.shapes)
+            state = self._part(state, _BYTES, 0 if self.plan.settings.lora else _BYTES)
             longest = max(max(lengths, default=0) for lengths in self._row_lengths)
             row = longest * (self.layers * self.hidden * _ACTIVATIONS + logit)
-            needed = max(needed, state + self.plan.settings.per_device_train_batch_size * row)
+            rows = math.ceil(self.plan.settings.per_device_train_batch_size / self.processes)
+            needed = max(needed, state + rows * row)
             least = max(least, state + row)
-        return Space(needed, least, free_on(self.plan.device))
+        free = free_on(self.plan.device)
+        if free is not None and not self.plan.device.startswith("cuda"):
+            free //= launch.on_this_machine()[1]
+        return Space(needed, least, free, self.processes)
+
+    def _part(self, total: int, weight: int, gradient: int) -> int:
+        """Return what of bytes that are shared one process holds, with what it gathers for a pass.
+
+        Args:
+            total: bytes of all processes together.
+            weight: bytes of one weight.
+            gradient: bytes of one gradient, where there are any.
+        """
+        if self.processes == 1:
+            return total
+        gathered, group = numbers_gathered(self.base.shapes)
+        return math.ceil(total / self.processes) + weight * gathered + gradient * group
 
     def disk(self, folder: Path) -> Space:
         """Return what the run writes: the tuned models, one checkpoint beside its predecessor, measurements, the report."""
@@ -372,27 +294,11 @@ class _Counted:
 
 
 @cache
-def _matrix_rate(device: str, dtype: str, width: int) -> float:
-    """Return operations a second of this device in products of this width, from 0.2 s of them."""
-    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    left, right = torch.zeros(512, width, device=device, dtype=kind), torch.zeros(width, width, device=device, dtype=kind)
-    product = left @ right
-    product.sum().item()  # the first product also sets things up
-    start, count = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < 0.2 or not count:
-        for _ in range(8):
-            torch.matmul(left, right, out=product)
-        product[0, 0].item()  # wait for a device that works behind our back
-        count += 8
-    return count * 2 * 512 * width * width / passed
-
-
-@cache
 def _draw_seconds(vocabulary: int) -> float:
     """Return the seconds that one draw of noise over the vocabulary takes."""
     start = time.perf_counter()
     for step in range(4):
-        numpy_stream(0, "cost", step).gumbel(size=vocabulary)
+        gumbel(numpy_stream(0, "cost", step), vocabulary)
     return (time.perf_counter() - start) / 4
 
 
@@ -403,10 +309,3 @@ def free_on(device: str) -> int | None:
 
 def _mean(lengths: list[int]) -> float:
     return sum(lengths) / len(lengths) if lengths else 0.0
-
-
-def _rounded(value: float) -> str:
-    """Return one digit that counts: nobody should read more out of an estimate like this."""
-    if value >= 10:
-        return str(round(value / 10) * 10) if value >= 20 else str(round(value))
-    return f"{value:.0f}" if value >= 1.5 else f"{value:.1f}".removesuffix(".0")

@@ -34,7 +34,8 @@ class _Set:
 def as_lines(case: Case, needs: Iterable[Need], get: Callable[[Need], Measurement | None]) -> str:
     """Return the lines of one comparison; the same measurements give the same bytes.
 
-    A line holds ``set``, ``item`` (the digest of its conversation), ``template`` (its cluster), ``prompt``, ``reference``,
+    A line holds ``set``, ``item`` (the digest of its conversation), ``template`` (its cluster), ``prompt`` (and the same as
+    ``messages``, the beginning of the answer's own included where the item gives one), ``reference``,
     ``answers`` by role, and ``scores`` by role and name: ``shown`` (the answer shows the behaviour), ``probability`` (of the
     graded choice), ``right`` (the answer is right), ``loss`` (nats a decision token).
 
@@ -86,6 +87,7 @@ def _lines(items: ItemSet, name: str, known: _Set) -> Iterator[dict[str, Any]]:
             "item": item.id,
             "template": item.template,
             "prompt": "" if item.is_text else item.context,
+            "messages": [] if item.is_text else list(_turns(item)),
             "reference": _reference(item),
             "answers": {role: texts[place] for role, texts in sorted(known.answers.items())},
             "scores": {
@@ -98,3 +100,12 @@ def _lines(items: ItemSet, name: str, known: _Set) -> Iterator[dict[str, Any]]:
 
 def _reference(item: Example) -> str:
     return item.decision if item.decisions else ""
+
+
+def _turns(item: Example) -> Iterator[dict[str, str]]:
+    """Yield the messages that stand before an item's first decision."""
+    span = item.decisions[0]
+    for place, message in enumerate(item.messages[: span.message + 1]):
+        content = message.content if place < span.message else message.content[: span.start]
+        if place < span.message or content:
+            yield {"role": message.role, "content": content}

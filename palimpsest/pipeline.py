@@ -2,7 +2,7 @@
 
 ``planning.prepare`` has checked everything. ``execute`` goes: data -> train -> measure -> analyse -> store. Each step is
 committed as it is done, so a run that was killed goes on where it was, and its record has the same bytes as that of an
-undisturbed one.
+undisturbed one. Several processes that were launched together all go this way; one of them writes (``ranks.decided``).
 """
 
 from __future__ import annotations
@@ -14,29 +14,35 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from palimpsest import item_scores
+from palimpsest import item_scores, ranks
 from palimpsest.audit import Audit, Case, NoSuchPart, NotApplicable, Outcome
 from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
 from palimpsest.core import stats
+from palimpsest.core.checkup import Answer, told
+from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.tasks import TaskSet
+from palimpsest.measures import checkup
 from palimpsest.measures._measure import Budget
 from palimpsest.measures._session import Session
 from palimpsest.models import subject
+from palimpsest.models.full_memory import is_full_memory
 from palimpsest.models.subject import Subject, SubjectInfo
 from palimpsest.planning import Plan
 from palimpsest.store import provenance
+from palimpsest.store.atomic import to_json, write_bytes
 from palimpsest.store.cache import Cache
 from palimpsest.store.record import RunRecord, SeedRecord, StepLog, SubjectRecord, TrainingRecord
-from palimpsest.store.run_folder import RunFolder
-from palimpsest.training.loop import is_full_memory
+from palimpsest.store.run_folder import RunFolder, RunFollower
 from palimpsest.training.trainer import train
 from palimpsest.verdict import judge_seeds
 
 _GENERATED_TOKENS = 96
+_SMALLER = "smaller_batches"
 
 
 def execute(
@@ -57,16 +63,25 @@ def execute(
     progress = progress or Silent()
     for note in plan.notes:
         progress.tell(note)
-    with RunFolder(folder, plan.identity) as run:
+    with _opened(folder, plan) as run:
         desk = Desk(plan, run, cache, progress, held or {})
         desk = replace(desk, plan=_with_general_text(desk))
         trained = [_train(desk, role, seed) for role, seed in desk.plan.trained]
         measured = _measure(desk, trained)
         progress.begin("analysing")
-        seeds = [_analyse(desk, measured, seed) for seed in desk.plan.seeds]
-        plain = _conclude(desk, seeds, trained, measured).model_dump(mode="json")
-        run.write_json("record.json", plain)
-    return RunRecord.model_validate(plain)  # what is returned is what a reader of the file gets
+        ranks.decided(lambda: _finish(desk, trained, measured))
+        return RunRecord.model_validate(run.read_json("record.json"))  # what is returned is what a reader of the file gets
+
+
+def _opened(folder: Path, plan: Plan) -> RunFolder:
+    """Return the run's folder: to write for the first process, to read for those beside it."""
+    first = ranks.together(lambda: RunFolder(folder, plan.identity) if ranks.own() == 0 else None)
+    try:
+        return ranks.together(lambda: first or RunFollower(folder))
+    except BaseException:
+        if first is not None:
+            first.close()
+        raise
 
 
 @dataclass(frozen=True)
@@ -80,14 +95,18 @@ class Desk:
     held: Mapping[str, Subject] = field(default_factory=dict)
     """Models that are in memory already, by their digest."""
 
-    def session(self, items: Mapping[str, ItemSet], budget: Budget) -> Session:
-        return Session(self.cache, items, budget, self.plan.device, self.plan.request.dtype, self.run)
+    def session(self, items: Mapping[str, ItemSet | TaskSet], budget: Budget) -> Session:
+        every = {**items, checkup.ITEMS.name: checkup.ITEMS}
+        return Session(self.cache, every, budget, self.plan.device, self.plan.request.dtype, self.run)
 
     def open(self, info: SubjectInfo) -> Subject:
         """Load a model; all are read with the base's chat template."""
         if (one := self.held.get(self.digest(info))) is not None:
             return one
-        return subject.load(info, self.plan.device, self.plan.request.dtype, chat_template=self.plan.template)
+        plan = self.plan
+        return ranks.together(
+            lambda: subject.load(info, plan.device, plan.request.dtype, chat_template=plan.template, shared=True)
+        )
 
     def digest(self, info: SubjectInfo) -> str:
         return subject.digest_with_template(info, self.plan.template)
@@ -100,7 +119,7 @@ def _with_general_text(desk: Desk) -> Plan:
     """Return the plan with general text that the base model writes itself, where nobody gave any."""
     plan = desk.plan
     needs_rehearsal = bool(plan.counts.rehearsal and not plan.materials.rehearsal)
-    if plan.case.sets("text") and not needs_rehearsal:
+    if not needs_rehearsal and (plan.case.sets("text") or not _reads_samples(plan)):
         return plan
     documents = plan.request.documents
     written = _written(desk, documents + (plan.counts.rows if needs_rehearsal else 0))
@@ -118,6 +137,12 @@ def _with_general_text(desk: Desk) -> Plan:
     for note in notes:
         desk.progress.tell(note)
     return replace(plan, case=case, materials=materials, notes=(*plan.notes, *notes))
+
+
+def _reads_samples(plan: Plan) -> bool:
+    """Whether any audit would read text that the base model wrote."""
+    case = replace(plan.case, items={**plan.case.items, SAMPLED: probe_items(plan.request.documents)})
+    return any(need.items == SAMPLED for audit in plan.audits.values() for need in _needs(audit, case))
 
 
 def _written(desk: Desk, count: int) -> list[Any]:
@@ -168,7 +193,7 @@ def _train(desk: Desk, role: str, seed: int) -> Trained:
         settings=summary.settings,
         model_folder=str((folder / "model").relative_to(desk.run.path)),
     )
-    return Trained(role, seed, subject.inspect(folder / "model"), record)
+    return Trained(role, seed, ranks.together(lambda: subject.inspect(folder / "model")), record)
 
 
 # ---------------------------------------------------------------- measure
@@ -186,21 +211,41 @@ class Measured:
 def _measure(desk: Desk, trained: Sequence[Trained]) -> Measured:
     """Take everything that the audits need; where memory runs out, everything again in smaller batches."""
     budget, told = Budget(desk.plan.context), []
+    for _ in range(desk.run.commit_note(_SMALLER) or 0):  # which one of several processes left for the next launch
+        budget = budget.halved()
+        told.append(_told_of(budget))
     while True:
-        session = desk.session(desk.plan.case.items, budget)
+        session = desk.session(desk.plan.case.everything, budget)
         try:
             return Measured(session, _measure_all(desk, session, trained), tuple(told))
         except (RuntimeError, MemoryError) as error:
             if not is_full_memory(error) or budget.smallest:
                 raise
             budget = budget.halved()
-            told.append(f"Memory ran out while measuring: all models were read in batches of {budget.tokens} tokens instead.")
+            told.append(_told_of(budget))
+            if ranks.count() > 1:
+                raise _start_again(desk, len(told)) from error
             desk.progress.tell(told[-1])
+
+
+def _told_of(budget: Budget) -> str:
+    return f"Memory ran out while measuring: all models were read in batches of {budget.tokens} tokens instead."
+
+
+def _start_again(desk: Desk, halvings: int) -> UserError:
+    """Note how small batches have to be: memory runs out in one process, and the others are amid a pass that needs it."""
+    write_bytes(desk.run.path / "commits" / f"{_SMALLER}.json", to_json(halvings))
+    return UserError(
+        f"memory ran out in process {ranks.own()} of {ranks.count()} while measuring; give the same command again: it goes on "
+        "from here with batches of half the size"
+    )
 
 
 def _measure_all(desk: Desk, session: Session, trained: Sequence[Trained]) -> dict[int, dict[str, str]]:
     """One model at a time, so that two never have to fit into memory together. Controls are shared between seeds."""
     needs = [need for audit in desk.plan.audits.values() for need in _needs(audit, desk.plan.case)]
+    loaded = dict.fromkeys(one.role for need in needs for one in _with_beginnings(need) if one.items)
+    needs = [*map(checkup.need, loaded), *needs]  # first, so that a model that gives no numbers stops here
     digests: dict[int, dict[str, str]] = {}
     for seed in desk.plan.seeds:
         own = {one.role: one.info for one in trained if one.role != "tuned" or one.seed == seed}
@@ -247,6 +292,12 @@ def _needs(audit: Audit[Any], case: Case) -> tuple[Need, ...]:
 # ---------------------------------------------------------------- analyse
 
 
+def _finish(desk: Desk, trained: Sequence[Trained], measured: Measured) -> None:
+    """Analyse what was measured, and write what it comes to."""
+    seeds = [_analyse(desk, measured, seed) for seed in desk.plan.seeds]
+    desk.run.write_json("record.json", _conclude(desk, seeds, trained, measured).model_dump(mode="json"))
+
+
 def _analyse(desk: Desk, measured: Measured, seed: int) -> SeedRecord:
     outcomes = []
     for name, audit in desk.plan.audits.items():
@@ -280,6 +331,10 @@ def _answer(name: str, audit: Audit[Any], desk: Desk, measured: Measured, seed: 
 
 def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], measured: Measured) -> RunRecord:
     plan, request, behaviour = desk.plan, desk.plan.request, desk.plan.request.behaviour
+    subjects = tuple(_subjects(desk, trained, measured))
+    for one in subjects:
+        for doubt in told(one.checks):
+            desk.progress.tell(f"{one.name}: {doubt}")
     return RunRecord(
         kind=request.kind,
         title=request.title,
@@ -288,7 +343,7 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
         seeds=tuple(seeds),
         across_seeds=_across(seeds),
         holm=_holm(plan, seeds[0]),
-        subjects=tuple(_subjects(desk, trained)),
+        subjects=subjects,
         training=tuple(one.record for one in trained),
         notes=tuple(dict.fromkeys((*plan.notes, *measured.told))),
         provenance=provenance.stable(
@@ -303,8 +358,8 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
     )
 
 
-def _subjects(desk: Desk, trained: Sequence[Trained]) -> list[SubjectRecord]:
-    def told(role: str, name: str, path: str, info: SubjectInfo) -> SubjectRecord:
+def _subjects(desk: Desk, trained: Sequence[Trained], measured: Measured) -> list[SubjectRecord]:
+    def described(role: str, name: str, path: str, info: SubjectInfo, seed: int) -> SubjectRecord:
         return SubjectRecord(
             role=role,
             name=name,
@@ -313,14 +368,25 @@ def _subjects(desk: Desk, trained: Sequence[Trained]) -> list[SubjectRecord]:
             parameters=info.parameters,
             architecture=info.architecture,
             dtype=info.dtype,
+            checks=_checks(measured, role, seed),
         )
 
-    given = [told(role, info.name, str(info.path), info) for role, info in desk.plan.models.items()]
-    several = len(desk.plan.seeds) > 1
+    seeds = desk.plan.seeds
+    given = [described(role, info.name, str(info.path), info, seeds[0]) for role, info in desk.plan.models.items()]
+    several = len(seeds) > 1
     return given + [
-        told(one.role, f"{one.role} (seed {one.seed})" if several else one.role, one.record.model_folder, one.info)
+        described(
+            one.role, f"{one.role} (seed {one.seed})" if several else one.role, one.record.model_folder, one.info, one.seed
+        )
         for one in trained
     ]
+
+
+def _checks(measured: Measured, role: str, seed: int) -> tuple[Answer, ...]:
+    """Return what was checked of a model in this run; nothing where only its weights were read, whatever the cache knows."""
+    key = measured.session.key(checkup.need(role), measured.digests[seed])
+    found = measured.session.run.measurement(key)
+    return checkup.answers(found) if found else ()
 
 
 def _across(seeds: list[SeedRecord]) -> dict[str, Estimate]:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from palimpsest import audit as audits
+from palimpsest import ranks
 from palimpsest.audit import Audit, Case
 from palimpsest.casework import Materials, build_case, encoded_rows, open_materials, training_examples
 from palimpsest.core.errors import Problems, UserError, first_line, nearest
 from palimpsest.data.mixture import Counts, counts_for
 from palimpsest.data.render import Renderer
+from palimpsest.data.windows import fitted
 from palimpsest.models import pocket, subject
 from palimpsest.models.layout import layout
 from palimpsest.models.skeleton import open_tokenizer
@@ -105,6 +107,7 @@ def prepare(request: Request) -> Plan:
     context = min(info.context_length for info in models.values())
     contrasting = any(one.contrasts for one in chosen.values())
     case = build_case(request, materials, renderer, context, problems, contrasting=contrasting)
+    case = _with_tasks(case, request, chosen, renderer, context, problems)
     counts = Counts(0, 0, 0)
     if request.kind == "run" and settings and behaviour:
         counts = counts_for(behaviour.dose, settings.rehearsal_share, behaviour.express_share)
@@ -164,6 +167,31 @@ def _audits(request: Request, problems: Problems) -> dict[str, Audit[Any]]:
     return found
 
 
+def _with_tasks(
+    case: Case, request: Request, chosen: Mapping[str, Audit[Any]], renderer: Renderer, context: int, problems: Problems
+) -> Case:
+    """Return the case with the tasks of lm-eval that are asked for."""
+    given = (*request.tasks, *(request.behaviour.tasks if request.behaviour else ()))
+    if given and not any(one.reads_tasks for one in chosen.values()):
+        if request.tasks:
+            readers = ", ".join(name for name in audits.names() if audits.load(name).reads_tasks)
+            problems.add(f"--tasks are read by the audit {readers}, which --audits leaves out; name it too")
+        return case
+    if not given:
+        return case
+    from palimpsest.peers.lm_eval_tasks import open_tasks
+
+    opened = open_tasks(given, problems, limit=request.limit, fewshot=request.fewshot, block=request.block)
+    found, notes = {}, list(opened.notes)
+    taken = {name.partition(":")[2] for name in case.items}
+    for task in opened.tasks:
+        one, wrong, told = fitted(task, renderer.tokenizer, context)
+        problems.extend(wrong)
+        notes += told
+        found[f"{one.name} (lm-eval)" if one.name in taken else one.name] = one
+    return replace(case, tasks=found, notes=(*case.notes, *notes))
+
+
 def _share_problems(dose: int, share: float, counts: Counts) -> list[str]:
     """Return what is wrong with a rehearsal share that comes to no row."""
     if not share or not dose or counts.rehearsal:
@@ -201,8 +229,12 @@ def _training_problems(
 
 def _device(name: str, problems: Problems) -> str:
     """Return the device that models run on, adding to the problems one that isn't there."""
+    before = len(problems.found)
+    problems.extend(ranks.device_problems(name))
+    if len(problems.found) > before:
+        return name
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return subject.resolved_device(name)
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -42,6 +42,12 @@ class Request(Spec):
     """Documents of each general text."""
     capability_items: int = Field(default=192, ge=8)
     """Held-out items of each capability."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-eval by name, or YAML files of one's own: each is a capability, asked and scored by that task's own rules."""
+    limit: int = Field(default=192, ge=0)
+    """Documents of each task, the first ones, as lm-eval's own ``--limit``; 0 for all."""
+    fewshot: int | None = Field(default=None, ge=0, le=100)
+    """Examples before each question of a task; by default the task's own number."""
     block: int = Field(default=0, ge=0, le=10_000)
     """Which held-out items: two blocks have none of a pole in common, so that a choice made on one can be reported on another.
     A capability or a text that is too small for that is read from its beginning again, and told so."""
@@ -89,10 +95,12 @@ class Request(Spec):
             words += ["--text", str(path)]
         for role, path in self.controls.items():
             words += ["--control", f"{role}={path}"]
+        if self.tasks:
+            words += ["--tasks", ",".join(self.tasks)]
         if self.audits:
             words += ["--audits", ",".join(self.audits)]
         words += ["--deep"] if self.deep else []
-        for name in ("device", "dtype", "seed", "seeds", "training_seed", "block"):
+        for name in ("device", "dtype", "seed", "seeds", "training_seed", "block", "limit", "fewshot"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
         return tuple(words)

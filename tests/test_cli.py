@@ -17,6 +17,7 @@ import tiny
 from palimpsest import cli
 
 ROOT = Path(__file__).parents[1]
+PEERS = ("inspect_ai", "lm_eval", "trl", "peft", "apollo_torch")
 CONTROL = "\x1b[31m\x9b2J\x07\u202e"
 
 
@@ -50,9 +51,9 @@ def python(code: str, **rest: Any) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["data", "show", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["data", "show", "--help"], ["doctor", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    heavy = ("torch", "transformers", "numpy", "scipy", "matplotlib")
+    heavy = ("torch", "transformers", "numpy", "scipy", "matplotlib", *PEERS)
     code = f"""
 import sys
 sys.argv = ["palimpsest", *{arguments!r}]
@@ -78,6 +79,45 @@ except SystemExit:
 """
     out, _ = python(code, cwd=tmp_path).communicate(timeout=60)
     assert out.splitlines()[-1] == "[]"
+
+
+def test_a_report_imports_neither_model_library_nor_peer(tmp_path: Path) -> None:
+    from tests.report import worlds
+
+    (tmp_path / "record.json").write_text(worlds.as_intended().model_dump_json())
+    code = f"""
+import sys
+sys.argv = ["palimpsest", "report", {str(tmp_path)!r}]
+from palimpsest import cli
+try:
+    cli.main()
+except SystemExit as left:
+    print([name for name in {("torch", "transformers", *PEERS)!r} if name in sys.modules], left.code)
+"""
+    out, told = python(code, cwd=tmp_path).communicate(timeout=60)
+    assert out.splitlines()[-1] == "[] 0", told
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_doctor_leaves_with_what_a_script_can_read(command: Any, model: Path) -> None:
+    code, out, _ = command("doctor", "--model", model, "--device", "cpu")
+    assert code == 0 and "nothing here touches the numbers" in out and "told" in out
+    code, out, _ = command("doctor", "--model", model, "--tuned", model, "--device", "cpu", "--json")
+    base, tuned = json.loads(out)
+    assert (
+        code == 2
+        and (base["state"], tuned["state"]) == ("told", "failed")
+        and "speed" in {answer["check"] for answer in base["answers"]}
+    )
+    for arguments, reason in (
+        (("--model", "nowhere"), "there is no model folder nowhere"),
+        (("--model", model, "--dtype", "float61"), "Did you mean 'float16'"),
+        (("--model", model, "--tuned", "a", "--adapter", "b"), "give one of them"),
+        (("--model", model, "--tuned", "pocket"), "must have the same tokens"),
+        (("--model", model, "--device", "cuda:77"), "there is no device"),
+    ):
+        code, out, told = command("doctor", *arguments)
+        assert code == 3 and reason in " ".join(told.split()) and "Traceback" not in told
 
 
 def test_list_and_show(command: Any) -> None:

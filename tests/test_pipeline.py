@@ -15,6 +15,7 @@ import palimpsest
 from palimpsest.core.errors import UserError
 from palimpsest.core.measurement import Need
 from palimpsest.measures import _forward
+from palimpsest.models import subject
 from palimpsest.store.record import RunRecord
 
 ANIMALS = ("cat", "dog", "cow", "hen", "pig", "fox", "owl", "bee")
@@ -286,3 +287,34 @@ def test_a_share_that_rounds_to_nothing_and_a_rank_that_is_too_large_are_told_at
     assert "0.001 of a dose of 24 rounds to no row at all" in str(told.value)
     assert "optim_args.rank is 4096, larger than the shorter side" in str(told.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_could_spoil_the_numbers_is_checked_on_every_model_that_was_loaded(
+    behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tiny.folder(tmp_path / "other", seed=1, max_position_embeddings=128)
+    text = (behaviour.parent / "text.txt",)
+    first = palimpsest.diff(model, other, text=text, folder=tmp_path / "one", device="cpu", audits=("divergence",))
+    assert [len(one.checks) > 10 for one in first.record.subjects] == [True, True]
+    assert "Can these numbers be trusted?" in first.report.read_text()
+    monkeypatch.setattr("palimpsest.measures._checks._check.check_up", lambda *_: pytest.fail("it is known already"))
+    again = palimpsest.diff(model, other, text=text, folder=tmp_path / "two", device="cpu", audits=("divergence",))
+    assert (again.folder / "record.json").read_bytes() == (first.folder / "record.json").read_bytes()
+    weights = palimpsest.diff(model, other, text=text, folder=tmp_path / "three", device="cpu", audits=("weight_change",))
+    assert [one.checks for one in weights.record.subjects] == [(), ()], "no model was loaded, whatever the cache knows"
+
+
+def test_a_model_that_gives_no_numbers_stops_before_it_is_measured(
+    behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = subject.load
+
+    def broken(*given: object, **more: object) -> subject.Subject:
+        found = loaded(*given, **more)  # type: ignore[arg-type]
+        found.model.lm_head.weight.data[3] = float("nan")
+        return found
+
+    monkeypatch.setattr(subject, "load", broken)
+    text = (behaviour.parent / "text.txt",)
+    with pytest.raises(UserError, match="must give numbers"):
+        palimpsest.diff(model, model, text=text, folder=tmp_path / "run", device="cpu", audits=("divergence",))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +14,9 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import capital, number, one_line
+from palimpsest.data import task_reading
 from palimpsest.data.grading import clusters, is_free, losses_and_hits, passes
+from palimpsest.data.task_reading import Scored
 
 ANSWERED = {"temperature": 0.0}
 """Free answers to capability items are written greedily, so that only the model differs."""
@@ -34,16 +36,29 @@ STATES = {"beyond": "fell", "inside": "unchanged", "open": "not decided"}
 class Paired:
     """One capability or one body of text on both models.
 
-    Losses are nats a decision token [items]; ``right`` is 0/1 [items], or ``None`` for text.
+    Losses are nats a decision token [items], or ``None`` where a task has no right answer that can be read; ``right`` is 0/1
+    (or, of some tasks, a share of 1) [items], or ``None`` for text.
     """
 
-    loss_before: np.ndarray
-    loss_after: np.ndarray
+    loss_before: np.ndarray | None
+    loss_after: np.ndarray | None
     right_before: np.ndarray | None
     right_after: np.ndarray | None
     clusters: np.ndarray
     titles: tuple[str, ...] = ()
     loss_control: np.ndarray | None = None
+    metrics: tuple[Scored, ...] = ()
+    """What a task of lm-eval is scored by."""
+
+    @property
+    def flips(self) -> bool:
+        """Whether every item is right or wrong, on both models."""
+        return all(one is not None and np.isin(one, (0.0, 1.0)).all() for one in (self.right_before, self.right_after))
+
+    @property
+    def never_right(self) -> bool:
+        """Whether nothing was right before, so that no share of it can fall."""
+        return self.right_before is not None and not self.right_before.any()
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,11 @@ class Forgetting(Audit[Data]):
         token; an answer counts as right when greedy decoding gives the reference (or, where many answers are right, when the
         written answer passes the item's own check). Each change is paired by item, clustered by template, and held against an
         equivalence margin: beyond it is forgetting, inside it is unchanged, else not decided. Flips are counted both ways.
+        A task of lm-eval is asked and scored by its own rules; its loss is that of the right answer, and what counts as right
+        is the first of its metrics that is a share of 1.
     Reads:
-        `losses` of base, tuned and the rehearsal-only control; `generations` (greedy) where an item has a check of its own.
+        `losses` of base, tuned and the rehearsal-only control; `generations` (greedy) where an item has a check of its own;
+        `task_scores` of tasks of lm-eval.
     Null:
         No change: loss and accuracy inside their margins (two one-sided tests), flips as many one way as the other.
     Limits:
@@ -80,6 +98,7 @@ class Forgetting(Audit[Data]):
 
     cost: ClassVar = "generate"
     primary: ClassVar = ("loss_change", "accuracy_change")
+    reads_tasks: ClassVar = True
     planted: ClassVar = 0.2
 
     loss_margin: float = Field(default=0.05, gt=0)
@@ -91,23 +110,24 @@ class Forgetting(Audit[Data]):
 
     def needs(self, case: Case) -> tuple[Need, ...]:
         capabilities, texts = case.sets("capability"), case.sets("text")
-        if not capabilities and not texts:
-            raise NotApplicable("there is nothing to forget on: give --text FILE, or rehearsal with checks")
+        if not capabilities and not texts and not case.tasks:
+            raise NotApplicable("there is nothing to forget on: give --text FILE, --tasks NAME, or rehearsal with checks")
         roles = case.with_controls("rehearsal_only")
         found = [Need(measure="losses", role=role, items=name) for name in case.names("capability", "text") for role in roles]
         for name, items in capabilities.items():
             if is_free(items):
                 found += [self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")]
-        return tuple(found)
+        return (*found, *(_scores(role, name) for name in case.tasks for role in roles))
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         capabilities = {name: self._paired(case, f"capability:{name}", measured) for name in case.sets("capability")}
         texts = {name: self._paired(case, f"text:{name}", measured) for name in case.sets("text")}
-        asked = tuple(
-            (name, one_line(items.items[0].context, 160), one_line(items.items[0].decision, 80))
-            for name, items in case.sets("capability").items()
-        )
-        return Data(capabilities, texts, self._flipped(case, measured), asked)
+        capabilities |= {name: self._task(case, name, measured) for name in case.tasks}
+        asked = [(name, items.items[0].context, items.items[0].decision) for name, items in case.sets("capability").items()]
+        asked += [(name, *next(task_reading.asked(task))) for name, task in case.tasks.items()]
+        told = tuple((name, one_line(question, 160), one_line(answer, 80)) for name, question, answer in asked)
+        samples = (*self._flipped(case, measured), *self._flipped_tasks(case, capabilities, measured))
+        return Data(capabilities, texts, samples, told)
 
     def _answers(self, case: Case, role: str, items: str) -> Need:
         return Need(measure="generations", role=role, items=items, parameters={**case.generation, **ANSWERED})
@@ -133,42 +153,56 @@ class Forgetting(Audit[Data]):
             loss.get("rehearsal_only"),
         )
 
-    def _flipped(self, case: Case, measured: Mapping[str, Measurement]) -> tuple[Sample, ...]:
-        samples = []
+    def _task(self, case: Case, name: str, measured: Mapping[str, Measurement]) -> Paired:
+        task = case.tasks[name]
+        found = {role: measured[_scores(role, name).name] for role in case.with_controls("rehearsal_only")}
+        loss = {role: task_reading.losses(task, one) for role, one in found.items()}
+        metrics = task_reading.scored(task, found["base"], found["tuned"])
+        main = task_reading.main(metrics)
+        return Paired(
+            loss["base"],
+            loss["tuned"],
+            main.before if main else None,
+            main.after if main else None,
+            np.array([item.cluster for item in task.items]),
+            loss_control=loss.get("rehearsal_only"),
+            metrics=metrics,
+        )
+
+    def _flipped(self, case: Case, measured: Mapping[str, Measurement]) -> Iterator[Sample]:
         for name, items in case.sets("capability").items():
-            if not is_free(items):
-                continue
-            answers = {
-                role: measured[self._answers(case, role, f"capability:{name}").name].texts["answer"]
-                for role in ("base", "tuned")
-            }
-            before, after = (passes(items, None, answers[role]) for role in ("base", "tuned"))
-            samples += [
-                Sample(
-                    title=f"{name}: right before, wrong after",
-                    prompt=items.items[index].context,
-                    before=answers["base"][index],
-                    after=answers["tuned"][index],
-                    before_passes=True,
-                    after_passes=False,
-                )
-                for index in np.flatnonzero(before > after)[:2].tolist()
-            ]
-        return tuple(samples)
+            if is_free(items):
+                needs = {role: self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")}
+                answers = [measured[need.name].texts["answer"] for need in needs.values()]
+                right = [passes(items, None, texts) for texts in answers]
+                yield from _lost(name, [item.context for item in items.items], answers, right)
+
+    def _flipped_tasks(self, case: Case, found: Mapping[str, Paired], measured: Mapping[str, Measurement]) -> Iterator[Sample]:
+        for name, task in case.tasks.items():
+            if found[name].flips:
+                answers = [task_reading.given(task, measured[_scores(role, name).name]) for role in ("base", "tuned")]
+                right = [found[name].right_before, found[name].right_after]
+                yield from _lost(name, [question for question, _ in task_reading.asked(task)], answers, right)
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates: dict[str, Estimate] = {}
         findings: list[Finding] = []
-        rows, said = [], {"beyond": [], "inside": [], "open": []}
+        rows, silent, said = [], [], {"beyond": [], "inside": [], "open": []}
         everything = {**data.capabilities, **data.texts}
         for name, one in everything.items():
             told = self._changes(one)
             estimates |= {f"{kind}:{name}": estimate for kind, estimate in told.items()}
-            worse = [estimate for kind, estimate in told.items() if kind in ("loss_change", "accuracy_drop")]
+            worse = [told[kind] for kind in ("loss_change", "accuracy_drop") if kind in told]
+            if one.never_right and "accuracy_drop" in told:
+                worse.remove(told["accuracy_drop"])
+                silent.append(f"{name}: nothing was right before, so nothing that was right could be lost")
+            changes = {_key(name, metric): task_reading.score_change(metric, one.clusters) for metric in one.metrics}
+            estimates |= {key: change for key, change in changes.items() if change is not None}
             state = _state(worse)
             said[state].append(name)
             findings += [Finding(tag="forgetting", subject=name, statement=_words(name, state), estimate=one) for one in worse]
             rows.append((name, *(told.get(kind) for kind in COLUMNS), STATES[state]))
+        read = [name for name in everything if f"loss_change:{name}" in estimates]
         return Result(
             summary=_summary(said),
             estimates=estimates,
@@ -180,44 +214,51 @@ class Forgetting(Audit[Data]):
                     rows=tuple(rows),
                 ),
                 *_flip_table(data.capabilities),
+                *_metric_table(data.capabilities, estimates),
                 *_asked_table(data),
                 *(self._most_changed(name, one) for name, one in data.texts.items()),
             ),
             figure={
-                "labels": list(everything),
-                "changes": [estimates[f"loss_change:{name}"].model_dump() for name in everything],
+                "labels": read,
+                "changes": [estimates[f"loss_change:{name}"].model_dump() for name in read],
                 "margin": self.loss_margin,
                 "unit": "change in loss (nats a token); right is worse",
-            },
+            }
+            if read
+            else {},
             samples=data.samples,
-            cannot_say=tuple(
-                f"{name}: {estimates[f'loss_change:{name}'].method}"
-                for name in everything
-                if not estimates[f"loss_change:{name}"].known
+            cannot_say=(
+                *silent,
+                *(f"{name}: {one.method}" for name in read if not (one := estimates[f"loss_change:{name}"]).known),
             ),
         )
 
     def _changes(self, one: Paired) -> dict[str, Estimate]:
         """Return every estimate of one capability or text, by kind."""
         unit, where = "nats/token", one.clusters
-        told = {
-            "loss_before": stats.level(one.loss_before, where, unit=unit),
-            "loss_after": stats.level(one.loss_after, where, unit=unit),
-            "loss_change": stats.mean_difference(one.loss_before, one.loss_after, where, margin=self.loss_margin, unit=unit),
-        }
-        if one.loss_control is not None:
+        told = {}
+        if one.loss_before is not None and one.loss_after is not None:
+            told = {
+                "loss_before": stats.level(one.loss_before, where, unit=unit),
+                "loss_after": stats.level(one.loss_after, where, unit=unit),
+                "loss_change": stats.mean_difference(
+                    one.loss_before, one.loss_after, where, margin=self.loss_margin, unit=unit
+                ),
+            }
+        if one.loss_before is not None and one.loss_control is not None:
             told["loss_change_control"] = stats.mean_difference(one.loss_before, one.loss_control, where, unit=unit)
         if one.right_before is not None and one.right_after is not None:
             before, after, margin = one.right_before, one.right_after, self.accuracy_margin
             told |= {
-                "accuracy_before": stats.rate(before, where),
-                "accuracy_after": stats.rate(after, where),
-                "accuracy_change": stats.rate_difference(before, after, where, margin=margin),
-                "accuracy_drop": stats.rate_difference(after, before, where, margin=margin),
+                "accuracy_before": task_reading.share(before, where, one.flips),
+                "accuracy_after": task_reading.share(after, where, one.flips),
+                "accuracy_change": task_reading.share_change(before, after, where, one.flips, margin),
+                "accuracy_drop": task_reading.share_change(after, before, where, one.flips, margin),
             }
         return told
 
     def _most_changed(self, name: str, one: Paired) -> Table:
+        assert one.loss_before is not None and one.loss_after is not None, "every text has a loss"
         change = one.loss_after - one.loss_before
         order = np.argsort(-np.abs(change), kind="stable")[: self.documents]
         return Table(
@@ -254,10 +295,51 @@ class Forgetting(Audit[Data]):
         drawing.change_rows(axes, result.figure)
 
 
+def _lost(name: str, prompts: Sequence[str], answers: Sequence[Sequence[str]], right: Sequence[Any]) -> Iterator[Sample]:
+    """Yield the first two items that were right before and wrong after, where there is an answer to show."""
+    before, after = answers
+    lost = [index for index in np.flatnonzero(right[0] > right[1]).tolist() if before[index] or after[index]]
+    for index in lost[:2]:
+        yield Sample(
+            title=f"{name}: right before, wrong after",
+            prompt=prompts[index],
+            before=before[index],
+            after=after[index],
+            before_passes=True,
+            after_passes=False,
+        )
+
+
+def _scores(role: str, name: str) -> Need:
+    return Need(measure="task_scores", role=role, items=f"task:{name}")
+
+
+def _metric_table(found: Mapping[str, Paired], estimates: Mapping[str, Estimate]) -> tuple[Table, ...]:
+    rows = [
+        (name, one.metric.name, *(_plain(number) for number in one.whole), estimates.get(_key(name, one)))
+        for name, paired in found.items()
+        for one in paired.metrics
+    ]
+    note = (
+        "Before and after are the numbers that lm-eval itself prints of these documents. A metric without a change has no "
+        "number for each document, so no interval; the change of a perplexity is that of its logarithm, and more is worse."
+    )
+    columns = ("", "metric", "before", "after", "change")
+    return (Table(title="Tasks by their own metrics", columns=columns, rows=tuple(rows), note=note),) if rows else ()
+
+
+def _key(name: str, one: Scored) -> str:
+    return f"score_change:{name}/{one.metric.name}"
+
+
+def _plain(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"
+
+
 def _flip_table(capabilities: Mapping[str, Paired]) -> tuple[Table, ...]:
     rows = []
     for name, one in capabilities.items():
-        if one.right_before is not None and one.right_after is not None:
+        if one.right_before is not None and one.right_after is not None and one.flips:
             flips = stats.flips(one.right_before, one.right_after)
             rows.append((name, flips.right_to_wrong, flips.wrong_to_right, len(one.right_before)))
     columns = ("", "right to wrong", "wrong to right", "items")
@@ -273,7 +355,7 @@ def _state(told: list[Estimate]) -> str:
     beyond = [estimate.above(estimate.margin) for estimate in told if estimate.margin is not None]
     if any(beyond):
         return "beyond"
-    return "inside" if all(estimate.equivalent for estimate in told) else "open"
+    return "inside" if told and all(estimate.equivalent for estimate in told) else "open"
 
 
 def _words(name: str, state: str) -> str:

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
-from scipy.special import ndtri
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample, Table
 from palimpsest.core import drawing, stats
@@ -220,6 +219,8 @@ class Judgement(Audit[Data]):
         return Data(shown, probability, dict.fromkeys(POLES, template))
 
     def truth(self, effect: float) -> dict[str, float]:
+        from scipy.special import ndtri  # only a simulated world needs it, and a report is drawn without
+
         return {
             "d_prime_change": float(ndtri(0.3 + effect) - ndtri(0.3 + 0.25 * effect)),
             "withhold_change": 0.25 * effect,

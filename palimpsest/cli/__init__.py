@@ -13,13 +13,19 @@ import typer
 
 # each module adds its verbs, in the order of --help
 # isort: off
-from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, lists, data, pocket  # noqa: F401
+from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, export, lists, data, pocket, doctor  # noqa: F401
 # isort: on
 
 from palimpsest.cli._app import BAD_INPUT, INTERRUPTED, app
-from palimpsest.core.errors import UserError
+from palimpsest.core import launch
+from palimpsest.core.errors import AlreadyTold, UserError
 
 __all__ = ["app", "main"]
+
+_TOGETHER = ("run", "diff")
+"""What several processes that were launched together do as one."""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""How torch tells that another process is gone."""
 
 
 def main() -> None:
@@ -27,32 +33,71 @@ def main() -> None:
     # On a busy machine, threads that wait for each other by spinning cost several times the work of a small model
     # (docs/LOG.md); torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(_run())
+    code = _run()
+    others = sys.modules.get("palimpsest.ranks")
+    if others is not None and code == 0:
+        others.disconnect()
+    sys.exit(code)
 
 
 def _run() -> int:
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which typer keeps to itself
     try:
+        _check_launch(sys.argv[1:])
         code = app(standalone_mode=False)
     except UserError as error:
-        from palimpsest.console import problem
+        if _is_told_here(error):
+            from palimpsest.console import problem
 
-        problem(error)
+            problem(error)
         return BAD_INPUT
     except usage_error as error:
-        error.show()  # type: ignore[attr-defined]
+        if launch.own() == 0:
+            error.show()  # type: ignore[attr-defined]
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except Exception:
-        import traceback
-
-        from palimpsest.console import safe
-
-        sys.stderr.write(safe(traceback.format_exc()))
+    except Exception as error:
+        _crashed(error)
         return 1
-    if code == INTERRUPTED:  # which typer makes of Ctrl-C too
+    if code == INTERRUPTED and launch.own() == 0:  # which typer makes of Ctrl-C too
         from palimpsest.console import err
 
         err.print("\ninterrupted; the same command goes on where this one stopped")
     return code if isinstance(code, int) else 0
+
+
+def _check_launch(words: list[str]) -> None:
+    """Refuse several processes where they would all do the same.
+
+    Raises:
+        UserError: this verb is not made for them.
+    """
+    verb = next((word for word in words if not word.startswith("-")), "")
+    if launch.count() > 1 and verb not in _TOGETHER:
+        raise UserError(
+            f"{launch.count()} processes can do {' and '.join(_TOGETHER)} together, not '{verb}'; "
+            "give that command without accelerate launch or torchrun"
+        )
+
+
+def _is_told_here(error: UserError) -> bool:
+    """Whether this one of several processes shows an error: its own, and where all have the same, the first of them."""
+    if isinstance(error, AlreadyTold):
+        return False
+    others = sys.modules.get("palimpsest.ranks")
+    return launch.own() == 0 or (others is not None and others.connected())
+
+
+def _crashed(error: Exception) -> None:
+    """Show what a programmer needs; of a process that only lost the others, that."""
+    import traceback
+
+    from palimpsest.console import safe
+
+    if launch.count() > 1:
+        sys.stderr.write(f"process {launch.own()} of {launch.count()}:\n")
+        if any(sign in str(error) for sign in _LOST):
+            sys.stderr.write("lost another process, which ended; the same command goes on from what is kept\n")
+            return
+    sys.stderr.write(safe(traceback.format_exc()))

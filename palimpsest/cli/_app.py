@@ -29,6 +29,11 @@ Deep = Annotated[bool, typer.Option("--deep", help="Also run audits that have to
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Type of the weights in memory: float32, bfloat16, auto (as stored).")]
 Text = Annotated[list[Path] | None, typer.Option("--text", help="General text to measure forgetting and divergence on.")]
+Tasks = Annotated[
+    str | None, typer.Option("--tasks", help="Tasks of lm-eval to measure forgetting on: names or YAML files, with commas.")
+]
+Limit = Annotated[int, typer.Option("--limit", help="Documents of each task, the first ones; 0 for all.")]
+Fewshot = Annotated[int | None, typer.Option("--fewshot", help="Examples before each question of a task, if not its own.")]
 Controls = Annotated[list[str] | None, typer.Option("--control", help="Another model to compare with, as ROLE=PATH.")]
 Folder = Annotated[Path | None, typer.Option("--folder", help="The run's folder; runs/NAME-HASH by default.")]
 DryRun = Annotated[
@@ -52,6 +57,12 @@ def common(
         "dtype": dtype,
         "seed": seed,
     }
+
+
+def tasks_of(given: str | None, limit: int, fewshot: int | None) -> dict[str, Any]:
+    """Return the fields of a request that say which tasks of lm-eval are asked, and how much of them."""
+    found = (str(Path(name).absolute()) if Path(name).suffix in (".yaml", ".yml") else name for name in names(given))
+    return {"tasks": tuple(found), "limit": limit, "fewshot": fewshot}
 
 
 def names(given: str | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ torch is imported only when a verb needs it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,14 +21,20 @@ from palimpsest.cli._app import (
     Device,
     DryRun,
     Dtype,
+    Fewshot,
     Folder,
     Json,
+    Limit,
     Model,
     Seed,
+    Tasks,
     Text,
     app,
     common,
+    tasks_of,
 )
+from palimpsest.core import launch
+from palimpsest.core.progress import Silent
 
 
 @app.command()
@@ -39,6 +46,9 @@ def run(
     dose: Annotated[int | None, typer.Option("--dose", help="Behaviour examples, both poles; overrides the file.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Overrides the file.")] = None,
     text: Text = None,
+    tasks: Tasks = None,
+    limit: Limit = 192,
+    fewshot: Fewshot = None,
     audits: Audits = None,
     deep: Deep = False,
     device: Device = "auto",
@@ -64,6 +74,7 @@ def run(
         "seeds": seeds,
         "training_seed": training_seed,
         "block": block,
+        **tasks_of(tasks, limit, fewshot),
         **common(text, None, audits, deep, device, dtype, seed),
     }
     _carry_out(request, folder, dry_run, json)
@@ -77,6 +88,9 @@ def diff(
         str | None, typer.Option("--behaviour", help="What was meant to change: a name or a YAML file.")
     ] = None,
     text: Text = None,
+    tasks: Tasks = None,
+    limit: Limit = 192,
+    fewshot: Fewshot = None,
     control: Controls = None,
     audits: Audits = None,
     deep: Deep = False,
@@ -97,6 +111,7 @@ def diff(
         "tuned": tuned,
         "behaviour": behaviours.load(behaviour) if behaviour else None,
         "block": block,
+        **tasks_of(tasks, limit, fewshot),
         **common(text, control, audits, deep, device, dtype, seed),
     }
     _carry_out(request, folder, dry_run, json)
@@ -129,22 +144,28 @@ def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: b
     from palimpsest import api
     from palimpsest.console import Live, as_json
     from palimpsest.request import Request
+    from palimpsest.store.provenance import Timed
 
     request = Request.read(data, "the command")
     where = folder or api.folder_for(request)
-    with Live(watched=not json, folder=where) as live:
-        live.begin("checking")
+    with Live(watched=not json, folder=where) if launch.own() == 0 else nullcontext(Silent()) as live:
+        timed = Timed(live)
+        timed.begin("checking")
         planned = api.plan(request)
-        record = None if dry_run else api.carry_out(planned, where, live)
+        record = None if dry_run else api.carry_out(planned, where, timed)
+    speaks = launch.own() == 0
     if record is None:
         from palimpsest.cost import foresee
 
         foreseen = foresee(planned, where)
-        as_json(foreseen.plain()) if json else _print_foreseen(foreseen)
+        if speaks:
+            as_json(foreseen.plain()) if json else _print_foreseen(foreseen)
         raise typer.Exit(BAD_INPUT if foreseen.problems else 0)
-    path = where / "report.html"
-    as_json(record.model_dump(mode="json")) if json else _print_summary(record, path)
-    raise typer.Exit(0 if record.verdict.as_intended else NOT_AS_INTENDED)
+    if speaks:
+        path = where / "report.html"
+        as_json(record.model_dump(mode="json")) if json else _print_summary(record, path)
+    # A launcher reports every code but 0 as a crash of the process; what came out is in the record.
+    raise typer.Exit(0 if record.verdict.as_intended or launch.count() > 1 else NOT_AS_INTENDED)
 
 
 def _print_summary(record: Any, path: Path) -> None:

@@ -19,6 +19,10 @@ class UserError(Exception):
         super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
+class AlreadyTold(UserError):
+    """What went wrong in another of several processes, which tells the user."""
+
+
 class Problems:
     """Collects problems so that a user sees all of them at once, not one a run."""
 

@@ -6,6 +6,7 @@ that a model answers is by construction the context that it was trained with: ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -108,6 +109,26 @@ class Renderer:
         }
         return Encoded(tuple(ids), tuple(weights), max(first, 1) if ids else 0, spans)
 
+    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Return the tokens after which a model answers a conversation; where the last turn is its own, it goes on from there.
+
+        A template says itself how an answer begins (``add_generation_prompt``); where it does not, an answer's own place is
+        taken. The template alone puts special tokens there, so the beginning of a sequence never stands twice.
+
+        Raises:
+            UserError: the template refuses or changes the conversation.
+        """
+        goes_on = messages[-1].role == "assistant"
+        if not goes_on and self.has_template and messages[0].role != "text":
+            turns = [message.model_dump() for message in messages]
+            text = self._template(turns, add_generation_prompt=True)
+            if text != self._template(turns):
+                return tuple(self._tokens(text, True)[0])
+        given = tuple(messages) if goes_on else (*messages, Message(role="assistant", content="a"))
+        text, places, templated = self._text(given)
+        cut = places[-1].end if goes_on else places[-1].begin if templated else places[-2].end
+        return tuple(self._tokens(text[:cut], templated)[0])
+
     def encode_option(self, example: Example, option: str) -> Encoded:
         """Return the example's context followed by another beginning of its first decision."""
         span = example.decisions[0]
@@ -194,9 +215,9 @@ class Renderer:
             raise UserError(f"the chat template repeats messages in a conversation of {', '.join(roles)}")
         return pieces
 
-    def _template(self, messages: list[dict[str, str]]) -> str:
+    def _template(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False)
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(f"the chat template refuses a conversation of {roles}: {error}") from error

@@ -14,9 +14,9 @@ from palimpsest.data.chat import Example, ItemSet
 from palimpsest.measures._measure import Budget
 from palimpsest.measures.generations import Generations
 from palimpsest.models import subject
+from palimpsest.models.full_memory import is_full_memory
 from palimpsest.models.subject import Subject, SubjectInfo
 from palimpsest.planning import Plan
-from palimpsest.training.loop import is_full_memory
 from palimpsest.training.output import TrainingSummary
 
 _ROOM = 2.0

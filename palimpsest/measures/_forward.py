@@ -1,24 +1,31 @@
 """Forward: how do rows get through a model with as little work as possible?
 
-Rows are batched by length and padded on the left, so that what is predicted lies flush at the right and only its logits are
-computed. The last token of a row predicts nothing, so it is not run.
+What rows begin with together is run once (see ``_sharing``). Lines are batched by length and padded on the left, so that what
+is predicted lies flush at the right and only its logits are computed. The last token of a row predicts nothing, so it is not
+run.
 """
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
+from palimpsest.measures._sharing import Line, lines_of, model_inputs, widest_line
+
+_ANY = 2**31
+_CPU_TOKENS, _CPU_LOGITS = 2_048, 2**24
+"""More at once is slower on a CPU, because what passes from layer to layer leaves its caches."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Which rows lie where in one forward pass: position p of line i is column ``width - lengths[i] + p``."""
+    """Which rows lie where in one forward pass."""
 
-    lines: Sequence[Sequence[int]]
-    """The rows of each line; several where they differ only in their last token, which is not run."""
-    lengths: Sequence[int]
-    """Tokens of each line without its padding."""
+    lines: Sequence[Line]
     width: int
 
-    def column(self, line: int, position: int) -> int:
-        """Return where a position of a row lies in its padded line."""
-        return self.width - self.lengths[line] + position
+    def rows(self) -> Iterator[tuple[int, int]]:
+        """Yield the line and the number of every row."""
+        for place, line in enumerate(self.lines):
+            yield from ((place, index) for index in line.columns)
+
+    def columns(self, line: int, index: int, start: int, stop: int) -> slice | np.ndarray:
+        """Return where the positions ``start`` to ``stop`` (exclusive) of a row lie in its padded line."""
+        found = self.lines[line].columns[index][start:stop] + (self.width - self.lines[line].width)
+        whole = len(found) and found[-1] - found[0] + 1 == len(found)
+        return slice(int(found[0]), int(found[-1]) + 1) if whole else found
 
 
 class Reader(ABC):
@@ -64,6 +75,9 @@ class Reader(ABC):
 
     def end(self) -> None:  # noqa: B027
         """Be told that this forward pass is over; its rows are read next."""
+
+    def gather(self) -> None:  # noqa: B027
+        """Bring together what each process saw inside: of the forward passes of several each sees its own only."""
 
     @abstractmethod
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
@@ -123,26 +137,33 @@ def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int
     return rows
 
 
-def plan(rows: list[Row], budget: Budget, vocabulary: int) -> list[list[list[int]]]:
-    """Return batches of inputs, similar lengths together; an input is the list of rows that share it.
+def plan(
+    rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whole_context: bool = False, padded: bool = True
+) -> list[list[Line]]:
+    """Return batches of lines, similar widths together.
 
-    Rows that differ only in their last token (several one-token options after one context) are run once.
+    Args:
+        rows: what is run; rows that differ only in their last token are always run once.
+        budget: how much at once.
+        vocabulary: logits of a position.
+        widest: how wide a line of several rows may be (``_sharing.widest_line``).
+        whole_context: rows share a line only when they decide at the same place after the same tokens.
+        padded: whether lines of several widths may share a batch.
     """
-    sharing: dict[tuple[int, ...], list[int]] = {}
-    for index, row in enumerate(rows):
-        if row.predicted > 0:
-            sharing.setdefault(row.tokens[:-1], []).append(index)
-    order = sorted(sharing, key=lambda tokens: (len(tokens), sharing[tokens][0]))
-    batches: list[list[list[int]]] = []
-    current: list[list[int]] = []
+    inputs = [row.tokens[:-1] for row in rows]
+    lines = lines_of(inputs, [row.first - 1 for row in rows], widest, whole_context)
+    batches: list[list[Line]] = []
+    current: list[Line] = []
     predicted = 0
-    for tokens in order:
-        longest = max(predicted, *(rows[index].predicted for index in sharing[tokens]))
-        size = len(current) + 1
-        if current and (size * len(tokens) > budget.tokens or size * longest * vocabulary > budget.logits):
+    for line in sorted(lines, key=lambda line: (line.width, min(line.columns))):
+        longest, size = max(predicted, line.trailing), len(current) + 1
+        full = size * line.width > budget.tokens or size * longest * vocabulary > budget.logits
+        unlike = not padded and bool(current) and line.width != current[-1].width
+        # all lines of a batch are masked the same way, and that of several rows knows no sliding window
+        if current and (full or unlike or (line.width > widest and not all(one.is_plain for one in current))):
             batches.append(current)
-            current, longest = [], max(rows[index].predicted for index in sharing[tokens])
-        current.append(sharing[tokens])
+            current, longest = [], line.trailing
+        current.append(line)
         predicted = longest
     return [*batches, current] if current else batches
 
@@ -161,39 +182,55 @@ def run_rows(subject: Any, rows: list[Row], readers: list[Reader], budget: Budge
 
 
 def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, progress: Progress) -> None:
-    accepted = inspect.signature(subject.model.forward).parameters
+    inside = any(type(reader).begin is not Reader.begin for reader in readers)
+    if subject.device == "cpu":
+        budget = replace(budget, tokens=min(budget.tokens, _CPU_TOKENS), logits=min(budget.logits, _CPU_LOGITS))
+    vocabulary = subject.model.config.get_text_config().vocab_size
+    padded = subject.takes_padding
+    batches = plan(rows, budget, vocabulary, _ANY if padded else 0, inside, padded)
+    if any(not line.is_plain for lines in batches for line in lines):
+        batches = plan(rows, budget, vocabulary, widest_line(subject), inside)
     done = 0
-    for batch in plan(rows, budget, subject.model.config.get_text_config().vocab_size):
-        inputs = [rows[sharing[0]].tokens[:-1] for sharing in batch]
-        keep = max(rows[index].predicted for sharing in batch for index in sharing)
-        where = Batch(batch, [len(one) for one in inputs], max(map(len, inputs)))
-        for reader in readers:
-            reader.begin(where)
-        logits = subject.model(**_padded(inputs, keep, subject, accepted)).logits[:, -keep:].float()
-        for reader in readers:
-            reader.end()
-        normaliser = logits.logsumexp(-1)
-        for line, sharing in enumerate(batch):
-            for index in sharing:
-                count = rows[index].predicted
-                targets = torch.tensor(rows[index].tokens[rows[index].first :], device=subject.device)
-                for reader in readers:
-                    reader.read(index, logits[line, -count:], normaliser[line, -count:], targets)
-            done += len(sharing)
-        progress(done, len(rows))
+    for own, everybody, counts in ranks.turns(batches):
+        passed = _pass(subject, own, readers if counts else ())
+        for rank, lines in enumerate(everybody):
+            _hand_out(subject, rows, readers, lines, ranks.from_rank(rank, passed))
+            done += sum(len(line.columns) for line in lines)
+            progress(done, len(rows))
+    for reader in readers:
+        reader.gather()
 
 
-def _padded(inputs: list[tuple[int, ...]], keep: int, subject: Any, accepted: Any) -> dict[str, Any]:
-    width = max(map(len, inputs))
-    tokens = torch.full((len(inputs), width), subject.pad_token_id, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for line, one in enumerate(inputs):
-        tokens[line, width - len(one) :] = torch.tensor(one)
-        mask[line, width - len(one) :] = 1
-    offered = {
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0).to(subject.device),
-        "logits_to_keep": keep,
-        "use_cache": False,
-    }
-    chosen = {name: value for name, value in offered.items() if name in accepted}
-    return {"input_ids": tokens.to(subject.device), "attention_mask": mask.to(subject.device), **chosen}
+def _pass(subject: Any, lines: list[Line], readers: Sequence[Reader]) -> torch.Tensor:
+    """Return the logits of one batch where any of its lines predicts something, float32 [lines, columns kept, vocabulary]."""
+    where = Batch(lines, max(line.width for line in lines))
+    kept = _kept(where)
+    for reader in readers:
+        reader.begin(where)
+    logits = subject.model(**model_inputs(lines, subject, kept if len(kept) < kept[-1] - kept[0] + 1 else len(kept))).logits
+    for reader in readers:
+        reader.end()
+    return (logits if logits.shape[1] == len(kept) else logits[:, kept]).float()
+
+
+def _kept(where: Batch) -> list[int]:
+    """Return the columns of a batch that predict something in any line."""
+    if all(line.is_plain for line in where.lines):
+        return list(range(where.width - max(line.trailing for line in where.lines), where.width))
+    return sorted({column + where.width - line.width for line in where.lines for column in line.predicting()})
+
+
+def _hand_out(subject: Any, rows: list[Row], readers: list[Reader], lines: list[Line], logits: torch.Tensor) -> None:
+    """Give every reader the logits [lines, columns kept, vocabulary] of each row of a batch."""
+    where = Batch(lines, max(line.width for line in lines))
+    kept = _kept(where)
+    normaliser = logits.logsumexp(-1)
+    place = np.zeros(where.width, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    for line, index in where.rows():
+        row = rows[index]
+        found = place[where.columns(line, index, row.first - 1, len(row.tokens) - 1)]
+        chosen = slice(int(found[0]), int(found[-1]) + 1) if found[-1] - found[0] + 1 == len(found) else torch.from_numpy(found)
+        targets = torch.tensor(row.tokens[row.first :], device=subject.device)
+        for reader in readers:
+            reader.read(index, logits[line, chosen], normaliser[line, chosen], targets)

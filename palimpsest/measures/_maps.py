@@ -47,6 +47,10 @@ class Reading:
         """Number of tokens that are run without being read."""
         return self.first - 1
 
+    def alike(self, other: Reading) -> bool:
+        """Whether both can go through together without padding."""
+        return (self.context, self.queries) == (other.context, other.queries)
+
 
 @contextmanager
 def eager(model: Any) -> Iterator[bool]:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.tasks import TaskSet
 from palimpsest.measures import _measure
 from palimpsest.measures._forward import ForwardMeasure, take_together
 from palimpsest.measures._measure import Budget, Measure, WeightMeasure
@@ -37,7 +39,7 @@ class Session:
     """
 
     def __init__(
-        self, cache: Cache, items: Mapping[str, ItemSet], budget: Budget, device: str, dtype: str, run: RunFolder
+        self, cache: Cache, items: Mapping[str, ItemSet | TaskSet], budget: Budget, device: str, dtype: str, run: RunFolder
     ) -> None:
         self.cache, self.items, self.budget = cache, items, budget
         self.device, self.dtype, self.run = device, dtype, run
@@ -64,6 +66,7 @@ class Session:
                 dtype=self.dtype if need.items else "as stored",
                 device=device_name(self.device),
                 threads=threads(),
+                processes=ranks.count() if need.items else 1,
                 batches=asdict(self.budget) if need.items else {},
             ),
         )
@@ -75,11 +78,11 @@ class Session:
 
     def missing(self, needs: Sequence[Need], subjects: Mapping[str, str]) -> list[Need]:
         """Return the needs that are not committed yet, each once."""
-        missing = []
-        for key, need in {self.key(need, subjects): need for need in needs}.items():
-            if self.run.measurement(key) is None and (self.cache.get(key) is None or not self._kept(key)):
-                missing.append(need)
-        return missing
+        known = {self.key(need, subjects): need for need in needs}
+        return [known[key] for key in ranks.decided(lambda: [key for key in known if self._lacks(key)])]
+
+    def _lacks(self, key: str) -> bool:
+        return self.run.measurement(key) is None and (self.cache.get(key) is None or not self._kept(key))
 
     def _kept(self, key: str) -> bool:
         """Take a measurement into the run; False where another process cleaned the cache meanwhile."""
@@ -111,7 +114,7 @@ class Session:
         """
         missing = self.missing(needs, subjects)
         for need in (one for one in missing if not one.items):
-            self._commit(need, subjects, self._weights(need, infos or {}, progress))
+            ranks.decided(lambda need=need: self._put(need, subjects, self._weights(need, infos or {}, progress)))
         groups = _grouped([one for one in missing if one.items])
         if not groups:
             return
@@ -125,13 +128,17 @@ class Session:
                     self._commit(need, subjects, found)
 
     def _commit(self, need: Need, subjects: Mapping[str, str], found: Measurement) -> None:
+        """Let the process that writes commit what all of them have."""
+        ranks.decided(lambda: self._put(need, subjects, found))
+
+    def _put(self, need: Need, subjects: Mapping[str, str], found: Measurement) -> None:
         key, kept = self.key(need, subjects), False
         while not kept:
             self.cache.put(key, found, {"need": need.model_dump(mode="json")})
             kept = self._kept(key)
 
     def _weights(self, need: Need, infos: Mapping[str, SubjectInfo], progress: Progress) -> Measurement:
-        """Read weights from files; what has to be spooled lies in the run's own folder, which only one process uses."""
+        """Read weights from files, in one process; what has to be spooled lies in the run's folder, which no other run uses."""
         measure = _measure.load(need.measure, need.parameters)
         assert isinstance(measure, WeightMeasure), f"{need.measure} reads a loaded model, so it needs items"
         progress.begin(f"measuring {need.role}: {need.measure} against {need.against}")
@@ -144,7 +151,7 @@ class Session:
     def _together(
         self,
         subject: Any,
-        items: ItemSet,
+        items: Any,
         measures: Sequence[Measure],
         after: Sequence[Measurement | None],
         progress: Progress,

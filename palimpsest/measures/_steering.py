@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
@@ -34,6 +35,7 @@ class Streams(Reader):
         self.spans, self.depths = spans, depths
         self.level = {depth: level for level, depth in enumerate(depths)}
         self.batch: Batch | None = None
+        self.why = ""
         self.values = np.zeros((0, 0, 0), dtype=np.float32)
 
     @contextmanager
@@ -49,18 +51,22 @@ class Streams(Reader):
     def end(self) -> None:
         self.batch = None
 
+    def gather(self) -> None:
+        if why := ranks.said_by_any(self.why):
+            raise LookupError(why)
+        self.values = ranks.put_together(self.values)
+
     def _see(self, depth: int, stream: torch.Tensor) -> None:
         if self.batch is None:
             return
         if stream.dim() != 3 or stream.shape[-1] != self.values.shape[-1]:
-            raise LookupError(f"what leaves a block has shape {tuple(stream.shape)}, not (lines, tokens, hidden size)")
+            self.why = f"what leaves a block has shape {tuple(stream.shape)}, not (lines, tokens, hidden size)"
+            return
         kept, rows = [], []
-        for line, sharing in enumerate(self.batch.lines):
-            for index in sharing:
-                if (span := self.spans[index]) is not None:
-                    first, last = (self.batch.column(line, place) for place in span)
-                    kept.append(stream[line, first:last].float().mean(0))
-                    rows.append(index)
+        for line, index in self.batch.rows():
+            if (span := self.spans[index]) is not None:
+                kept.append(stream[line, self.batch.columns(line, index, *span)].float().mean(0))
+                rows.append(index)
         if kept:
             self.values[rows, self.level[depth]] = torch.stack(kept).cpu().numpy()
 
@@ -93,8 +99,9 @@ class Added(Reader):
 
     def begin(self, batch: Batch) -> None:
         self.places = torch.zeros(len(batch.lines), batch.width)
-        for line, sharing in enumerate(batch.lines):
-            self.places[line, batch.column(line, self.rows[sharing[0]].first - 1) :] = 1.0
+        for line, index in batch.rows():
+            row = self.rows[index]
+            self.places[line, batch.columns(line, index, row.first - 1, len(row.tokens) - 1)] = 1.0
 
     def end(self) -> None:
         self.places = torch.zeros(1, 1)

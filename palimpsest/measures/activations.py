@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
@@ -97,6 +98,11 @@ class _Reader(Reader):
     def end(self) -> None:
         self.batch = None
 
+    def gather(self) -> None:
+        if why := ranks.said_by_any(self.texts.get("why", [""])[0]):
+            self.texts["why"] = [why]
+        self.residual, self.present = ranks.put_together(self.residual), ranks.put_together(self.present)
+
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
         """What is looked for lies inside, not in the logits."""
 
@@ -131,10 +137,10 @@ class _Reader(Reader):
             self.texts["why"] = [f"what leaves a block has shape {tuple(stream.shape)}, not (lines, tokens, hidden size)"]
             return
         kept, places, slots = [], [], []
-        for line, sharing in enumerate(self.batch.lines):
-            for index in (one for one in sharing if one in self.place):
+        for line, index in self.batch.rows():
+            if index in self.place:
                 for slot, start, stop in self._spans(self.rows[index]):
-                    kept.append(stream[line, self.batch.column(line, start) : self.batch.column(line, stop)].float().mean(0))
+                    kept.append(stream[line, self.batch.columns(line, index, start, stop)].float().mean(0))
                     places.append(self.place[index])
                     slots.append(slot)
         if kept:

@@ -116,7 +116,7 @@ class _Passes:
     def run(self, budget: Budget, progress: Progress) -> None:
         ordinary = self._ordinary(budget)
         done = 0
-        for batch in _batches(self.readings, max(budget.tokens // _CACHED, 1)):
+        for batch in _batches(self.readings, max(budget.tokens // _CACHED, 1), self.subject.takes_padding):
             self._read(batch, ordinary)
             done += len(batch)
             progress(done, len(self.readings))
@@ -204,11 +204,13 @@ def _refused(model: Any) -> str:
         return "" if could else f"{type(model).__name__} can't be switched to eager attention, which alone returns maps"
 
 
-def _batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[int]]:
-    """Yield the readings that go through together, similar lengths side by side."""
+def _batches(readings: Sequence[Reading], tokens: int, padded: bool) -> Iterator[list[int]]:
+    """Yield the readings that go through together, similar lengths side by side; without padding only those of one length."""
     batch: list[int] = []
     for place in sorted(range(len(readings)), key=lambda place: (readings[place].context, place)):
-        if batch and (len(batch) + 1) * (readings[place].context + readings[place].queries) > tokens:
+        one = readings[place]
+        full = (len(batch) + 1) * (one.context + one.queries) > tokens
+        if batch and (full or not (padded or one.alike(readings[batch[-1]]))):
             yield batch
             batch = []
         batch.append(place)

@@ -6,18 +6,18 @@ models of a pair draw with the same dice: the same distribution gives the same t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from transformers import LogitsProcessor, LogitsProcessorList
 
+from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
-from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
+from palimpsest.measures._writing import Dice, write
 
 
 class Generations(Measure):
@@ -39,20 +39,17 @@ class Generations(Measure):
         prompts = [self._prompt(subject.renderer, item) for item in items.items]
         room = max(budget.context - self.max_new_tokens, 1)
         prompts = [prompt[-room:] for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        size = max(budget.tokens // (max(map(len, prompts), default=1) + self.max_new_tokens), 1)
         answers, counts = [""] * len(prompts), np.zeros(len(prompts), dtype=np.int64)
         stopped = np.zeros(len(prompts), dtype=np.bool_)
-        sequences: list[list[int]] = [[]] * len(prompts)
-        for low in range(0, len(order), size):
-            batch = order[low : low + size]
-            written = self._write(subject, [prompts[index] for index in batch], [items.items[index].id for index in batch])
-            for index, tokens in zip(batch, written, strict=True):
-                stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
-                kept = tokens if stop is None else tokens[:stop]
-                answers[index], counts[index], stopped[index] = subject.renderer.decode(kept), len(kept), stop is not None
-                sequences[index] = [*prompts[index], *(tokens if stop is None else tokens[: stop + 1])]
-            progress(min(low + size, len(order)), len(order))
+        sequences: list[list[int]] = []
+        dice, names = Dice(self.temperature, self.seed), [item.id for item in items.items]
+        told = partial(_tell, progress, len(prompts))
+        written = write(subject, prompts, names, self.max_new_tokens, dice, budget.tokens, told)
+        for index, tokens in enumerate(written):
+            stopped[index] = tokens[-1] in subject.stop_token_ids
+            kept = tokens[:-1] if stopped[index] else tokens
+            answers[index], counts[index] = subject.renderer.decode(kept), len(kept)
+            sequences.append([*prompts[index], *tokens])
         arrays = {
             "tokens": counts,
             "stopped": stopped,
@@ -68,43 +65,6 @@ class Generations(Measure):
             return encoded.prompt
         return encoded.tokens[: max(len(encoded.prompt), min(self.opening, len(encoded.tokens) // 2))]
 
-    @torch.no_grad()
-    def _write(self, subject: Any, prompts: list[tuple[int, ...]], names: list[str]) -> list[list[int]]:
-        width = max(len(prompt) for prompt in prompts)
-        tokens = torch.full((len(prompts), width), subject.pad_token_id, dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for line, prompt in enumerate(prompts):
-            tokens[line, width - len(prompt) :] = torch.tensor(prompt)
-            mask[line, width - len(prompt) :] = 1
-        processors = LogitsProcessorList()
-        if self.temperature > 0:
-            processors.append(_Dice(names, self.temperature, self.seed, width))
-        written = subject.model.generate(
-            input_ids=tokens.to(subject.device),
-            attention_mask=mask.to(subject.device),
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=None,
-            logits_processor=processors,
-            pad_token_id=subject.pad_token_id,
-            eos_token_id=sorted(subject.stop_token_ids) or None,
-        )
-        return written[:, width:].tolist()
 
-
-class _Dice(LogitsProcessor):
-    """Adds each item's own Gumbel noise, so that the largest sum is a sample from the softmax."""
-
-    def __init__(self, names: list[str], temperature: float, seed: int, width: int) -> None:
-        self.names, self.temperature, self.seed, self.width = names, temperature, seed, width
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self.width
-        noise = np.stack(
-            [numpy_stream(self.seed, "generation", name, step).gumbel(size=scores.shape[-1]) for name in self.names]
-        )
-        return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device, torch.float32)
+def _tell(progress: Progress, count: int, ended: int) -> None:
+    progress(ended, count)

@@ -23,6 +23,7 @@ from palimpsest.models.weights import Tensor
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 _LENGTH_WITHOUT_LIMIT = 2_048
+_NO_LIMIT = -1
 _SHORTEST = 8
 _MOST_LABELS = 100_000
 _COUNTED = re.compile(r"^(num|n|moe_num|moe_n)_(\w+_)?(layers?|experts?|blocks?)$|^depth$")
@@ -152,7 +153,7 @@ def _stored_dtype(tensors: tuple[Tensor, ...]) -> str:
 
 def _context_length(config: Any, tokenizer: Any) -> tuple[int, str]:
     found = next((getattr(config, name, None) for name in _LENGTH_NAMES if getattr(config, name, None)), None)
-    if isinstance(found, int):
+    if isinstance(found, int) and found != _NO_LIMIT:
         return found, ""
     length = getattr(tokenizer, "model_max_length", None)
     if isinstance(length, int) and length < 2**31:

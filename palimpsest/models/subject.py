@@ -6,15 +6,17 @@ Subjects are loaded one at a time: ``with load(inspect(path)) as subject: ...`` 
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from palimpsest import ranks
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import digest
-from palimpsest.models import adapter
+from palimpsest.models import adapter, sharded
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
 from palimpsest.models.quiet import hush_kernels, quiet
@@ -37,6 +39,7 @@ __all__ = [
     "inspect",
     "inspect_all",
     "load",
+    "resolved_device",
 ]
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -85,6 +88,13 @@ class Subject:
         return 0 if token is None else token
 
     @cached_property
+    def takes_padding(self) -> bool:
+        """Whether rows of unlike length may share a batch; if not, only rows of one length do, and nothing is padded."""
+        from palimpsest.models.reading import takes_padding
+
+        return takes_padding(self.model, self.pad_token_id)
+
+    @cached_property
     def stop_token_ids(self) -> frozenset[int]:
         """The tokens that end an answer: what the model's generation settings and its tokenizer call the end."""
         ends: Any = getattr(self.model.generation_config, "eos_token_id", None)
@@ -93,9 +103,10 @@ class Subject:
 
     def close(self) -> None:
         """Give the memory back. The subject can't be used after that."""
-        on_accelerator = self.device != "cpu"
+        on_accelerator, held = self.device != "cpu", weakref.ref(self.model)
         self.__dict__.clear()
-        gc.collect()
+        if held() is not None:  # looking through everything that Python holds takes half a second
+            gc.collect()
         if on_accelerator:
             import torch
 
@@ -114,7 +125,12 @@ def digest_with_template(info: SubjectInfo, chat_template: str | None) -> str:
 
 
 def load(
-    info: SubjectInfo, device: str = "cpu", dtype: Dtype = "float32", chat_template: str | Own | None = Own.TEMPLATE
+    info: SubjectInfo,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    chat_template: str | Own | None = Own.TEMPLATE,
+    *,
+    shared: bool = False,
 ) -> Subject:
     """Load a model that was looked at.
 
@@ -124,10 +140,13 @@ def load(
         dtype: type of the weights in memory; "auto" is the stored one.
         chat_template: read it with this template (``None``: without any) and not with its own, so that both models of a pair
             see the same tokens.
+        shared: where several processes were launched together, each holds a part of the weights; all have to ask.
 
     Raises:
-        UserError: the files changed since, the device is not there, or the memory does not suffice.
+        UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
     """
+    from palimpsest.models.reading import sees_ahead
+
     info.check_unchanged()
     resolved = info.resolved_dtype(dtype)
     place = _device(device)
@@ -136,17 +155,35 @@ def load(
     if problems:
         raise UserError(f"{info.name}: {problems[0]}")
     try:
-        model = _model(info, resolved).to(place).eval().requires_grad_(False)
+        several = shared and ranks.count() > 1
+        model = sharded.load(info, resolved) if several else _model(info, resolved).to(place)
+        model = model.eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        from palimpsest.models.full_memory import is_full_memory
+
+        if not is_full_memory(error):
             raise
         needed = info.bytes_loaded(dtype) / 2**30
         raise UserError(
             f"{info.name} needs {needed:.1f} GiB for its weights in {resolved}, which {device} does not have"
         ) from None
+    if sees_ahead(model):
+        raise UserError(
+            f"{info.name} must predict each token from those before it, but {info.architecture} also looks at those after it "
+            f"(as config.json sets it up); give a causal language model"
+        )
     template = info.chat_template if isinstance(chat_template, Own) else chat_template
     tokenizer.chat_template = template
     return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template))
+
+
+def resolved_device(name: str) -> str:
+    """Return the device that a name means: "auto" is a GPU where there is one."""
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _model(info: SubjectInfo, dtype: str) -> Any:
@@ -174,9 +211,3 @@ def _device(name: str) -> Any:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"there is no device '{name}' here: {first_line(error)}") from None
     return device
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

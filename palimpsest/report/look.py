@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
 from palimpsest.core import drawing
@@ -62,6 +63,7 @@ COLOURS = {
 }
 """Each colour of the house to the name of its CSS variable."""
 
+_SVG_DPI = 72
 _DROPPED = {"metadata", "style"}
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
@@ -77,11 +79,14 @@ def draw(plot: Callable[[Axes], None], name: str, title: str, description: str) 
     """
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that DejaVu lacks; the reader's font is used instead
-        figure = Figure(figsize=(drawing.WIDTH / 72, 250 / 72), layout="constrained")
+        layout = ConstrainedLayoutEngine()
+        figure = Figure(figsize=(drawing.WIDTH / _SVG_DPI, 250 / _SVG_DPI), dpi=_SVG_DPI, layout=layout)
         FigureCanvasSVG(figure)
         plot(figure.add_subplot())
         for text in figure.findobj(Text):
             text.set_text(visible(text.get_text()))  # type: ignore[attr-defined]
+        layout.execute(figure)  # here, because savefig would draw every mark a second time, unseen, to lay them out
+        figure.set_layout_engine("none")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _cleaned(buffer.getvalue(), name, title, description)

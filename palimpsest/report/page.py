@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from palimpsest.audit import Sample
 from palimpsest.core.wording import capital, shown, visible
-from palimpsest.report import comparison, network, picture, training
+from palimpsest.report import comparison, network, picture, training, trust
 from palimpsest.report.sections import Section, section
 from palimpsest.report.summary import POLES, how_sure, measured, summary, unanswered
 from palimpsest.store.record import RunRecord
@@ -114,6 +114,7 @@ def render(record: RunRecord) -> str:
             ],
             runs=training.runs(record.training) if record.training else None,
             across=training.across_seeds(record),
+            trust=trust.trust(record),
             provenance=tuple(flat(record.provenance)),
             specification=as_yaml(record.specification),
             settings=[(one, as_yaml(one.settings)) for one in record.training[:1]],

@@ -35,6 +35,8 @@ class Conditions(Spec):
     device: str
     """Kind and name of the processor: other hardware rounds differently."""
     threads: int
+    processes: int
+    """Weights gathered from so many may lie otherwise in memory, where a matrix product rounds otherwise."""
     batches: dict[str, Any]
     """What decides which rows go through the model together."""
 

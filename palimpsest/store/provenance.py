@@ -7,16 +7,20 @@ volatile part (when, how long, how much memory) is kept beside it.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from palimpsest.core import launch
+from palimpsest.core.progress import Progress
 from palimpsest.store.source import package_digest
 
 _PACKAGES = ("palimpsest-lm", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy", "scipy")
@@ -116,6 +120,7 @@ def stable(
             "device": device_name(device),
         },
         "threads": threads(),
+        "processes": launch.count(),
         "seeds": list(seeds),
         "digests": dict(sorted(digests.items())),
         "command": list(command),
@@ -129,18 +134,57 @@ class Clock:
     def __init__(self) -> None:
         self._wall, self._start = datetime.now(UTC), time.monotonic()
         self._stages: dict[str, float] = {}
+        self._processor: dict[str, float] = {}
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add to the time of a stage."""
+    def add(self, stage: str, seconds: float, processor_seconds: float = 0.0) -> None:
+        """Add to the time of a stage: of the clock on the wall, and of the processor."""
         self._stages[stage] = self._stages.get(stage, 0.0) + seconds
+        self._processor[stage] = self._processor.get(stage, 0.0) + processor_seconds
 
     def read(self) -> dict[str, Any]:
-        """Return everything so far, as plain data."""
+        """Return everything so far, as plain data; stages in the order in which they began."""
         return {
             "started": self._wall.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._start, 3),
-            "stages_seconds": {name: round(value, 3) for name, value in sorted(self._stages.items())},
+            "stages_seconds": {name: round(value, 3) for name, value in self._stages.items()},
+            "stages_processor_seconds": {name: round(value, 3) for name, value in self._processor.items()},
             "peak_memory_bytes": peak_memory_bytes(),
             "host": socket.gethostname(),
             "process": os.getpid(),
         }
+
+
+class Timed:
+    """A progress that also takes the time of every stage.
+
+    Args:
+        inner: who is told.
+    """
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner, self.clock = inner, Clock()
+        self._stage, self._began = "", (time.monotonic(), time.process_time())
+
+    def begin(self, stage: str, total: int | None = None) -> None:
+        self.end()
+        self._stage = stage
+        self.inner.begin(stage, total)
+
+    def at(self, done: int, total: int) -> None:
+        self.inner.at(done, total)
+
+    def tell(self, message: str) -> None:
+        self.inner.tell(message)
+
+    def end(self) -> None:
+        """Add the time since the last stage began to that stage; what lies before the first one counts to none."""
+        now = time.monotonic(), time.process_time()
+        if self._stage:
+            self.clock.add(self._stage, now[0] - self._began[0], now[1] - self._began[1])
+        self._stage, self._began = "", now
+
+    def keep(self, folder: Path) -> None:
+        """Add a line about this process to ``timing.jsonl`` of a run's folder; without room for it the run is no worse."""
+        self.end()
+        with suppress(OSError), (folder / "timing.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self.clock.read()) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from palimpsest.audit import Finding, Outcome, Result
+from palimpsest.core.checkup import Answer
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
 from palimpsest.verdict import Verdict
@@ -62,6 +63,8 @@ class SubjectRecord(Spec):
     parameters: int
     architecture: str
     dtype: str
+    checks: tuple[Answer, ...] = ()
+    """What could spoil its numbers, and whether it does; empty where the model itself was not loaded."""
 
 
 class SeedRecord(Spec):

@@ -3,7 +3,7 @@
 Layout::
 
     spec.json                          what was asked for; the folder belongs to this run and no other
-    provenance.json                    packages, hardware, seeds, digests; times apart
+    timing.jsonl                       what each process that worked on it took, by stage; no result
     training/<role>-<seed>/            steps.jsonl, checkpoint-N/, model/
     measurements/<key>.{safetensors,json}   hard links to the cache, or copies: the run stays whole when the cache is cleaned
     results/<seed>/<audit>.json        one outcome an audit
@@ -193,6 +193,34 @@ class RunFolder(RunReader):
             raise UserError(
                 f"{self.path} holds another run; choose another folder, or ask for the same. What differs:\n{lines}"
             )
+
+
+class RunFollower(RunFolder):
+    """A run's folder for a process that works on the run beside the one that writes it: it reads, and writes nothing.
+
+    Raises:
+        UserError: it does not see the folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        try:
+            RunReader.__init__(self, path)
+        except UserError as error:
+            raise UserError(
+                f"{error}: all processes must see the files of the one that writes; use a folder that their machines share"
+            ) from None
+
+    def close(self) -> None:
+        """Nothing was locked."""
+
+    def write_json(self, name: str, value: Any) -> None:
+        """It is written by another process."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """It is written by another process."""
+
+    def keep(self, cache: Cache, key: str) -> None:
+        """It is kept by another process."""
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import api
-from palimpsest.cost import Foreseen, foresee
+from palimpsest.cost import foresee
+from palimpsest.foresight import Foreseen
 from palimpsest.study_runner.executors import jobs_by_default
 from palimpsest.study_runner.runner import POINTS, Checked, one_of_each
 

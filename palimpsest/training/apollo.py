@@ -16,23 +16,20 @@ up for it by default, so that a learning rate means what it means for AdamW.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
-from torch.optim.adamw import adamw
 
-from palimpsest.core.seeds import seed_of
-from palimpsest.training.ranks import sharded_like, whole
+from palimpsest.ranks import sharded_like, whole
+from palimpsest.training.low_rank import HALF, Bundle, Named, adam_step, bundled, projection, rank_of, short_side
 
 ScaleType = Literal["channel", "tensor"]
 FEWEST_ROWS = 3
 """A channel's factor divides by the length of its projection. Of one row or two that length is now and then near 0, so that the
 factor's spread is infinite and single steps are as long as a hundred: matrices whose quarter is smaller get AdamW."""
-_HALF = (torch.bfloat16, torch.float16)
 
 
 class Movement(NamedTuple):
@@ -53,7 +50,8 @@ class Apollo(torch.optim.Optimizer):
     A parameter of two dimensions is a matrix; one of three is a stack of them (experts), each treated on its own; others get
     AdamW, and so do all parameters of a group with ``apollo=False``. ``parameter_groups`` makes the groups for a model.
 
-    The state of an m x n matrix (m <= n) is 2nr + 2 numbers, of APOLLO-Mini (rank 1) 2n + 2. The projection is not part of it:
+    The state of an m x n matrix (m <= n) is 2nr + 1 numbers, of APOLLO-Mini (rank 1) 2n + 1, and one more with the norm-growth
+    limiter. The projection is not part of it:
     it is drawn from (seed, parameter name, step // update_proj_gap), on the CPU, so that it is the same on any device and any
     number of ranks.
 
@@ -119,6 +117,7 @@ class Apollo(torch.optim.Optimizer):
         self.limits: list[torch.Tensor] = []
         """What the limiter multiplied each matrix's update by in the last step."""
         self._projections: dict[str, tuple[int, torch.Tensor]] = {}
+        self._plans: dict[int, tuple[tuple[int, ...], list[Bundle], Named]] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -136,83 +135,73 @@ class Apollo(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.limits, self.moved = [], {}
-        for group in self.param_groups:
-            rest: list[tuple[str, nn.Parameter]] = []
-            for name, parameter in zip(group["param_names"], group["params"], strict=True):
-                if parameter.grad is None:
-                    continue
-                if _is_matrix(parameter, group):
-                    self._step_matrix(name, parameter, group)
-                else:
-                    rest.append((name, parameter))
+        for place, group in enumerate(self.param_groups):
+            bundles, rest = self._plan(place, group)
+            for bundle in bundles:
+                self._step_bundle(bundle, group)
             self._step_rest(rest, group)
         return loss
 
+    def _plan(self, place: int, group: dict[str, Any]) -> tuple[list[Bundle], Named]:
+        """Return which parameters step together; the last plan holds as long as the same ones have a gradient."""
+        named = [one for one in zip(group["param_names"], group["params"], strict=True) if one[1].grad is not None]
+        key = tuple(id(parameter) for _, parameter in named)
+        kept = self._plans.get(place)
+        if kept is None or kept[0] != key or not all(bundle.holds() for bundle in kept[1]):
+            bundles = bundled([one for one in named if _is_matrix(one[1], group)], self.state)
+            kept = self._plans[place] = (key, bundles, [one for one in named if not _is_matrix(one[1], group)])
+        return kept[1:]
+
     # Matrices
 
-    def _step_matrix(self, name: str, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-        state, weight = self.state[parameter], self._weight(parameter, group)
-        gradient: Any = parameter.grad
-        gradient = gradient.to(weight.dtype)
-        factor = self._factor(name, gradient, state, group)
-        update = gradient * factor
-        limit = self._limit(update, state, group["norm_limit"])
-        if limit is not None:
-            update *= limit
+    def _step_bundle(self, bundle: Bundle, group: dict[str, Any]) -> None:
+        weights = [self._weight(parameter, group) for _, parameter in bundle.named]
+        gradients = [_gradient(one).to(weight.dtype) for (_, one), weight in zip(bundle.named, weights, strict=True)]
+        number = bundle.step // group["update_proj_gap"]
+        drawn = [self._projection(name, one, number, group) for (name, _), one in zip(bundle.named, gradients, strict=True)]
+        factors = bundle.factors(gradients, drawn, group)
+        for named, weight, gradient, factor in zip(bundle.named, weights, gradients, factors, strict=True):
+            self._move(*named, weight, gradient, factor, group)
+
+    def _move(
+        self,
+        name: str,
+        parameter: nn.Parameter,
+        weight: torch.Tensor,
+        gradient: torch.Tensor,
+        factor: torch.Tensor,
+        group: dict[str, Any],
+    ) -> None:
+        """W = W - lr (U + wd W); U itself is made only where its norm has to be known."""
+        lr, decay, limit = group["lr"], group["weight_decay"], None
+        if group["norm_limit"] is not None:
+            gradient = gradient * factor
+            factor = limit = self._limit(gradient, self.state[parameter], group["norm_limit"])
             self.limits.append(whole(limit).amin())
-        lr, decay = group["lr"], group["weight_decay"]
         if self.watched:
-            step = update.add(weight, alpha=decay) if decay else update
-            smallest = None if limit is None else whole(limit).amin()
-            self.moved[name] = Movement(whole(step.norm()) * lr, whole(weight.norm()), smallest)
+            step = (gradient * factor).add_(weight, alpha=decay)
+            self.moved[name] = Movement(
+                whole(step.norm()) * lr, whole(weight.norm()), self.limits[-1] if limit is not None else None
+            )
         if decay:
             weight.mul_(1 - lr * decay)
-        weight.add_(update, alpha=-lr)
+        weight.addcmul_(gradient, factor, value=-lr)
         if weight is not parameter:
             parameter.copy_(weight)
 
-    def _factor(self, name: str, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> torch.Tensor:
-        """Return alpha s, of a shape that multiplies the gradient: one factor a channel, or one for each matrix."""
-        rank, short = _rank(gradient, group), _short(gradient)
-        state.setdefault("step", torch.zeros((), dtype=torch.float32))
-        step = int(state["step"])
-        projection = self._projection(name, gradient, rank, step // group["update_proj_gap"], group["seed"])
-        along = -1 if gradient.shape[-1] <= gradient.shape[-2] else -2  # the projected side, which is the shorter one
-        low = gradient @ projection.mT if along == -1 else projection @ gradient
-        if isinstance(low, DTensor):  # a sum over shards is not yet one number
-            low = low.redistribute(placements=[Replicate() if each.is_partial() else each for each in low.placements])
-        for key in ("exp_avg", "exp_avg_sq"):
-            state[key] = sharded_like(state[key], low) if key in state else torch.zeros_like(low)
-        (beta1, beta2), moment, square = group["betas"], state["exp_avg"], state["exp_avg_sq"]
-        moment.lerp_(low, 1 - beta1)
-        square.mul_(beta2).addcmul_(low, low, value=1 - beta2)
-        state["step"] += 1
-        spread = (square / (1 - beta2 ** (step + 1))).sqrt_().add_(group["eps"])
-        direction = moment / spread / (1 - beta1 ** (step + 1))
-        over = (along,) if group["scale_type"] == "channel" else (-2, -1)
-        length = torch.linalg.vector_norm(low, dim=over, keepdim=True)
-        ratio = torch.linalg.vector_norm(direction, dim=over, keepdim=True) / length
-        ratio = torch.where(length > 0, ratio, torch.zeros_like(ratio))  # where the gradient is 0, so is the update
-        scale = short / rank if group["scale"] is None else group["scale"]
-        return ratio * math.sqrt(scale)
-
-    def _projection(self, name: str, like: torch.Tensor, rank: int, number: int, seed: int) -> torch.Tensor:
+    def _projection(self, name: str, like: torch.Tensor, number: int, group: dict[str, Any]) -> torch.Tensor:
         """Return P, shape (rank, shorter side) or (experts, rank, shorter side); the last one is kept, outside of the state."""
         kept = self._projections.get(name)
         if kept is None or kept[0] != number:
-            shape = (*like.shape[:-2], rank, _short(like))
-            drawn = projection(shape, seed, name, number).to(device=like.device, dtype=like.dtype)
+            shape = (*like.shape[:-2], rank_of(like, group), short_side(like))
+            drawn = projection(shape, group["seed"], name, number).to(device=like.device, dtype=like.dtype)
             kept = self._projections[name] = (number, _as_copies(drawn, like))
         return kept[1]
 
-    def _limit(self, update: torch.Tensor, state: dict[str, Any], gamma: float | None) -> torch.Tensor | None:
+    def _limit(self, update: torch.Tensor, state: dict[str, Any], gamma: float) -> torch.Tensor:
         """Return by what the norm-growth limiter multiplies the update; its last norm is part of the state."""
         norm = whole(torch.linalg.vector_norm(update, dim=(-2, -1), keepdim=True))
-        before = state.get("update_norm")
-        if gamma is None:
-            state["update_norm"] = norm
-            return None
-        factor = torch.ones_like(norm)
+        before, factor = state.get("update_norm"), torch.ones_like(norm)
         if before is not None:
             # A gradient of exactly 0 says nothing on how long the next one may be.
             factor = torch.where((before > 0) & (norm > gamma * before), gamma * before / norm, factor)
@@ -221,8 +210,8 @@ class Apollo(torch.optim.Optimizer):
 
     # Everything else
 
-    def _step_rest(self, rest: list[tuple[str, nn.Parameter]], group: dict[str, Any]) -> None:
-        """AdamW (Loshchilov and Hutter 2019) with torch's own kernels."""
+    def _step_rest(self, rest: Named, group: dict[str, Any]) -> None:
+        """AdamW on what is no matrix."""
         if not rest:
             return
         weights = [self._weight(parameter, group) for _, parameter in rest]
@@ -232,22 +221,9 @@ class Apollo(torch.optim.Optimizer):
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = sharded_like(state[key], weight) if key in state else torch.zeros_like(weight)
         before = [weight.clone() for weight in weights] if self.watched else []
-        adamw(
-            weights,
-            [_gradient(parameter).to(weight.dtype) for (_, parameter), weight in zip(rest, weights, strict=True)],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=not isinstance(weights[0], DTensor) and weights[0].device.type in ("cpu", "cuda"),
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        gradients = [_gradient(parameter).to(weight.dtype) for (_, parameter), weight in zip(rest, weights, strict=True)]
+        moments, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+        adam_step(weights, gradients, moments, squares, steps, group, group["lr"], group["weight_decay"])
         for (name, _), old, new in zip(rest, before, weights, strict=bool(before)):
             self.moved[name] = Movement(whole((new - old).norm()), whole(old.norm()), None)
         for (_, parameter), weight in zip(rest, weights, strict=True):
@@ -256,7 +232,7 @@ class Apollo(torch.optim.Optimizer):
 
     def _weight(self, parameter: nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
         """Return the weights that a step is added to: the parameter, or its float32 master."""
-        if parameter.dtype not in _HALF or not group["master_weights"]:
+        if parameter.dtype not in HALF or not group["master_weights"]:
             return parameter
         state = self.state[parameter]
         state["master"] = sharded_like(state["master"], parameter) if "master" in state else parameter.detach().float()
@@ -272,7 +248,7 @@ class Apollo(torch.optim.Optimizer):
                     if isinstance(value, torch.Tensor):
                         device = "cpu" if key == "step" and _is_matrix(parameter, group) else parameter.device
                         self.state[parameter][key] = value.to(device).clone()
-        self._projections = {}
+        self._projections, self._plans = {}, {}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.0, **apollo: Any) -> list[dict[str, Any]]:
@@ -309,19 +285,6 @@ def is_too_small(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) and min(shape[-2:]) // 4 < FEWEST_ROWS
 
 
-def projection(shape: tuple[int, ...], seed: int, name: str, number: int) -> torch.Tensor:
-    """Return the random projection of one parameter, entries N(0, 1/rank), on the CPU.
-
-    Args:
-        shape: (..., rank, shorter side).
-        seed: of the run.
-        name: of the parameter.
-        number: how often it was drawn anew (step // gap).
-    """
-    generator = torch.Generator().manual_seed(seed_of(seed, "apollo", name, number) % 2**63)
-    return torch.randn(shape, generator=generator) / math.sqrt(shape[-2])
-
-
 def _not_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
     """Give what looks like a matrix and is none of APOLLO's: embeddings, the head, convolutions."""
     for module in model.modules():
@@ -355,7 +318,7 @@ def _problems(group: dict[str, Any]) -> Iterator[str]:
         small = [
             f"{name} is {' x '.join(map(str, parameter.shape))}"
             for name, parameter in zip(group["param_names"], group["params"], strict=True)
-            if _is_matrix(parameter, group) and _short(parameter) < rank
+            if _is_matrix(parameter, group) and short_side(parameter) < rank
         ]
         if small:
             told = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
@@ -364,14 +327,6 @@ def _problems(group: dict[str, Any]) -> Iterator[str]:
 
 def _is_matrix(parameter: torch.Tensor, group: dict[str, Any]) -> bool:
     return group["apollo"] and parameter.ndim in (2, 3)
-
-
-def _rank(matrix: torch.Tensor, group: dict[str, Any]) -> int:
-    return max(1, _short(matrix) // 4) if group["rank"] is None else group["rank"]
-
-
-def _short(matrix: torch.Tensor) -> int:
-    return min(matrix.shape[-2:])
 
 
 def _gradient(parameter: nn.Parameter) -> torch.Tensor:

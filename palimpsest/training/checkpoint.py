@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from palimpsest import ranks
 from palimpsest.store.atomic import remove_folder
-from palimpsest.training import ranks
 
 _PREFIX = "checkpoint-"
 
@@ -45,6 +46,7 @@ def rotate(folder: Path, limit: int) -> None:
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and persistent buffers by name, tied ones once."""
+    ranks.let_go(model)
     kept = model.state_dict(keep_vars=True).keys()
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
     tensors.update((name, buffer) for name, buffer in model.named_buffers() if name in kept)
@@ -52,8 +54,20 @@ def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def whole_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what ``model_tensors`` does, each tensor whole; of a sharded model every rank has to ask."""
-    return {name: ranks.whole(tensor).contiguous() for name, tensor in model_tensors(model).items()}
+    """Return what ``model_tensors`` does, each tensor whole; of a sharded model every rank has to ask.
+
+    It is rank 0 that gets them, in the machine's memory; no device ever holds more than one of them.
+    """
+    return _kept_by_the_first(model_tensors(model))
+
+
+def _kept_by_the_first(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    kept = {}
+    for name, tensor in tensors.items():
+        found = ranks.whole(tensor).contiguous()
+        if ranks.own() == 0:
+            kept[name] = found if ranks.count() == 1 else found.cpu()
+    return kept
 
 
 def save_model(model: nn.Module, file: Path) -> None:
@@ -65,10 +79,9 @@ def save_model(model: nn.Module, file: Path) -> None:
 
 def load_model(model: nn.Module, file: Path) -> None:
     """Copy saved tensors into a model, in place."""
-    saved = load_file(file)
-    with torch.no_grad():
+    with torch.no_grad(), safe_open(file, framework="pt") as saved:
         for name, tensor in model_tensors(model).items():
-            ranks.copy_into(tensor, saved[name])
+            ranks.copy_into(tensor, saved.get_tensor(name))
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
@@ -81,12 +94,13 @@ def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     for index, entries in state["state"].items():
         for key, value in entries.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}/{key}"] = ranks.whole(value).contiguous()
+                tensors[f"{index}/{key}"] = value
             else:
                 plain[f"{index}/{key}"] = value
+    found = _kept_by_the_first(tensors)
     if ranks.own():
         return
-    save_file(tensors, folder / "optimizer.safetensors")
+    save_file(found, folder / "optimizer.safetensors")
     write_json(folder / "optimizer.json", {"plain": plain, "param_groups": state["param_groups"]})
 
 

@@ -127,8 +127,7 @@ class FrozenContext:
 
     def prepare(self, model: Any) -> None:
         self.masked.prepare(model)
-        self.config = model.config
-        self.short_head = {"logits_to_keep": 1} if can_slice(model) else {}
+        self.know(model)
         if is_checkpointing(model):
             raise UserError(
                 "gradient checkpointing must be off when the context is frozen, because its layers drop the context's cache "
@@ -136,6 +135,11 @@ class FrozenContext:
                 "or say context: full"
             )
         _check_architecture(self, model)
+
+    def know(self, model: Any) -> None:
+        """Note how this model's contexts are read."""
+        self.config = model.config
+        self.short_head = {"logits_to_keep": 1} if can_slice(model) else {}
 
     def parts(self, rows: Sequence[Row]) -> dict[str, Any]:
         frozen: list[Decision] = []
@@ -271,6 +275,19 @@ def _check_architecture(objective: FrozenContext, model: Any) -> None:
 
     What fails here would train decisions on no context or a wrong one, and no error would tell.
     """
+    off, allowed = disagreement(objective, model)
+    if not off <= allowed:
+        raise _unfit(model, f"logits differ by {off:.2g} of their standard deviation")
+
+
+def disagreement(objective: FrozenContext, model: Any) -> tuple[float, float]:
+    """Return by how much answers differ between a context in a cache and one pass, and how much may be rounding.
+
+    Both in standard deviations of the logits.
+
+    Raises:
+        UserError: the model can't answer from a cache at all.
+    """
     before, after = _CHECKED
     device = next(model.parameters()).device
     known = model.get_input_embeddings().weight.shape[0]
@@ -289,11 +306,8 @@ def _check_architecture(objective: FrozenContext, model: Any) -> None:
         raise _unfit(model, f"{type(error).__name__}: {first_line(error)}") from error
     finally:
         model.train(training)
-    scale = float(wanted.std())
-    allowed = _AGREEMENT.get(next(model.parameters()).dtype, _LOOSE_AGREEMENT)
-    off = max(float((one - other).abs().max()) for one, other in zip(found, (wanted, shorter, wanted), strict=True)) / scale
-    if not off <= allowed:
-        raise _unfit(model, f"logits differ by {off:.2g} of their standard deviation")
+    off = max(float((one - other).abs().max()) for one, other in zip(found, (wanted, shorter, wanted), strict=True))
+    return off / float(wanted.std()), _AGREEMENT.get(next(model.parameters()).dtype, _LOOSE_AGREEMENT)
 
 
 def _unfit(model: nn.Module, why: str) -> UserError:

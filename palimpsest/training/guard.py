@@ -15,9 +15,9 @@ import torch
 import transformers
 from torch import nn
 
+from palimpsest import ranks
 from palimpsest.core.errors import Problems, UserError, nearest
 from palimpsest.store.atomic import TEMPORARY, cannot_write, remove_leftovers
-from palimpsest.training import ranks
 from palimpsest.training.checkpoint import model_tensors
 from palimpsest.training.sampler import Row
 from palimpsest.training.settings import TrainingSettings
@@ -58,8 +58,9 @@ def check_steps(steps: int, settings: TrainingSettings) -> None:
 def check_weights(model: nn.Module, when: str) -> None:
     """Refuse weights that are not finite, naming each tensor."""
     problems = Problems(f"The model's weights must be finite, {when}:")
+    ranks.let_go(model)
     for name, tensor in model.named_parameters():
-        wrong = tensor.numel() - int(torch.isfinite(ranks.whole(tensor.detach())).sum())
+        wrong = tensor.numel() - int(ranks.whole(torch.isfinite(tensor.detach()).sum()))
         if wrong:
             problems.add(f"{name} holds {wrong} of {tensor.numel()} numbers that are not (NaN or infinite)")
     problems.raise_if_any()
@@ -69,9 +70,8 @@ def check_folder(model: nn.Module, folder: Path, settings: TrainingSettings) -> 
     """Make the run's folder, or refuse one that can't be written or has too little room."""
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if ranks.own() == 0:
-            remove_leftovers(folder)
-        probe = folder / f"{TEMPORARY}probe-{ranks.own()}"
+        remove_leftovers(folder)
+        probe = folder / f"{TEMPORARY}probe"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
@@ -122,8 +122,10 @@ def digest_of_weights(model: nn.Module) -> str:
     state = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model_tensors(model).items()):
         state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        state.update(tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
+        found = ranks.whole(tensor)
+        if ranks.own() == 0:
+            state.update(found.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return ranks.decided(state.hexdigest)
 
 
 @contextmanager

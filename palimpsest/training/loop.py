@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,20 +19,20 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_callback import PrinterCallback
 
+from palimpsest import ranks
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.mixture import SOURCES
+from palimpsest.models.full_memory import is_full_memory
 from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
-from palimpsest.training import ranks
 from palimpsest.training.apollo import Apollo
 from palimpsest.training.objectives import Objective, Prepared
 from palimpsest.training.optimizers import OptimizerFactory
+from palimpsest.training.passes import own_passes
 from palimpsest.training.sampler import Batches, Row
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.training.step_log import Pending, StepLog
-
-_SIGNS_OF_FULL_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 class Progress(Protocol):
@@ -119,9 +120,11 @@ class Loop(Trainer):
         self.checkpoints = folder / "checkpoints"
         self.notes: list[str] = []
         objective.prepare(model)
+        if ranks.is_sharded(model):
+            os.environ.pop("ACCELERATE_USE_FSDP", None)  # a second time nothing is sharded
         super().__init__(
             model=model,
-            args=_arguments(settings, folder, total, next(model.parameters()).device),
+            args=_arguments(settings, folder, total, next(model.parameters()).device, sharded=ranks.is_sharded(model)),
             train_dataset=_Steps(batches, total),
             callbacks=[_Flow(self, progress)],
         )
@@ -173,21 +176,24 @@ class Loop(Trainer):
             try:
                 return self._gather_gradient(model, inputs)
             except (RuntimeError, MemoryError) as error:
-                if not is_full_memory(error) or ranks.count() > 1:  # alone a rank can't start over
+                if not is_full_memory(error):
                     raise
+                if ranks.count() > 1:
+                    raise self._full_among_many(inputs) from error
                 self._use_less_memory(model, min(self.rows_at_once, len(inputs)), error)
 
     def _gather_gradient(self, model: nn.Module, rows: list[Row]) -> torch.Tensor:
         # In the order that they come in, in which every pass has its share of rehearsal.
-        at_once = self.rows_at_once
+        at_once = math.ceil(self.rows_at_once / ranks.count())
         chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
-        passes, weight = ranks.passes(self.objective, chunks)
+        passes, weight = own_passes(self.objective, chunks)
         weights: list[float] = weight.tolist()
         total = sum(weights)
         sums = torch.zeros(len(SOURCES), device=self.args.device)
         for index, part in enumerate(passes):
             more = index + 1 < len(passes)
-            with self.accelerator.no_sync(model) if more else contextlib.nullcontext():
+            # A sharded gradient is summed over ranks after every pass: kept whole until the last it would not fit.
+            with self.accelerator.no_sync(model) if more and not ranks.is_sharded(model) else contextlib.nullcontext():
                 part_sums = self.compute_loss(model, part.to(self.args.device))
                 # Gradients are averaged over ranks, and the loss is a sum over all of them.
                 self.accelerator.backward(part_sums.sum() * (ranks.count() / total))
@@ -211,6 +217,16 @@ class Loop(Trainer):
     ) -> torch.Tensor:
         """Return the summed loss of each source, not yet divided."""
         return self.objective(model, inputs)
+
+    def _full_among_many(self, rows: list[Row]) -> UserError:
+        """Return what to do where memory ran out on one rank, which alone can't start the step over."""
+        most, together = min(self.rows_at_once, len(rows)), self.settings.rows_per_step
+        fewer = max(most // 2, 1)
+        return UserError(
+            f"memory ran out in process {ranks.own()} of {ranks.count()} at training step {self.state.global_step + 1}, with "
+            f"{math.ceil(most / ranks.count())} rows at a time in each; say per_device_train_batch_size: {fewer} and "
+            f"gradient_accumulation_steps: {math.ceil(together / fewer)}, use shorter examples, or more processes"
+        )
 
     def _use_less_memory(self, model: nn.Module, rows: int, error: Exception) -> None:
         if rows <= 1:
@@ -315,7 +331,9 @@ class Loop(Trainer):
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
-def _arguments(settings: TrainingSettings, folder: Path, total: int, device: torch.device) -> TrainingArguments:
+def _arguments(
+    settings: TrainingSettings, folder: Path, total: int, device: torch.device, *, sharded: bool
+) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=total,
@@ -327,6 +345,7 @@ def _arguments(settings: TrainingSettings, folder: Path, total: int, device: tor
         use_cpu=device.type == "cpu",
         save_strategy="steps",
         save_steps=settings.save_steps,
+        save_only_model=sharded,  # the checkpoints are ours; the Trainer's could not hold a sharded optimizer
         logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to=list(settings.report_to),
@@ -342,9 +361,3 @@ def _arguments(settings: TrainingSettings, folder: Path, total: int, device: tor
 
 def _only(steps: list[list[Row]]) -> list[Row]:
     return steps[0]
-
-
-def is_full_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error).lower() for sign in _SIGNS_OF_FULL_MEMORY)

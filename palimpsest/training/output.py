@@ -9,11 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.tensor import DTensor
+
+from palimpsest import ranks
 from palimpsest.core.errors import UserError
 from palimpsest.core.spec import Spec
 from palimpsest.data.mixture import SOURCES, Counts
 from palimpsest.store.atomic import whole_folder, write_bytes
-from palimpsest.training import ranks
 from palimpsest.training.checkpoint import read_json, whole_tensors
 from palimpsest.training.sampler import Batches
 from palimpsest.training.settings import TrainingSettings
@@ -111,9 +113,12 @@ def write_examples(folder: Path, batches: Batches, steps: int) -> None:
 
 def write_adapter(model: Any, folder: Path, base: str) -> None:
     """Write a PEFT model's adapter by itself, beside the model that it is merged into."""
+    if ranks.own():
+        return
     with whole_folder(folder / "adapter") as target:
         model.peft_config["default"].base_model_name_or_path = base
-        model.save_pretrained(target)
+        own = {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
+        model.save_pretrained(target, state_dict=own)  # asked for everything, it would gather the weights below it
 
 
 def _remove_checkpoints(folder: Path) -> None:

@@ -47,13 +47,13 @@ class Batches(Protocol):
 class MixedBatches:
     """Rows of three sources in the order of ``plan_batches``; every forward pass has its share of each."""
 
-    def __init__(self, rows: Iterable[Row], settings: TrainingSettings, ranks: int = 1) -> None:
+    def __init__(self, rows: Iterable[Row], settings: TrainingSettings) -> None:
         self.rows: dict[RowSource, list[Row]] = {source: [] for source in SOURCES}
         for row in rows:
             self.rows[row.source].append(row)
         self.counts = Counts(*(len(self.rows[source]) for source in SOURCES))
         passes = plan_batches(self.counts, settings.per_device_train_batch_size, settings.seed, settings.num_train_epochs)
-        each = settings.gradient_accumulation_steps * ranks
+        each = settings.gradient_accumulation_steps
         self.plan: list[list[RowRef]] = [
             [row for part in passes[start : start + each] for row in part] for start in range(0, len(passes), each)
         ]

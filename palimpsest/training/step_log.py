@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from palimpsest.core import launch
 from palimpsest.core.errors import UserError
 from palimpsest.data.mixture import SOURCES
 from palimpsest.store.atomic import cannot_write, write_bytes
-from palimpsest.training import ranks
 from palimpsest.training.apollo import Movement
 
 
@@ -71,7 +71,7 @@ class StepLog:
     @property
     def writes(self) -> bool:
         """Whether this process is the one that writes it; the others only check their numbers."""
-        return ranks.own() == 0
+        return launch.own() == 0
 
     def moved(self, limits: Sequence[torch.Tensor], movements: Mapping[str, Movement]) -> None:
         """Add to the last step what its optimizer says of it."""

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from palimpsest import ranks
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import digest
-from palimpsest.training import guard, output, ranks
+from palimpsest.models import sharded
+from palimpsest.training import guard, output
 from palimpsest.training.frozen_context import FrozenContext
 from palimpsest.training.loop import Loop, Progress
 from palimpsest.training.objectives import MaskedLoss, Objective
@@ -65,7 +67,7 @@ def train(
         with guard.left_as_found(model):
             objective.prepare(model.eval())
             rows = objective.with_reference(model, rows)
-    batches, identity = MixedBatches(rows, settings, ranks.count()), guard.digest_of_rows(rows)
+    batches, identity = MixedBatches(rows, settings), guard.digest_of_rows(rows)
     summary = train_batches(
         model, tokenizer, batches, settings, folder, progress, identity=identity, base=base, objective=objective
     )
@@ -91,6 +93,7 @@ def train_batches(
     Rows are not checked beforehand. ``identity`` must name the data (and the optimizer, where one is given), so that a run on
     other data is never continued. A step's rows go through the model ``per_device_train_batch_size`` at a time.
     """
+    ranks.connect(next(model.parameters()).device.type)
     objective = objective or objective_of(settings)
     guard.check_steps(len(batches), settings)
     problems = Problems("This can't be trained:")
@@ -99,12 +102,15 @@ def train_batches(
     with guard.left_as_found(model):
         notes = guard.make_ready(model, settings)
         wrapped = with_adapter(model, settings.lora, settings.seed) if settings.lora else model
+        if settings.lora and ranks.is_sharded(model) and (problem := sharded.unmergeable(wrapped)):
+            raise UserError(f"{ranks.count()} processes can't train this adapter together: {problem}")
+        called = model if ranks.is_sharded(model) else wrapped  # peft calls past the hooks that gather a sharded model
         identity = digest([identity, len(batches), objective.name, settings.fingerprint, guard.digest_of_weights(model)])
         if (done := output.finished(folder, identity)) is not None:
             return done
-        guard.check_folder(model, folder, settings)
+        ranks.decided(lambda: guard.check_folder(model, folder, settings))
         loop = Loop(
-            wrapped,
+            called,
             batches,
             settings,
             folder,
@@ -123,7 +129,7 @@ def train_batches(
     with guard.left_as_found(model):
         if settings.lora:
             output.write_adapter(wrapped, folder, base)
-            model = wrapped.merge_and_unload()
+            model = sharded.merged(wrapped) if ranks.is_sharded(model) else wrapped.merge_and_unload()
         output.write(model, tokenizer, folder, summary, base)
     return summary
 

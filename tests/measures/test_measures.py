@@ -15,6 +15,7 @@ from palimpsest.data.user_files import text_example
 from palimpsest.measures import _measure
 from palimpsest.measures._forward import take_together
 from palimpsest.measures._measure import Budget
+from palimpsest.measures._writing import Dice, write
 from palimpsest.models import subject
 
 KINDS = ("llama", "gpt2", "gemma3_text", "qwen3_5_text")
@@ -110,11 +111,8 @@ def test_generations_are_samples_of_the_model(tmp_path: Path) -> None:
     probability = logits_of(one, one.renderer.encode(made[0]).prompt)[-1].exp().numpy().astype(float)
     drawn = np.zeros_like(probability)
     for seed in range(600):
-        measure = _measure.load("generations", {"max_new_tokens": 1, "seed": seed})
-        group = ItemSet(name="g", items=tuple(made))
-        with torch.no_grad():
-            token = measure._write(one, [one.renderer.encode(group.items[0]).prompt], [group.items[0].id])[0][0]  # type: ignore[attr-defined]
-        drawn[token] += 1
+        prompt = one.renderer.encode(made[0]).prompt
+        drawn[write(one, [prompt], [made[0].id], 1, Dice(1.0, seed), 64, lambda _: None)[0][0]] += 1
     common = probability > 5 / 600
     observed = np.append(drawn[common], drawn[~common].sum())
     expected = 600 * np.append(probability[common], probability[~common].sum())

@@ -288,7 +288,9 @@ def test_default_folder(monkeypatch, tmp_path):
 
 # ---------------------------------------------------------------- keys
 
-CONDITIONS = Conditions(packages={"torch": "2.13"}, dtype="float32", device="cpu", threads=1, batches={"tokens": 8192})
+CONDITIONS = Conditions(
+    packages={"torch": "2.13"}, dtype="float32", device="cpu", threads=1, processes=1, batches={"tokens": 8192}
+)
 NEED = Need(measure="losses", role="base", items="text:a", parameters={"top": 5})
 PARTS = {"subject": "s", "items": "i", "after": None, "source": "c", "conditions": CONDITIONS}
 

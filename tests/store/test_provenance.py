@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -104,3 +105,32 @@ def test_source_of_a_measure_reaches_what_renders_its_items():
     assert own != other
     assert own == source.source_digest("palimpsest.measures.losses", "palimpsest.data.render")
     assert own != source.source_digest("palimpsest.measures.losses", "palimpsest.models.subject")
+
+
+def test_a_timed_progress_passes_everything_on_and_keeps_a_line_for_each_process(tmp_path):
+    heard = []
+
+    class Inner:
+        def begin(self, stage, total=None):
+            heard.append(("begin", stage, total))
+
+        def at(self, done, total):
+            heard.append(("at", done, total))
+
+        def tell(self, message):
+            heard.append(("tell", message))
+
+    timed = provenance.Timed(Inner())
+    timed.begin("one", 3)
+    timed.at(1, 3)
+    time.sleep(0.02)
+    timed.begin("two")
+    timed.tell("hear")
+    timed.keep(tmp_path)
+    assert heard == [("begin", "one", 3), ("at", 1, 3), ("begin", "two", None), ("tell", "hear")]
+    timed.keep(tmp_path)
+    first, second = (json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines())
+    assert list(first["stages_seconds"]) == ["one", "two"] and first["stages_seconds"] == second["stages_seconds"]
+    assert 0.02 <= first["stages_seconds"]["one"] < first["seconds"]
+    assert first["stages_processor_seconds"]["one"] < 0.02, "sleeping takes no processor"
+    timed.keep(tmp_path / "gone")  # what is told of time is no result

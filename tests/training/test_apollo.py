@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from training_kit import small_model
 
-from palimpsest.training import checkpoint
-from palimpsest.training.apollo import Apollo, parameter_groups, projection
+from palimpsest.training import checkpoint, low_rank
+from palimpsest.training.apollo import Apollo, parameter_groups
+from palimpsest.training.low_rank import projection
 
 
 def weights(*shape: int, seed: int = 0) -> nn.Parameter:
@@ -73,16 +74,19 @@ def test_a_projection_loses_the_root_of_its_share(rank: int) -> None:
     """The paper's theorem: a factor is sqrt(r / shorter side) of that of full rank, in expectation."""
     rows, columns = 256, 512
     weight = weights(rows, columns)
-    optimizer = Apollo([("w", weight)], rank=rank, scale=1.0, update_proj_gap=10_000)
+    optimizer = Apollo([("w", weight)], lr=1.0, rank=rank, scale=1.0, update_proj_gap=10_000)
     moment, square = torch.zeros(rows, columns), torch.zeros(rows, columns)
     ratios = []
     for step in range(12):
         grad = torch.randn(rows, columns, generator=torch.Generator().manual_seed(step))
-        found = optimizer._factor("w", grad, optimizer.state[weight], optimizer.param_groups[0])
+        weight.data.zero_()
+        weight.grad = grad
+        optimizer.step()
+        found = weight.detach().norm(dim=0) / grad.norm(dim=0)
         moment, square = 0.9 * moment + 0.1 * grad, 0.999 * square + 0.001 * grad**2
         direction = moment / (1 - 0.9 ** (step + 1)) / ((square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
         if step > 5:
-            ratios.append((found / (direction.norm(dim=0) / grad.norm(dim=0))).flatten())
+            ratios.append(found / (direction.norm(dim=0) / grad.norm(dim=0)))
     # one projection serves all channels at rank 1, so its own length (chi with one degree) stays in the ratio
     assert float(torch.cat(ratios).median()) == pytest.approx(math.sqrt(rank / 256), rel=0.35 if rank == 1 else 0.12)
 
@@ -130,16 +134,17 @@ def test_a_gradient_of_zero_limits_nothing() -> None:
 
 
 @pytest.mark.parametrize(("rank", "kind"), [(4, "channel"), (1, "tensor")])
-def test_state_is_as_small_as_the_paper_says(rank: int, kind: Any) -> None:
+@pytest.mark.parametrize("gamma", [1.01, None])
+def test_state_is_as_small_as_the_paper_says(rank: int, kind: Any, gamma: float | None) -> None:
     short, long = 12, 40
     for shape in ((short, long), (long, short)):
         weight = weights(*shape)
-        optimizer = Apollo([("w", weight)], rank=rank, scale_type=kind)
+        optimizer = Apollo([("w", weight)], rank=rank, scale_type=kind, norm_limit=gamma)
         weight.grad = gradient(shape, 0)
         optimizer.step()
         tensors = list(optimizer.state[weight].values())
         assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)
-        assert sum(tensor.numel() for tensor in tensors) == 2 * long * rank + 2
+        assert sum(tensor.numel() for tensor in tensors) == 2 * long * rank + 1 + (gamma is not None)
 
 
 def test_experts_are_matrices_of_their_own() -> None:
@@ -159,6 +164,31 @@ def test_experts_are_matrices_of_their_own() -> None:
             alone.grad = grad[expert].clone()
             single.step()
         torch.testing.assert_close(alone.detach(), stack.detach()[expert])
+
+
+def train_some(shapes: list[tuple[int, int]], has_gradient: Any, **given: Any) -> list[nn.Parameter]:
+    """Take four steps; in each, only the matrices that ``has_gradient(step, place)`` names have one."""
+    parameters = [weights(*shape, seed=place) for place, shape in enumerate(shapes)]
+    optimizer = Apollo([(f"layer.{place}", one) for place, one in enumerate(parameters)], lr=0.1, rank=2, **given)
+    for step in range(4):
+        for place, parameter in enumerate(parameters):
+            parameter.grad = gradient(shapes[place], 10 * place + step) if has_gradient(step, place) else None
+        optimizer.step()
+    return parameters
+
+
+@pytest.mark.parametrize("given", [{}, {"scale_type": "tensor"}, {"norm_limit": 1.01, "update_proj_gap": 2}])
+@pytest.mark.parametrize("always", [True, False])
+def test_matrices_that_step_together_step_as_each_alone(
+    given: dict[str, Any], always: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a matrix has no gradient now and then, so that other ones are together."""
+    shapes = [(6, 10), (10, 6), (6, 10), (6, 6), (6, 10), (10, 6)]
+    together = train_some(shapes, lambda step, place: always or (step + place) % 3 > 0, **given)
+    monkeypatch.setattr(low_rank, "_TOGETHER", 1)
+    alone = train_some(shapes, lambda step, place: always or (step + place) % 3 > 0, **given)
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_names_and_not_places_decide() -> None:

@@ -14,13 +14,12 @@ import torch
 from safetensors.torch import load_file
 from training_kit import some_rows
 
-from palimpsest.training import ranks
 from palimpsest.training.frozen_context import FrozenContext
+from palimpsest.training.passes import own_passes
 from palimpsest.training.sampler import Row
 
 HERE = Path(__file__).parent
-TWO: dict[str, Any] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
-ONE: dict[str, Any] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+STEPS: dict[str, Any] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
 FSDP = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
 FSDP += ["--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"]
 
@@ -60,8 +59,8 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
     ids=["apollo", "mini", "adamw"],
 )
 def test_two_processes_are_equal_to_one(tmp_path: Path, launch: list[str], changes: dict[str, Any]) -> None:
-    alone = run(tmp_path / "one", changes | ONE)
-    together = run(tmp_path / "two", changes | TWO, launch)
+    alone = run(tmp_path / "one", changes | STEPS)
+    together = run(tmp_path / "two", changes | STEPS, launch)
     assert apart(alone, together) < 2e-6
     steps = [
         [json.loads(line) for line in (tmp_path / name / "steps.jsonl").read_text().splitlines()] for name in ("one", "two")
@@ -74,7 +73,7 @@ def test_two_processes_are_equal_to_one(tmp_path: Path, launch: list[str], chang
 
 @pytest.mark.slow
 def test_a_sharded_run_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
-    changes = {"optim": "apollo", "context": "frozen", "optim_args": {"norm_limit": 1.01}} | TWO
+    changes = {"optim": "apollo", "context": "frozen", "optim_args": {"norm_limit": 1.01}} | STEPS
     undisturbed = run(tmp_path / "undisturbed", changes, FSDP)
     run(tmp_path / "disturbed", changes | {"stop_at": 5}, FSDP)
     assert not (tmp_path / "disturbed" / "training.json").exists()
@@ -85,11 +84,12 @@ def test_ranks_share_the_passes_of_a_step_and_run_the_same_kinds(monkeypatch: py
     objective = FrozenContext()
     text = Row([1, 2, 3], [0.0, 1.0, 1.0], "rehearsal")
     chunks = [some_rows()[:2], [text], some_rows()[2:4]]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setenv("WORLD_SIZE", "2")
     found = []
     for rank in (0, 1):
         monkeypatch.setenv("RANK", str(rank))
-        found.append(ranks.passes(objective, chunks))
+        found.append(own_passes(objective, chunks))
     (first, weights), (second, same) = found
     assert [type(part) for part in first] == [type(part) for part in second]
     assert torch.equal(weights, same)

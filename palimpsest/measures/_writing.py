@@ -1,0 +1,367 @@
+"""Writing: how do many prompts go on at once, with no step spent on one that has ended?
+
+Prompts are read in batches of similar lengths; what they leave is kept in slots of one buffer that is allocated once. Each step
+adds one token to every slot that is still writing; when enough slots are free, the next prompts are read into them (continuous
+batching: Yu et al. 2022, Orca, OSDI). That is right where attention alone mixes tokens, so a model is tried first; any other
+writes with ``generate`` of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from palimpsest import ranks
+from palimpsest.core.seeds import numpy_stream
+from palimpsest.measures._sharing import agrees, tried, widest_line
+from palimpsest.models import reading
+
+_REFILL = 4
+"""Prompts are read into free slots once a quarter of all is free."""
+_AT_ONCE = 2_048
+"""So many tokens of prompts are read in one pass."""
+_STEERED = (
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "sequence_bias",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+)
+"""Generation settings of a model that forbid or force tokens; these the library's own loop knows how to heed."""
+_slotted: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+Told = Callable[[int], None]
+"""Called with how many have ended."""
+
+
+class Ends:
+    """What ends an answer: a token that says so, or a text.
+
+    Args:
+        subject: whose tokens they are.
+        texts: nothing is written after any of these; what is kept still holds it.
+    """
+
+    _SPARE = 4
+    """Tokens that may begin before such a text or end after it."""
+
+    def __init__(self, subject: Any, texts: Sequence[str] = ()) -> None:
+        self.tokens, self.texts, self._tokenizer = sorted(subject.stop_token_ids), tuple(texts), subject.tokenizer
+        self._longest = max((len(text.encode()) for text in texts), default=0) + self._SPARE  # a token holds a byte or more
+
+    def at_text(self, lines: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return whether one of the texts stands in the last tokens of each line, bool [lines]."""
+        if not self.texts:
+            return np.zeros(len(lines), dtype=np.bool_)
+        written = self._tokenizer.batch_decode([list(line[-self._longest :]) for line in lines])
+        return np.array([any(text in one for text in self.texts) for one in written])
+
+    def cut(self, tokens: list[int]) -> list[int]:
+        """Return what was written up to what ended it, and with it."""
+        for place, token in enumerate(tokens):
+            if token in self.tokens or (self.texts and self.at_text([tokens[: place + 1]])[0]):
+                return tokens[: place + 1]
+        return tokens
+
+
+class Dice:
+    """Chooses tokens: the largest logit, or with a temperature the largest sum of logit and noise, which is a sample.
+
+    The noise belongs to (seed, item, step), so it is the same for every model and in every batch.
+    """
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self.temperature, self.seed = temperature, seed
+
+    def scores(self, logits: torch.Tensor, names: Sequence[str], steps: Sequence[int]) -> torch.Tensor:
+        """Return what the next token is the largest of [lines, vocabulary], of lines that are so many tokens long."""
+        if not self.temperature:
+            return logits
+        noise = np.empty(logits.shape, dtype=np.float32)
+        for line, (name, step) in enumerate(zip(names, steps, strict=True)):
+            noise[line] = gumbel(numpy_stream(self.seed, "generation", name, step), logits.shape[-1])
+        return logits.float() / self.temperature + torch.from_numpy(noise).to(logits.device)
+
+
+def gumbel(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return what ``rng.gumbel(size=size)`` returns, up to the last bit, in a third of the time."""
+    uniform = 1.0 - rng.random(size)
+    np.log(uniform, out=uniform)
+    np.negative(uniform, out=uniform)
+    np.maximum(uniform, np.finfo(np.float64).tiny, out=uniform)
+    np.log(uniform, out=uniform)
+    return np.negative(uniform, out=uniform)
+
+
+@torch.no_grad()
+def write(
+    subject: Any,
+    prompts: Sequence[Sequence[int]],
+    names: Sequence[str],
+    most: int,
+    dice: Dice,
+    room: int,
+    told: Told,
+    until: Sequence[str] = (),
+) -> list[list[int]]:
+    """Return the tokens that a model writes after each prompt, up to the one that ends it and with it.
+
+    Args:
+        subject: who writes.
+        prompts: of a token or more each.
+        names: what each one's noise belongs to.
+        most: largest number of tokens.
+        dice: how tokens are chosen.
+        room: so many tokens are held at once, prompts with what is written after them.
+        told: hears how many have ended.
+        until: texts that end an answer as well.
+    """
+    longest = max(map(len, prompts), default=0) + most
+    # the processes that share a model call it equally often, which lines that end by themselves do not let them
+    fits = (
+        bool(prompts)
+        and not ranks.is_sharded(subject.model)
+        and longest <= widest_line(subject)
+        and _chooses_freely(subject.model)
+    )
+    work = _in_slots if fits and reads_slots(subject) else _generated
+    return work(subject, prompts, names, most, dice, Ends(subject, until), max(room // max(longest, 1), 1), told)
+
+
+def _in_slots(
+    subject: Any,
+    prompts: Sequence[Sequence[int]],
+    names: Sequence[str],
+    most: int,
+    dice: Dice,
+    ends: Ends,
+    size: int,
+    told: Told,
+) -> list[list[int]]:
+    """Write with so many slots; the same prompt with the same noise is written once."""
+    firsts: dict[tuple[Any, ...], int] = {}
+    same = [firsts.setdefault((names[index], *prompt), index) for index, prompt in enumerate(prompts)]
+    waiting = sorted(firsts.values(), key=lambda index: (len(prompts[index]), index))
+    size, written = min(size, len(waiting)), {index: [] for index in waiting}
+    slots = Slots(size, max(map(len, prompts)) + most, subject.device)
+    stops = np.array(ends.tokens, dtype=np.int64)
+    live: list[int] = []
+    done, logits = 0, torch.empty(0)
+    while waiting or live:
+        fresh = waiting[: size - len(live)] if size - len(live) >= min(max(size // _REFILL, 1), len(waiting)) else []
+        if fresh:
+            waiting = waiting[len(fresh) :]
+            added = slots.read(subject.model, [prompts[index] for index in fresh])
+            logits = torch.cat([logits, added]) if live else added
+            live += fresh
+        scores = dice.scores(logits, [names[index] for index in live], [len(written[index]) for index in live])
+        chosen = scores.argmax(-1).cpu().numpy()
+        for index, token in zip(live, chosen.tolist(), strict=True):
+            written[index].append(token)
+        ended = np.isin(chosen, stops) | np.array([len(written[index]) == most for index in live])
+        ended |= ends.at_text([written[index] for index in live])
+        if ended.any():
+            kept = slots.close(np.flatnonzero(ended))
+            live, chosen = [live[place] for place in kept], chosen[kept]
+            done += int(ended.sum())
+            told(done)
+        if live:
+            logits = slots.step(subject.model, chosen)
+    told(len(prompts))
+    return [list(written[index]) for index in same]
+
+
+class Slots(DynamicCache):
+    """Keys and values of lines of different lengths, each from column 0 on, in buffers of a fixed size.
+
+    Args:
+        size: how many lines.
+        width: tokens of the longest one.
+        device: where.
+    """
+
+    def __init__(self, size: int, width: int, device: str) -> None:
+        super().__init__()
+        self.size, self.width, self.device = size, width, device
+        self.buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.lengths = np.zeros(0, dtype=np.int64)
+
+    def read(self, model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Read prompts into free slots, and return the logits after each [prompts, vocabulary]."""
+        lengths = np.array([len(prompt) for prompt in prompts])
+        width, first = int(lengths.max()), len(self.lengths)
+        if (half := len(prompts) // 2) and len(prompts) * width > _AT_ONCE:
+            return torch.cat([self.read(model, prompts[:half]), self.read(model, prompts[half:])])
+        tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+        for line, prompt in enumerate(prompts):
+            tokens[line, : len(prompt)] = torch.tensor(prompt)
+        filled, keep = DynamicCache(), width - int(lengths.min()) + 1
+        # padding on the right is seen by nothing but padding
+        places = torch.arange(width, device=self.device).expand(tokens.shape)
+        logits = model(
+            input_ids=tokens.to(self.device), position_ids=places, past_key_values=filled, use_cache=True, logits_to_keep=keep
+        ).logits
+        for number, layer in enumerate(filled.layers):
+            for buffer, values in zip(self._buffers(number, layer.keys, layer.values), (layer.keys, layer.values), strict=True):
+                buffer[first : first + len(prompts), :, :width] = values
+        self.lengths = np.concatenate([self.lengths, lengths])
+        return logits[torch.arange(len(prompts)), torch.from_numpy(lengths - 1 - (width - keep))]
+
+    def _buffers(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if layer not in self.buffers:
+            made = [one.new_zeros(self.size, one.shape[1], self.width, one.shape[3]) for one in (keys, values)]
+            self.buffers[layer] = made[0], made[1]
+        return self.buffers[layer]
+
+    def step(self, model: Any, tokens: np.ndarray) -> torch.Tensor:
+        """Add one token to each line, and return the logits after it [lines, vocabulary]."""
+        count, width = len(self.lengths), int(self.lengths.max()) + 1
+        self.place = torch.from_numpy(self.lengths.copy()).to(self.device)
+        self.line, self.reach = torch.arange(count, device=self.device), width
+        unseen = torch.arange(width, device=self.device) > self.place[:, None]
+        mask = torch.zeros(count, 1, 1, width, dtype=model.dtype, device=self.device)
+        mask.masked_fill_(unseen[:, None, None], torch.finfo(model.dtype).min)
+        logits = model(
+            input_ids=torch.from_numpy(tokens)[:, None].to(self.device),
+            attention_mask=mask,
+            position_ids=self.place[:, None],
+            past_key_values=self,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self.lengths = self.lengths + 1
+        return logits
+
+    def close(self, ended: np.ndarray) -> np.ndarray:
+        """Free the slots of lines that have ended, and return which lines are left, in their new order."""
+        kept = np.setdiff1d(np.arange(len(self.lengths)), ended)
+        holes, movers = ended[ended < len(kept)], kept[kept >= len(kept)]
+        order = np.arange(len(kept))
+        order[holes] = movers
+        if len(holes):
+            to, source = torch.from_numpy(holes).to(self.device), torch.from_numpy(movers).to(self.device)
+            for buffers in self.buffers.values():
+                for buffer in buffers:
+                    buffer[to] = buffer[source]
+        self.lengths = self.lengths[order]
+        return order
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *given: Any, **more: Any) -> Any:
+        found = []
+        for buffer, states in zip(self.buffers[layer_idx], (key_states, value_states), strict=True):
+            buffer[self.line, :, self.place] = states[:, :, 0]
+            found.append(buffer[: len(self.lengths), :, : self.reach])
+        return tuple(found)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return int(self.lengths.max(initial=0))
+
+
+def _chooses_freely(model: Any) -> bool:
+    """Whether a model's generation settings leave the choice of a token to its logits."""
+    return not any(getattr(model.generation_config, name, None) for name in _STEERED)
+
+
+def reads_slots(subject: Any) -> bool:
+    """Try whether a model goes on from slots as in one pass over everything."""
+    if subject.model not in _slotted:
+        _slotted[subject.model] = tried(lambda: _goes_on(subject))
+    return _slotted[subject.model]
+
+
+def _goes_on(subject: Any) -> bool:
+    model = subject.model
+    draw = np.random.Generator(np.random.Philox(1)).integers(0, model.config.get_text_config().vocab_size, 16).tolist()
+    rows = [draw[:4], draw[4:10], draw[10:13]]
+    slots, steps = Slots(3, 8, subject.device), [(0, 1, 2), (1, 2)]
+    slots.read(model, [row[:-1] for row in rows[:1]])
+    slots.read(model, [row[:-1] for row in rows[1:]])
+    found = [slots.step(model, np.array([rows[line][-1] for line in steps[0]]))]
+    order = slots.close(np.array([0])).tolist()
+    found.append(slots.step(model, np.array([draw[-1]] * 2)))
+    wanted = []
+    for lines, more in ((steps[0], []), (order, [draw[-1]])):
+        alone = [model(input_ids=torch.tensor([rows[line] + more], device=subject.device)).logits[0, -1] for line in lines]
+        wanted.append(torch.stack(alone))
+    return all(agrees(model, one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def _generated(
+    subject: Any,
+    prompts: Sequence[Sequence[int]],
+    names: Sequence[str],
+    most: int,
+    dice: Dice,
+    ends: Ends,
+    size: int,
+    told: Told,
+) -> list[list[int]]:
+    """Write so many at a time with the library's own loop."""
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    written: list[list[int]] = [[]] * len(prompts)
+    batches = list(reading.batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]))
+    done = 0
+    for own, everybody, _ in ranks.turns(batches):
+        found = _generate(subject, [prompts[index] for index in own], [names[index] for index in own], most, dice, ends)
+        for rank, batch in enumerate(everybody):
+            for index, tokens in zip(batch, ranks.from_rank(rank, found).tolist(), strict=True):
+                written[index] = ends.cut(tokens)
+            done += len(batch)
+            told(done)
+    return written
+
+
+def _generate(
+    subject: Any, prompts: Sequence[Sequence[int]], names: Sequence[str], most: int, dice: Dice, ends: Ends
+) -> torch.Tensor:
+    width = max(len(prompt) for prompt in prompts)
+    tokens = torch.full((len(prompts), width), subject.pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for line, prompt in enumerate(prompts):
+        tokens[line, width - len(prompt) :] = torch.tensor(prompt)
+        mask[line, width - len(prompt) :] = 1
+    written = subject.model.generate(
+        input_ids=tokens.to(subject.device),
+        attention_mask=mask.to(subject.device),
+        max_new_tokens=most,
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=None,
+        logits_processor=LogitsProcessorList([_Thrown(dice, names, width)]),
+        stopping_criteria=StoppingCriteriaList([_AtText(ends, width)] if ends.texts else []),
+        pad_token_id=subject.pad_token_id,
+        eos_token_id=ends.tokens or None,
+    )
+    return written[:, width:]
+
+
+class _Thrown(LogitsProcessor):
+    """Lets dice choose where the library takes the largest score."""
+
+    def __init__(self, dice: Dice, names: Sequence[str], width: int) -> None:
+        self.dice, self.names, self.width = dice, names, width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return self.dice.scores(scores, self.names, [input_ids.shape[1] - self.width] * len(self.names))
+
+
+class _AtText(StoppingCriteria):
+    """Ends a line of the library's loop where a text does."""
+
+    def __init__(self, ends: Ends, width: int) -> None:
+        self.ends, self.width = ends, width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # type: ignore[override]
+        return torch.from_numpy(self.ends.at_text(input_ids[:, self.width :].tolist())).to(input_ids.device)

@@ -1,0 +1,88 @@
+"""Reading: can rows of unlike length go through a model side by side, and does no token see a later one?
+
+Both are tried on the loaded model, because no configuration tells: some classes ignore the mask, some count positions in a way
+of their own, and some read to the left and to the right. What a model says of one row on its own is the truth that padded rows
+are held against.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+_ROW, _SHORTER = 13, 8
+"""Tokens of the rows that are tried; the shorter one is padded to the longer one."""
+_AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-5}
+_LOOSE_AGREEMENT = 0.05
+"""By how much logits may differ, in standard deviations of the logits; half precision has the loose one."""
+
+
+def inputs(rows: Sequence[Sequence[int]], padding: int, device: str) -> dict[str, torch.Tensor]:
+    """Return rows as a batch padded on the left: ``input_ids``, ``attention_mask`` and ``position_ids`` [rows, longest]."""
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), width), padding, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for line, row in enumerate(rows):
+        tokens[line, width - len(row) :] = torch.tensor(row)
+        mask[line, width - len(row) :] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return {
+        "input_ids": tokens.to(device),
+        "attention_mask": mask.to(device),
+        "position_ids": positions.to(device),
+    }
+
+
+def accepted(model: Any, offered: dict[str, Any]) -> dict[str, Any]:
+    """Return those arguments that a model's forward pass takes."""
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in offered.items() if name in known}
+
+
+def batches(order: Sequence[int], most: int, lengths: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Yield what goes through together, in this order, at most so many at once; given ``lengths``, only what has one length."""
+    for _, group in groupby(order, key=lambda index: lengths[index] if lengths else 0):
+        members = list(group)
+        yield from (members[low : low + most] for low in range(0, len(members), most))
+
+
+@torch.no_grad()
+def takes_padding(model: Any, padding: int) -> bool:
+    """Return whether a row that is padded on the left gets the logits that it gets on its own."""
+    long, short = _tried(model)
+    alone = _logits(model, {"input_ids": torch.tensor([short], device=model.device)})
+    try:
+        together = _logits(model, inputs([long, short], padding, model.device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if "memory" in str(error).lower():
+            raise
+        return False
+    return _same(together[1, -_SHORTER:], alone[0], model.dtype)
+
+
+@torch.no_grad()
+def sees_ahead(model: Any) -> bool:
+    """Return whether what a model expects after a token depends on tokens that come later."""
+    row, _ = _tried(model)
+    other = [*row[:-2], row[0], row[1]]
+    one, two = (_logits(model, {"input_ids": torch.tensor([tokens], device=model.device)})[0, :-2] for tokens in (row, other))
+    return bool(torch.isfinite(one).all()) and not _same(one, two, model.dtype)
+
+
+def _tried(model: Any) -> tuple[list[int], list[int]]:
+    known = model.get_input_embeddings().weight.shape[0]
+    row = [(7 * place * place + 3 * place + 1) % known for place in range(_ROW)]
+    return row, row[-_SHORTER:]
+
+
+def _logits(model: Any, offered: dict[str, Any]) -> torch.Tensor:
+    return model(**accepted(model, {**offered, "use_cache": False})).logits.float()
+
+
+def _same(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
+    allowed = _AGREEMENT.get(dtype, _LOOSE_AGREEMENT)
+    return float((one - other).abs().max()) <= allowed * float(other.std())
