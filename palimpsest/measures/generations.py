@@ -71,7 +71,8 @@ class Generations(Measure):
             written = self._write(subject, [prompts[index] for index in batch], [names[index] for index in batch])
             for index, tokens in zip(batch, written, strict=True):
                 stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
-                found[index] = tokens if stop is None else tokens[: stop + 1]
+                kept = tokens if stop is None else tokens[: stop + 1]
+                found[index] = _without_padding(kept, subject.pad_token_id) if self.until and stop is None else kept
             progress(min(low + size, len(order)), len(order))
         return found
 
@@ -108,6 +109,12 @@ class Generations(Measure):
             eos_token_id=sorted(subject.stop_token_ids) or None,
         )
         return written[:, width:].tolist()
+
+
+def _without_padding(tokens: list[int], pad: int) -> list[int]:
+    """Return the tokens without what fills a row up that a text has ended before its neighbours."""
+    last = max((place for place, token in enumerate(tokens) if token != pad), default=-1)
+    return tokens[: last + 1]
 
 
 class _Dice(LogitsProcessor):
