@@ -198,7 +198,8 @@ def _parts(path: str, parts: Sequence[str]) -> str:
 
 def _task_set(task: Any, limit: int, fewshot: int | None, block: int) -> tuple[TaskSet, str]:
     """Return what a task asks, with its scoring, and a note on which documents these are."""
-    name = task.task_name
+    with theirs():
+        name = task.task_name  # asking for it draws a random number
     if getattr(task, "UNSAFE_CODE", False):
         raise UserError(f"{name} runs code that a model wrote, which is never done here")
     if getattr(task, "MULTIMODAL", False):
