@@ -116,9 +116,10 @@ def test_the_same_run_gives_the_same_bytes_and_compare_pairs_them(run: palimpses
     where = run.folder / "inspect"
     code, told, _ = command("compare", where / "base", where / "tuned", "--cluster", "template", "--json")
     assert code in (0, 2)
-    for name in ("capability_sums", "express", "withhold"):
-        assert f"model_against_other_{name}" in told
-    assert "unmatched" not in told or json.loads(told)["kind"] == "compare"
+    found = json.loads(told)["estimates"]["model_against_other_express probability_shown"]
+    ours = run.estimates("outcome")["probability_change"]
+    assert found["value"] == pytest.approx(ours.value) and found["n"] == ours.n
+    assert found["interval"] == pytest.approx(ours.interval), "what compare makes of the logs is what the audit found"
 
 
 def test_data_frames(run: palimpsest.Run, tmp_path: Path) -> None:
