@@ -23,7 +23,7 @@ from palimpsest.core.seeds import seed_of
 from palimpsest.data.mixture import SOURCES
 from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
-from palimpsest.training import ranks
+from palimpsest.training import ranks, trackers
 from palimpsest.training.apollo import Apollo
 from palimpsest.training.objectives import Objective, Prepared
 from palimpsest.training.optimizers import OptimizerFactory
@@ -330,6 +330,8 @@ def _arguments(settings: TrainingSettings, folder: Path, total: int, device: tor
         logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to=list(settings.report_to),
+        project=trackers.PROJECT,
+        run_name=f"{folder.absolute().parent.name}/{folder.name}",
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,
