@@ -19,6 +19,7 @@ MODELS = {"1M": (128, 352, 5), "10M": (384, 1024, 6), "100M": (768, 2048, 14)}
 """Hidden size, size inside the MLP, layers."""
 RANKS = {"rank 16": 16, "rank 64": 64, "rank 256": 256, "Mini": 1}
 STEPS = {"1M": 60, "10M": 16, "100M": 8}
+SHARED = ("1M", "100M")
 BYTES_PER_MEBIBYTE = 2**20
 UNITS = {"seconds": "s", "state": "MiB of state", "kept": "MiB kept beside it"}
 
@@ -153,7 +154,7 @@ def plan(bench: side_by_side.Bench) -> None:
             if turns:
                 growth.setdefault(f"ours, {way}", []).append((weights, median(turn["seconds"] for turn in turns)))
     bench.growth("One step", "weights", growth)
-    for model in ("1M", "100M"):
+    for model in SHARED:
         for way in ("AdamW", "Mini", "rank 16", "rank 64"):
             found = bench.apart({"who": "training step", "model": model, "way": way})
             share = found["step"] / (found["seconds"] + found["step"])

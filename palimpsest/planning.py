@@ -24,7 +24,7 @@ from palimpsest.models.layout import layout
 from palimpsest.models.skeleton import open_tokenizer
 from palimpsest.models.subject import SubjectInfo
 from palimpsest.request import Request
-from palimpsest.training import guard
+from palimpsest.training import trackers
 from palimpsest.training.optimizers import rank_problems
 from palimpsest.training.preference import preference_problems
 from palimpsest.training.sampler import check_rows
@@ -100,7 +100,7 @@ def prepare(request: Request) -> Plan:
     settings = _read(TrainingSettings, behaviour.training if behaviour else {}, "training", problems)
     thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
     if settings is not None and request.kind == "run":
-        problems.extend(guard.tracker_problems(settings))
+        problems.extend(trackers.tracker_problems(settings.report_to))
         problems.extend(rank_problems(settings, base.shapes))
     chosen = _audits(request, problems)
     materials = open_materials(request, world, problems)
