@@ -50,17 +50,21 @@ def _print(found: Any) -> None:
         size = f"{one.info.architecture}, {one.info.parameters:,} parameters"
         say(f"{one.role}: {one.info.name} ({size}; {one.dtype} on {one.device})", style="bold")
         answers = sorted_by_state(one.answers)
-        shown = [answer for answer in answers if answer not in before]
+        shown = [answer for answer in answers if _said(answer) not in before]
         table(("", "what", "found"), [(answer.state, answer.about, _words(answer)) for answer in shown])
         if len(shown) < len(answers):
             say(f"{len(answers) - len(shown)} more answers are those of the base", style="dim")
         out.print()
-        before |= set(answers)
+        before |= set(map(_said, answers))
     failed = sum(answer.state == "failed" for one in found for answer in one.answers)
     say(
         f"{failed} of these touch numbers: see what follows from each" if failed else "nothing here touches the numbers",
         style="bold",
     )
+
+
+def _said(answer: Any) -> tuple[str, ...]:
+    return answer.about, answer.state, answer.found
 
 
 def _words(answer: Any) -> str:

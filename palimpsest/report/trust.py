@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,9 +51,10 @@ _NOTE = (
 def _sentences(checked: list[SubjectRecord], state: State) -> Iterator[str]:
     """Yield what is said of each model, once where it is said of several."""
     said: dict[str, list[str]] = {}
+    roles = Counter(one.role for one in checked)
     for one in checked:
         for sentence in told(one.checks, state):
-            said.setdefault(sentence, []).append(one.name if one.role == "tuned" else one.role.replace("_", " "))
+            said.setdefault(sentence, []).append(one.name if roles[one.role] > 1 else one.role.replace("_", " "))
     for sentence, names in said.items():
         yield sentence if len(names) == len(checked) and len(checked) > 1 else f"{', '.join(names)}: {sentence}"
 

@@ -58,7 +58,7 @@ class Check(Spec, ABC):
         return self.answer(
             "ok" if well else beyond,
             about,
-            f"log-probabilities differ by up to {value:.1e} nats ({'of' if well else 'beyond the'} {tolerance:.1e} that "
+            f"log-probabilities differ by up to {value:.2g} nats ({'of' if well else 'beyond the'} {tolerance:.2g} that "
             f"{'may be rounding' if well else 'rounding explains'})",
             "" if well else follows,
             value=value,

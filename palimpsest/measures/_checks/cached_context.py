@@ -30,7 +30,7 @@ class CachedContext(Check):
         yield self.answer(
             "ok" if well else "failed",
             about,
-            f"logits differ by {off:.1e} of their standard deviation (at most {allowed:.0e})",
+            f"logits differ by {off:.2g} of their standard deviation (at most {allowed:g})",
             "" if well else f"{follows}, and read generated answers with care: they are written from a cache",
             value=off if off < float("inf") else None,
             tolerance=allowed,

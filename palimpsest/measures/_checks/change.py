@@ -42,7 +42,7 @@ class Change(Check):
                 "told": "no more than rounding may make: too little was trained, or the type is too narrow",
                 "failed": "weights changed where they are not used",
             }
-            moved = f"{found}, log-probabilities by up to {off:.1e} nats"
+            moved = f"{found}, log-probabilities by up to {off:.2g} nats"
             yield self.answer(state, about, moved, follows[state], value=off, unit="nats")
         yield from self._named(patient, before)
 

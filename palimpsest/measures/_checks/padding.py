@@ -49,7 +49,7 @@ class Padding(Check):
             "padded on the left without positions, as some tools read",
             _largest(plain, patient.call(lines, left=True)),
             patient.rounding,
-            "a tool that pads on the left must give position_ids to this model; audits do",
+            "a tool that pads on the left without giving position_ids reads this model otherwise; audits give them",
             beyond="told",
         )
 

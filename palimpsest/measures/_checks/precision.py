@@ -22,12 +22,14 @@ class Precision(Check):
     def look(self, patient: Patient) -> Iterator[Answer]:
         stored, loaded = patient.subject.info.dtype, str(patient.model.dtype).removeprefix("torch.")
         about = "type of the weights"
+        moved = f"rounding may move a log-probability by up to {patient.rounding:.2g} nats"
         if loaded in _RISK and stored != loaded:
             narrower = torch.finfo(getattr(torch, loaded)).eps > torch.finfo(getattr(torch, stored)).eps
             lost = "weights were rounded when they were loaded" if narrower else "weights were converted when they were loaded"
-            yield self.answer("told", about, f"stored as {stored}, run in {loaded}: {lost}", f"{_RISK[loaded]}; {_REMEDY}")
+            found = f"stored as {stored}, run in {loaded}: {lost}, and {moved}"
+            yield self.answer("told", about, found, f"{_RISK[loaded]}; {_REMEDY}")
         elif loaded in _RISK:
-            found = f"stored and run in {loaded}, in which rounding may move a log-probability by {patient.rounding:.1e} nats"
+            found = f"stored and run in {loaded}: {moved}"
             yield self.answer("told", about, found, f"{_RISK[loaded]}; {_REMEDY}")
         else:
             found = f"stored and run in {stored}" if stored == loaded else f"stored as {stored}, run in {loaded} without loss"

@@ -23,6 +23,6 @@ class SameTwice(Check):
         yield self.answer(
             "failed",
             "the same pass twice",
-            f"log-probabilities differ by up to {max(apart(one[index], other[index]) for index in one):.1e} nats",
+            f"log-probabilities differ by up to {max(apart(one[index], other[index]) for index in one):.2g} nats",
             "a resumed run has other bytes than an undisturbed one, and a model against itself differs by so much",
         )
