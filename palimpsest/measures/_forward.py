@@ -133,7 +133,14 @@ def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int
     return rows
 
 
-def plan(rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whole_context: bool = False, padded: bool = True) -> list[list[Line]]:
+def plan(
+    rows: list[Row],
+    budget: Budget,
+    vocabulary: int,
+    widest: int = 0,
+    whole_context: bool = False,
+    padded: bool = True,
+) -> list[list[Line]]:
     """Return batches of lines, similar widths together.
 
     Args:

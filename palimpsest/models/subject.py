@@ -139,6 +139,7 @@ def load(
         UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
     """
     from palimpsest.models.reading import sees_ahead
+    from palimpsest.models.vocabulary import cut_model
 
     info.check_unchanged()
     resolved = info.resolved_dtype(dtype)
@@ -148,7 +149,10 @@ def load(
     if problems:
         raise UserError(f"{info.name}: {problems[0]}")
     try:
-        model = _model(info, resolved).to(place).eval().requires_grad_(False)
+        model = _model(info, resolved)
+        if info.cut_to is not None:
+            cut_model(model, info.cut_to)
+        model = model.to(place).eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
         from palimpsest.models.full_memory import is_full_memory
 
