@@ -4,8 +4,8 @@
 
 `diff` of a pair of random models on documents, after imports, without the audits that train, from two folders to a report.
 Beside it stands the least that could give the same readings: one loaded model, bare forwards over all tokens that were read, in
-the same batches and with the same logits, and bare `generate` of all tokens that were written. Memory is the peak above what the
-process held before any model was loaded, so that "bare" is that of one model with its passes.
+the same batches and with the same logits, and bare `generate` of all tokens that were written. Memory is the peak above what
+the process held before any model was loaded, so that "bare" is that of one model with its passes.
 """
 
 from __future__ import annotations
