@@ -146,7 +146,6 @@ def load(
         UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
     """
     from palimpsest.models.reading import sees_ahead
-    from palimpsest.models.vocabulary import cut_model
 
     info.check_unchanged()
     resolved = info.resolved_dtype(dtype)
@@ -196,6 +195,8 @@ def _shared(info: SubjectInfo, dtype: str) -> Any:
 
 
 def _whole(info: SubjectInfo, dtype: str) -> Any:
+    from palimpsest.models.vocabulary import cut_model
+
     model = _model(info, dtype)
     if info.cut_to is not None:
         cut_model(model, info.cut_to)

@@ -31,13 +31,12 @@ _DECIDING = ("torch", "transformers", "tokenizers")
 
 def packages(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Return the installed versions; a package that is not there is left out. Imports none of them."""
-    versions = {name: _version(name) for name in names}
-    return {name: version for name, version in versions.items() if version is not None}
+    return {name: found for name in names if (found := _version(name)) is not None}
 
 
 @cache
 def _version(name: str) -> str | None:
-    """Return a package's version; read once, because every measurement's key asks."""
+    """Return a package's version; every key asks for some, and each is a file to be read."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
