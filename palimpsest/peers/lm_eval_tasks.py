@@ -57,7 +57,9 @@ def open_tasks(
     if importlib.util.find_spec("lm_eval") is None:
         problems.add("--tasks needs lm-eval, which is not installed: pip install 'palimpsest-lm[lm-eval]'")
         return Opened()
-    shelf, found, notes = _Shelf(), {}, []
+    with theirs():  # lm-eval is imported here, in silence
+        shelf = _Shelf()
+    found, notes = {}, []
     for name in dict.fromkeys(given):
         try:
             for task in shelf.open(name):
