@@ -20,7 +20,7 @@ import material
 import side_by_side
 
 _PLACE = Path(tempfile.gettempdir()) / "palimpsest benchmarks"
-_DOCUMENTS = {"3M": 60, "10M": 60, "30M": 40}
+_DOCUMENTS = {"3M": 40, "10M": 30, "30M": 20}
 
 
 def measure(side: str, size: str, documents: int) -> side_by_side.Numbers:
