@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from palimpsest.core.errors import UserError, first_line, nearest
@@ -66,9 +67,7 @@ def at_home(report_to: Sequence[str]) -> Iterator[None]:
 
 
 def _open_run() -> Any:
-    import wandb
-
-    return wandb.run
+    return import_module("wandb").run
 
 
 def _at_fault(error: BaseException) -> str | None:
