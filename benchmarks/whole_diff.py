@@ -29,7 +29,7 @@ def measure(side: str, size: str, documents: int) -> side_by_side.Numbers:
     import scipy.stats  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import palimpsest.pipeline  # noqa: F401
+    import palimpsest.pipeline
     import palimpsest.report.page  # noqa: F401
     from palimpsest.models import subject
 
