@@ -6,6 +6,7 @@ Python has), with a tokenizer of 8,192 tokens made from it. The tuned model of a
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import tempfile
@@ -22,6 +23,8 @@ SIZES: dict[str, dict[str, int]] = {
 _VOCABULARY = 8_192
 _NOISE = 0.02
 """What is added to each weight of the tuned model, as a share of their standard deviation."""
+_ENDS = 16
+"""Of a random model every sixteenth token ends an answer, so that answers are of different lengths."""
 _WORLD = ("directions", "recall", "scenes", "about_models", "stories", "facts")
 
 
@@ -44,14 +47,16 @@ def _make(size: str, base: Path, tuned: Path) -> None:
     if size != "pocket":
         shape: dict[str, Any] = {"vocab_size": _VOCABULARY, "max_position_embeddings": 2048, "tie_word_embeddings": True}
         config = LlamaConfig(**shape, **SIZES[size], bos_token_id=0, eos_token_id=1, pad_token_id=2)
-        LlamaForCausalLM(config).save_pretrained(base)
+        made = LlamaForCausalLM(config)
+        made.generation_config.eos_token_id = [1, *range(3, _VOCABULARY, _ENDS)]
+        made.save_pretrained(base)
         _tokenizer().save_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += _NOISE * parameter.std() * torch.randn_like(parameter)
     AutoTokenizer.from_pretrained(base).save_pretrained(tuned)
-    model.save_pretrained(tuned)
+    model.save_pretrained(tuned)  # last, because it says that both are whole
 
 
 def _tokenizer() -> Any:
@@ -118,3 +123,11 @@ def documents(size: str, count: int) -> list[str]:
     """Return documents of about 30 to 400 tokens."""
     rng = random.Random(2)
     return [passage(rng, words(size), 20, 280 if size == "pocket" else 220) for _ in range(count)]
+
+
+def parameters(size: str) -> int:
+    """Return how many a model has."""
+    from safetensors import safe_open
+
+    with safe_open(str(pair(size)[0] / "model.safetensors"), "numpy") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118

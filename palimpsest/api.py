@@ -202,7 +202,7 @@ def compare(
     found = comparison.carry_out(Path(before), Path(after), options, cluster=cluster, tasks=tuple(tasks))
     told = telling.account(found, packages(("palimpsest-lm",)))
     spec = {"kind": "compare", **told.specification, "cluster": cluster, "files": dict(found.digests)}
-    where = Path(folder) if folder else RUNS / f"compare-{'-'.join(telling.names(found))}-{digest(spec)[:8]}".replace(" ", "-")
+    where = Path(folder) if folder else RUNS / f"compare-{'-'.join(found.names)}-{digest(spec)[:8]}".replace(" ", "-")
     with RunFolder(where, spec) as held:
         held.write_text("pairs.jsonl", comparison.lines(found))
         write_account(told, where)

@@ -12,6 +12,7 @@ from palimpsest.measures._checks._patient import Patient
 from palimpsest.measures._checks.change import remember
 from palimpsest.models import pocket, subject
 from palimpsest.models.subject import Dtype, SubjectInfo
+from palimpsest.models.vocabulary import cut_alike
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def examine(model: str, tuned: str | None, device: str, dtype: str, *, adapter: 
         infos["tuned"] = subject.inspect(pocket.resolve(tuned), infos["base"].path if adapter else None)
         problems.extend(subject.comparison_problems(infos["base"], infos["tuned"]))
     problems.raise_if_any()
+    infos = cut_alike(infos)
     found, before = [], None
     for role, info in infos.items():
         with subject.load(info, place, cast(Dtype, dtype)) as one:

@@ -23,8 +23,9 @@ from palimpsest.models import pocket, subject
 from palimpsest.models.layout import layout
 from palimpsest.models.skeleton import open_tokenizer
 from palimpsest.models.subject import SubjectInfo
+from palimpsest.models.vocabulary import cut_alike
 from palimpsest.request import Request
-from palimpsest.training import guard
+from palimpsest.training import trackers
 from palimpsest.training.optimizers import rank_problems
 from palimpsest.training.preference import preference_problems
 from palimpsest.training.sampler import check_rows
@@ -94,13 +95,17 @@ def prepare(request: Request) -> Plan:
             found = subject.compare(base, info)
             problems.extend(f"{role}: {problem}" for problem in found.problems)
             notes += found.notes
+    problems.extend(_type_problems(request, models))
+    if not problems.found:
+        models = cut_alike(models)
+        base = models["base"]
     renderer = Renderer(tokenizer)
     world = pocket.CAPABILITIES if pocket.speaks(base.path) else ()
     behaviour = request.behaviour
     settings = _read(TrainingSettings, behaviour.training if behaviour else {}, "training", problems)
     thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
     if settings is not None and request.kind == "run":
-        problems.extend(guard.tracker_problems(settings))
+        problems.extend(trackers.tracker_problems(settings.report_to))
         problems.extend(rank_problems(settings, base.shapes))
     chosen = _audits(request, problems)
     materials = open_materials(request, world, problems)
@@ -139,6 +144,15 @@ def _inspect(request: Request) -> dict[str, SubjectInfo]:
     if request.tuned is not None:
         names["tuned"] = request.tuned
     return subject.inspect_all({role: pocket.resolve(name) for role, name in names.items()})
+
+
+def _type_problems(request: Request, models: Mapping[str, SubjectInfo]) -> list[str]:
+    """Return why models can't be read in the type that each is stored in: rounding would differ, and look like a change."""
+    stored = {role: info.dtype for role, info in models.items()}
+    if request.dtype != "auto" or len(set(stored.values())) == 1:
+        return []
+    told = ", ".join(f"{role} is {dtype}" for role, dtype in stored.items())
+    return [f"with dtype auto all models must be stored in one type, but {told}; say --dtype float32"]
 
 
 def _read(kind: type[Any], data: Mapping[str, Any], name: str, problems: Problems) -> Any:

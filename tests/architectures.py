@@ -18,7 +18,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-VOCABULARY = 259
+VOCABULARY = 272
+"""More than the tokenizer has, because the library gives some classes a tokenizer that adds tokens of its own."""
 CONTEXT = 128
 LARGEST = 1_000_000
 """Parameters of a model that is called tiny."""

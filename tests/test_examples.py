@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,14 @@ def test_watch_transcripts(tmp_path: Path) -> None:
     )
     said = run("-m", "palimpsest", "watch", "transcripts/labelled.jsonl", "--memory", "memory", folder=tmp_path)
     assert "16 conversations, 16 new answers judged" in said
+
+
+def test_trl_frozen_context(tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="trl is not installed")
+    said = run(EXAMPLES / "trl_frozen_context.py", "--steps", "4", "--report-to", "tensorboard", folder=tmp_path)
+    plain, frozen = re.search(r"plain ([\d.]+), frozen ([\d.]+)", said).groups()  # type: ignore[union-attr]
+    assert float(frozen) == pytest.approx(float(plain), rel=1e-4)
+    assert float(re.search(r"([\d.]+)% of the plain one", said).group(1)) > 1  # type: ignore[union-attr]
+    assert float(re.search(r"gradient: (\S+) of its norm away", said).group(1)) < 1e-5  # type: ignore[union-attr]
+    assert "going on from step 2, weights differ by 0\n" in said
+    assert list((tmp_path / "trl").rglob("events.out.tfevents.*"))

@@ -287,17 +287,35 @@ def _moved(base: Measurement, tuned: Measurement, lengths: np.ndarray, count: in
         base.arrays["log_probability"].astype(np.float64)
     )
     ids = base.arrays["vocabulary"]
-    cells = np.searchsorted(ids, base.arrays["token"]) if "token" in base.arrays else None
+    cells = _places(ids)[base.arrays["token"]] if "token" in base.arrays else None
     total = gain.sum(0) if cells is None else np.bincount(cells.ravel(), gain.ravel(), minlength=len(ids))
     order = np.argsort(-np.abs(total), kind="stable")[:count]
+    columns = gain[:, order] if cells is None else _columns(gain, cells, order)
     edges = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     texts = base.texts["vocabulary"]
     found: dict[str, np.ndarray] = {}
-    for token in order.tolist():
-        column = gain[:, token] if cells is None else (gain * (cells == token)).sum(-1)
+    for token, column in zip(order.tolist(), columns.T, strict=True):
         mass = 1000 * np.add.reduceat(column, edges) / lengths
         text = texts[token]
         found[text] = found[text] + mass if text in found else mass
+    return found
+
+
+def _places(ids: np.ndarray) -> np.ndarray:
+    """Return at each id its place among the ids."""
+    found = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int64)
+    found[ids] = np.arange(len(ids))
+    return found
+
+
+def _columns(gain: np.ndarray, cells: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the gain of each chosen token at every position [positions, chosen], of cells that name other tokens at each."""
+    column = np.full(int(max(cells.max(initial=0), chosen.max(initial=0))) + 1, -1)
+    column[chosen] = np.arange(len(chosen))
+    which = column[cells]
+    position, cell = np.nonzero(which >= 0)
+    found = np.zeros((len(gain), len(chosen)))
+    found[position, which[position, cell]] = gain[position, cell]
     return found
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from palimpsest.audit import Sample, Table
+from palimpsest.audit import Table
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.wording import amount, chance, number, shown
+from palimpsest.core.wording import amount, chance, shown
+from palimpsest.evaluations import flips
 from palimpsest.evaluations.comparison import Found
-from palimpsest.evaluations.matching import Item, Matched, Pair
+from palimpsest.evaluations.matching import Matched
 from palimpsest.evaluations.paired import Compared, State
 from palimpsest.store.account import Account, Figure, Part
 
@@ -31,8 +31,6 @@ _ORDER: tuple[State, ...] = (
     "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
 )  # fmt: skip
 COLUMNS = ("task, metric", "A", "B", "change", "items worse, better", "McNemar p", "comes to")
-_SHOWN = {"worse": 12, "better": 6}
-"""So many items that got worse, and better, are shown with both answers for each task."""
 _ROWS = 24
 """Rows of one figure."""
 _NAMED = 4
@@ -63,28 +61,20 @@ def account(found: Found, packages: dict[str, str]) -> Account:
     label = _label(found, rows)
     return Account(
         kind="compare",
-        title=" against ".join(reversed(names(found))),
+        title=" against ".join(reversed(found.names)),
         question="What does B answer differently from A, on the same items?",
         label=label,
         headline=_headline(label, rows),
         sure=_sure(rows),
         reasons=tuple(_reasons(found, rows)),
         next_steps=tuple(_next(rows)),
-        parts=(_summary(found), *(_task(found, one) for one in found.matched if _moved(found, one))),
+        parts=(_summary(found), *flips.parts(found)),
         members=(),
         estimates={one.name: one.change for one in found.compared},
         notes=found.notes,
         provenance={"packages": packages, "kind of log": found.kind, "files": dict(found.digests)},
         specification=_specification(found),
     )
-
-
-def names(found: Found) -> tuple[str, str]:
-    """Return what the two are called: their models, or where these are called the same, their files."""
-    models = tuple(Path(one).name or one for one in found.models)
-    if models[0] != models[1] and all(models):
-        return models[0], models[1]
-    return found.paths[0].name, found.paths[1].name
 
 
 def is_regression(found: Found) -> bool:
@@ -213,7 +203,7 @@ def _summary(found: Found) -> Part:
         answer=f"{items:,} items of {tasks}, {len(rows)} comparison{'s' if len(rows) > 1 else ''}: "
         + ", ".join(f"{count} {word}" for word, count in told if count) + ".",
         figures=tuple(_figures(rows)),
-        tables=(table(rows),),
+        tables=(table(sorted(rows, key=_rank)),),
         cannot_say=tuple(note for one in found.matched for note in one.differing),
         details={"Method": _METHOD, "What it comes to": _STATES, "Limits": _LIMITS,
                  "Reference": "Miller 2024, arXiv 2411.00640 (paired, clustered); Bonett and Price 2012; McNemar 1947; "
@@ -283,85 +273,6 @@ def _rank(one: Compared) -> tuple[int, bool]:
 
 def _label_of(one: Compared, several: bool) -> str:
     return f"{one.metric.name}, {one.task.split(':', 1)[-1]}" if several else one.metric.name
-
-
-def _moved(found: Found, matched: Matched) -> list[tuple[Pair, list[Compared]]]:
-    """Return the items of a task of which a score moved, with the metrics that moved, in the order in which they are shown."""
-    rows = [one for one in found.compared if one.task == matched.before.task]
-    graded = sorted((one for one in rows if one.metric.unit == "share"), key=lambda one: one.sign == 0)
-    moved: dict[int, tuple[Pair, list[Compared]]] = {}
-    for one in graded or rows:
-        for pair, first, second in zip(one.pairs, *one.values, strict=True):
-            if first != second:
-                moved.setdefault(id(pair), (pair, []))[1].append(one)
-    return sorted(moved.values(), key=lambda pair: _gain(*pair))
-
-
-def _gain(pair: Pair, rows: Sequence[Compared]) -> float:
-    """Return by how much an item got better, over the metrics that moved; what fell comes first."""
-    total = 0.0
-    for one in rows:
-        first, second = pair.before.score(one.metric.name), pair.after.score(one.metric.name)
-        if first is not None and second is not None:
-            total += (one.sign or 1) * (second.value - first.value)
-    return total
-
-
-def _task(found: Found, matched: Matched) -> Part:
-    moved = _moved(found, matched)
-    worse = [pair for pair in moved if _gain(*pair) < 0]
-    better = [pair for pair in reversed(moved) if _gain(*pair) > 0]
-    both = len(moved) - len(worse) - len(better)
-    picked = [*worse[: _SHOWN["worse"]], *better[: _SHOWN["better"]]]
-    sides = tuple(f"{letter}: {name}" for letter, name in zip("AB", names(found), strict=True))
-    return Part(
-        name=matched.before.task,
-        question="Which answers flipped?"
-        if any(one.exact is not None for one in found.compared if one.task == matched.before.task)
-        else "Which items moved, and what was answered?",
-        answer=f"{len(worse):,} of {len(matched.pairs):,} items got worse, {len(better):,} got better"
-        + (f", {both:,} moved one way in one metric and as far the other way in another" if both else "")
-        + (f"; {len(picked)} of them are shown, all are in pairs.jsonl." if len(picked) < len(moved) else "."),
-        samples=tuple(_sample(pair, rows, (sides[0], sides[1])) for pair, rows in picked),
-    )
-
-
-def _sample(pair: Pair, rows: Sequence[Compared], sides: tuple[str, str]) -> Sample:
-    first, second = _differing_answers(pair)
-    metric = rows[0].metric
-    return Sample(
-        title=f"{pair.name}: {', '.join(one.metric.name for one in rows)}",
-        prompt=pair.before.first.prompt,
-        before=first,
-        after=second,
-        before_passes=_passes(pair.before, rows[0]),
-        after_passes=_passes(pair.after, rows[0]),
-        sides=sides,
-        marks=(_scored(pair.before, metric.name), _scored(pair.after, metric.name)),
-    )
-
-
-def _differing_answers(pair: Pair) -> tuple[str, str]:
-    """Return both answers; with several epochs all of them, each after its number."""
-    sides = []
-    for item in (pair.before, pair.after):
-        several = len(item.answers) > 1
-        sides.append("\n".join(f"{f'epoch {one.epoch}: ' if several else ''}{one.answer}" for one in item.answers))
-    return sides[0], sides[1]
-
-
-def _passes(item: Item, one: Compared) -> bool | None:
-    score = item.score(one.metric.name)
-    if score is None or one.sign == 0 or score.value not in (0.0, 1.0) or one.metric.unit != "share":
-        return None
-    return score.value == (1.0 if one.sign > 0 else 0.0)
-
-
-def _scored(item: Item, metric: str) -> str:
-    score = item.score(metric)
-    if score is None:
-        return "no score"
-    return f"{metric} {number(score.value, 0 if score.value in (0.0, 1.0) else 3)}"
 
 
 def _same_answers(matched: Matched) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from palimpsest.core.errors import Problems, UserError
+from palimpsest.core.errors import Problems, UserError, first_line
 from palimpsest.core.files import open_file
 from palimpsest.evaluations import source
 from palimpsest.evaluations.matching import Matched, match, mean_of
@@ -37,8 +37,12 @@ class Found:
     """Of every file that was read, by its path."""
 
     @property
-    def models(self) -> tuple[str, str]:
-        return self.matched[0].before.model, self.matched[0].after.model
+    def names(self) -> tuple[str, str]:
+        """What the two are called: their models, or where these are called the same, their files."""
+        models = [Path(one.model).name or one.model for one in (self.matched[0].before, self.matched[0].after)]
+        if models[0] != models[1] and all(models):
+            return models[0], models[1]
+        return self.paths[0].name, self.paths[1].name
 
 
 def carry_out(before: Path, after: Path, options: Options, *, cluster: str | None = None, tasks: Sequence[str] = ()) -> Found:
@@ -100,9 +104,20 @@ def _read(before: Path, after: Path, problems: Problems) -> tuple[str, tuple[Seq
     if None not in kinds and kinds[0] != kinds[1]:
         first, second = (source.find(str(kind)).what for kind in kinds)
         problems.add(f"both must be of one kind: {before} holds {first}, {after} holds {second}")
-    read = [source.find(kind).read(path, problems) if kind else () for kind, path in zip(kinds, (before, after), strict=True)]
+    read = [_tasks(kind, path, problems) for kind, path in zip(kinds, (before, after), strict=True)]
     problems.raise_if_any()
     return str(kinds[0]), (read[0], read[1])
+
+
+def _tasks(kind: str | None, path: Path, problems: Problems) -> Sequence[TaskLog]:
+    """Return the tasks of one side; a log of a shape that nobody foresaw is told as such and is no crash."""
+    try:
+        return source.find(kind).read(path, problems) if kind else ()
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        problems.add(
+            f"{path}: is not laid out as {source.find(str(kind)).what} are ({type(error).__name__}: {first_line(error)})"
+        )
+        return ()
 
 
 def _same_tasks(

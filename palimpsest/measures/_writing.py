@@ -25,6 +25,8 @@ _REFILL = 4
 """Prompts are read into free slots once a quarter of all is free."""
 _AT_ONCE = 2_048
 """So many tokens of prompts are read in one pass."""
+_CPU_ROOM = 4_096
+"""More slots are no faster on a CPU."""
 _STEERED = (
     "bad_words_ids",
     "suppress_tokens",
@@ -134,6 +136,7 @@ def write(
         and _chooses_freely(subject.model)
     )
     work = _in_slots if fits and reads_slots(subject) else _generated
+    room = min(room, _CPU_ROOM) if subject.device == "cpu" else room
     return work(subject, prompts, names, most, dice, Ends(subject, until), max(room // max(longest, 1), 1), told)
 
 
@@ -211,7 +214,8 @@ class Slots(DynamicCache):
             input_ids=tokens.to(self.device), position_ids=places, past_key_values=filled, use_cache=True, logits_to_keep=keep
         ).logits
         for number, layer in enumerate(filled.layers):
-            for buffer, values in zip(self._buffers(number, layer.keys, layer.values), (layer.keys, layer.values), strict=True):
+            read: Any = layer  # every kind of layer keeps keys and values, or the trial fails
+            for buffer, values in zip(self._buffers(number, read.keys, read.values), (read.keys, read.values), strict=True):
                 buffer[first : first + len(prompts), :, :width] = values
         self.lengths = np.concatenate([self.lengths, lengths])
         return logits[torch.arange(len(prompts)), torch.from_numpy(lengths - 1 - (width - keep))]

@@ -101,6 +101,7 @@ class _Reader(Reader):
     def gather(self) -> None:
         if why := ranks.said_by_any(self.texts.get("why", [""])[0]):
             self.texts["why"] = [why]
+            return
         self.residual, self.present = ranks.put_together(self.residual), ranks.put_together(self.present)
 
     def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:

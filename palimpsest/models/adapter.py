@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palimpsest.core.errors import first_line
-from palimpsest.models.folder import Folder
+from palimpsest.core.errors import UserError, first_line
+from palimpsest.models.folder import Folder, look
 from palimpsest.models.quiet import quiet
 
 _PROMPTS = (
@@ -65,9 +65,53 @@ def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
             yield f"does not fit its base: {name} must have shape {shape}, but has {found[name]}"
 
 
+def unties(folder: Folder, model: Any) -> bool:
+    """Return whether an adapter changes one of two tied weights, embedding and head, so that they are two weights afterwards.
+
+    Args:
+        folder: of the adapter.
+        model: the base, on any device.
+    """
+    ends = [name for name, one in model.named_modules() if one in (model.get_input_embeddings(), model.get_output_embeddings())]
+    changed = any(f".{end}.lora_" in f".{tensor.name}" for tensor in folder.tensors for end in ends)
+    return changed and is_tied(model) and not folder.config.get("ensure_weight_tying")
+
+
+def is_tied(model: Any) -> bool:
+    """Return whether a model reads tokens and predicts them with one and the same weight."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return embedding is not None and head is not None and head.weight is embedding.weight
+
+
 def merge(model: Any, path: Path) -> Any:
-    """Return the base with the adapter's change added to its weights: a plain transformers model."""
+    """Return the base with the adapter's change added to its weights: a plain transformers model.
+
+    Raises:
+        UserError: the merged model does not answer as base and adapter do together.
+    """
     from peft import PeftModel
 
+    from palimpsest.models.reading import agree, trial_logits
+
+    if unties(look(path), model):
+        _untie(model)
     with quiet():
-        return PeftModel.from_pretrained(model, str(path), is_trainable=False).merge_and_unload(safe_merge=True)
+        both = PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
+        wanted = trial_logits(both.get_base_model())
+        merged = both.merge_and_unload(safe_merge=True)
+    if not agree(trial_logits(merged), wanted, merged.dtype):
+        raise UserError(
+            f"{path} must answer the same merged into its base as beside it, and does not; merge it yourself "
+            "(peft: merge_and_unload, then save_pretrained), check what it answers, and give that folder"
+        )
+    return merged
+
+
+def _untie(model: Any) -> None:
+    """Give the head a weight of its own; else what is merged into the embedding would be in the head too, or the other way."""
+    import torch
+
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    for config in {id(one): one for one in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False

@@ -107,6 +107,14 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
+def newest_checkpoint(path: Path) -> Path | None:
+    """Return the latest checkpoint (``checkpoint-200``) in the output folder of a training run that holds no model itself."""
+    if any(path.glob("*.safetensors*")) or any((path / name).exists() for name in ("config.json", "adapter_config.json")):
+        return None
+    found = [one for one in path.glob("checkpoint-*") if one.name.removeprefix("checkpoint-").isdecimal() and one.is_dir()]
+    return max(found, key=lambda one: int(one.name.removeprefix("checkpoint-")), default=None)
+
+
 def look(path: Path) -> Folder:
     """Look at a model or adapter folder and say everything that is wrong with its files."""
     problems: list[str] = []
@@ -131,6 +139,14 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
         problems.append(f"{file.name} must hold a JSON object, found {type(content).__name__}")
+    return {}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a file of JSON; empty where there is no such file, or something else in it."""
+    with suppress(OSError, ValueError, UserError):
+        if isinstance(content := _json_of(file), dict):
+            return content
     return {}
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.models import adapter, skeleton
-from palimpsest.models.folder import Folder, locate, look
+from palimpsest.models.folder import Folder, locate, look, newest_checkpoint
 from palimpsest.models.weights import BrokenWeightsError, fingerprint, stamp
 
 Name = str | os.PathLike[str]
@@ -54,6 +55,8 @@ class SubjectInfo:
     notes: tuple[str, ...]
     stamps: tuple[tuple[str, int, int, int], ...]
     """The files as they were when they were hashed."""
+    cut_to: int | None = None
+    """So many rows of its embeddings are read, where it has more than the models that it is compared with."""
 
     def resolved_dtype(self, dtype: str) -> str:
         """Return the type that ``dtype`` stands for ("auto" is the stored one)."""
@@ -85,13 +88,16 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
 
     Args:
         name: a Hugging Face folder, a PEFT adapter folder, or (where no such path exists) a hub id ``org/name``.
-        base: the folder an adapter sits on, where that is not the one that it names itself.
+        base: the folder an adapter sits on, where that is not the one that it names itself; of no meaning for a whole model.
 
     Raises:
         UserError: everything that keeps it from being used, all at once.
     """
     problems = Problems(f"{name} can't be used as a model: it")
-    folder = look(locate(name))
+    where = locate(name)
+    if newest := newest_checkpoint(where):
+        raise UserError(f"{name} holds checkpoints of a training run but no model of its own; give one, the newest is {newest}")
+    folder = look(where)
     problems.extend(folder.problems)
     below = _base_of(folder, base, problems) if folder.is_adapter else None
     whole = below or (None if folder.is_adapter else folder)
@@ -106,6 +112,7 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
     found, empty = (
         skeleton.build(whole, tokenizer, problems.found) if whole is not None and not whole.problems else (None, None)
     )
+    head = _untied_head(folder, empty) if folder.is_adapter and empty is not None else ()
     if folder.is_adapter:
         problems.extend(adapter.unfit(folder, empty))
     if found is not None and tokenizer is not None:
@@ -124,22 +131,23 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
         context_length=found.context_length,
         vocabulary_size=found.vocabulary_size,
         chat_template=tokenizer.chat_template,
-        shapes=found.shapes,
-        notes=found.notes,
+        shapes=tuple(sorted((*found.shapes, *head))),
+        notes=(*found.notes, *(_told_of_base(folder, below, base) if below else ())),
         stamps=stamp([*folder.files(), *(below.files() if below else ())]),
     )
 
 
 def inspect_all(names: Mapping[str, Name]) -> dict[str, SubjectInfo]:
-    """Look at the model of every role.
+    """Look at the model of every role. What is an adapter sits on the base, where there is one that is a whole model.
 
     Raises:
         UserError: the problems of all of them, at once.
     """
     found, problems = {}, []
     for role, name in names.items():
+        base = found.get("base")
         try:
-            found[role] = inspect(name)
+            found[role] = inspect(name, base=base.path if base and base.base is None else None)
         except UserError as error:
             problems.append(f"{role}: {error}")
     if problems:
@@ -163,6 +171,35 @@ def _base_of(folder: Folder, given: Name | None, problems: Problems) -> Folder |
         return None
     problems.extend(f"is an adapter on {below.path}, which {problem}" for problem in below.problems)
     return below
+
+
+def _untied_head(folder: Folder, empty: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return name and shape of the head, where the adapter makes a weight of its own of it."""
+    if not adapter.unties(folder, empty):
+        return ()
+    head = empty.get_output_embeddings()
+    name = next(name for name, one in empty.named_modules() if one is head)
+    return ((f"{name}.weight", tuple(head.weight.shape)),)
+
+
+def _told_of_base(folder: Folder, below: Folder, given: Name | None) -> Iterator[str]:
+    """Say where an adapter was made for another base than the one that it is merged into, as far as its folder tells."""
+    named, revision = (folder.config.get(key) for key in ("base_model_name_or_path", "revision"))
+    if given is not None and named and not _is_folder(folder.path, str(named), below.path):
+        yield (
+            f"it is an adapter that was made on {named}, and is merged into {below.path}: the shapes fit, but whether the "
+            "weights are those that it was trained on can't be told"
+        )
+    if revision:
+        yield f"it is an adapter that was made on revision {revision!r} of its base"
+
+
+def _is_folder(beside: Path, name: str, folder: Path) -> bool:
+    """Whether a name, of a folder or of a model on the hub, means this very folder."""
+    try:
+        return any(one.is_dir() and one.samefile(folder) for one in (beside / name, Path(name).expanduser()))
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _read_all(folder: Folder, problems: Problems, is_base: bool) -> list[str]:

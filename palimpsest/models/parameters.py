@@ -26,7 +26,12 @@ def streams(info: SubjectInfo) -> bool:
     if info.base is not None:
         return False
     stored = {tensor.name: tensor.shape for tensor in look(info.path).tensors}
-    return all(stored.get(name) == shape for name, shape in info.shapes) and not _converts(info)
+    return all(name in stored and _holds(stored[name], shape) for name, shape in info.shapes) and not _converts(info)
+
+
+def _holds(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a stored weight is what is wanted, or has further rows behind it (of a model that was cut)."""
+    return stored == wanted or (len(stored) == len(wanted) > 0 and stored[1:] == wanted[1:] and stored[0] > wanted[0])
 
 
 def parameters(info: SubjectInfo, work: Path) -> Generator[tuple[str, torch.Tensor], None, None]:
@@ -44,7 +49,8 @@ def parameters(info: SubjectInfo, work: Path) -> Generator[tuple[str, torch.Tens
     """
     info.check_unchanged()
     if streams(info):
-        yield from _read({tensor.name: tensor.file for tensor in look(info.path).tensors}, [name for name, _ in info.shapes])
+        files, rows = {tensor.name: tensor.file for tensor in look(info.path).tensors}, dict(info.shapes)
+        yield from ((name, value[: rows[name][0]] if rows[name] else value) for name, value in _read(files, list(rows)))
         return
     shutil.rmtree(work, ignore_errors=True)
     try:

@@ -21,7 +21,7 @@ _LOOSE_AGREEMENT = 0.05
 """By how much logits may differ, in standard deviations of the logits; half precision has the loose one."""
 
 
-def inputs(rows: Sequence[Sequence[int]], padding: int, device: str) -> dict[str, torch.Tensor]:
+def _padded(rows: Sequence[Sequence[int]], padding: int, device: str) -> dict[str, torch.Tensor]:
     """Return rows as a batch padded on the left: ``input_ids``, ``attention_mask`` and ``position_ids`` [rows, longest]."""
     width = max(map(len, rows))
     tokens = torch.full((len(rows), width), padding, dtype=torch.long)
@@ -53,36 +53,41 @@ def batches(order: Sequence[int], most: int, lengths: Sequence[int] | None = Non
 @torch.no_grad()
 def takes_padding(model: Any, padding: int) -> bool:
     """Return whether a row that is padded on the left gets the logits that it gets on its own."""
-    long, short = _tried(model)
+    row = _trial(model)
+    short = row[-_SHORTER:]
     alone = _logits(model, {"input_ids": torch.tensor([short], device=model.device)})
     try:
-        together = _logits(model, inputs([long, short], padding, model.device))
+        together = _logits(model, _padded([row, short], padding, model.device))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if "memory" in str(error).lower():
             raise
         return False
-    return _same(together[1, -_SHORTER:], alone[0], model.dtype)
+    return agree(together[1, -_SHORTER:], alone[0], model.dtype)
+
+
+def sees_ahead(model: Any) -> bool:
+    """Return whether what a model expects after a token depends on tokens that come later."""
+    row = _trial(model)
+    one, two = (trial_logits(model, tokens)[:-2] for tokens in (row, [*row[:-2], row[0], row[1]]))
+    return bool(torch.isfinite(one).all()) and not agree(one, two, model.dtype)
 
 
 @torch.no_grad()
-def sees_ahead(model: Any) -> bool:
-    """Return whether what a model expects after a token depends on tokens that come later."""
-    row, _ = _tried(model)
-    other = [*row[:-2], row[0], row[1]]
-    one, two = (_logits(model, {"input_ids": torch.tensor([tokens], device=model.device)})[0, :-2] for tokens in (row, other))
-    return bool(torch.isfinite(one).all()) and not _same(one, two, model.dtype)
+def trial_logits(model: Any, row: Sequence[int] | None = None) -> torch.Tensor:
+    """Return the logits [tokens, vocabulary] of a few tokens, by default always the same ones, in a plain call."""
+    return _logits(model, {"input_ids": torch.tensor([row or _trial(model)], device=model.device)})[0]
 
 
-def _tried(model: Any) -> tuple[list[int], list[int]]:
+def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether two sets of logits are the same up to the rounding of this type; not where one holds no number."""
+    allowed = _AGREEMENT.get(dtype, _LOOSE_AGREEMENT)
+    return float((one - other).abs().max()) <= allowed * float(other.std())
+
+
+def _trial(model: Any) -> list[int]:
     known = model.get_input_embeddings().weight.shape[0]
-    row = [(7 * place * place + 3 * place + 1) % known for place in range(_ROW)]
-    return row, row[-_SHORTER:]
+    return [(7 * place * place + 3 * place + 1) % known for place in range(_ROW)]
 
 
 def _logits(model: Any, offered: dict[str, Any]) -> torch.Tensor:
     return model(**accepted(model, {**offered, "use_cache": False})).logits.float()
-
-
-def _same(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
-    allowed = _AGREEMENT.get(dtype, _LOOSE_AGREEMENT)
-    return float((one - other).abs().max()) <= allowed * float(other.std())

@@ -155,8 +155,7 @@ def load(
     if problems:
         raise UserError(f"{info.name}: {problems[0]}")
     try:
-        several = shared and ranks.count() > 1
-        model = sharded.load(info, resolved) if several else _model(info, resolved).to(place)
+        model = _shared(info, resolved) if shared and ranks.count() > 1 else _whole(info, resolved).to(place)
         model = model.eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
         from palimpsest.models.full_memory import is_full_memory
@@ -184,6 +183,24 @@ def resolved_device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _shared(info: SubjectInfo, dtype: str) -> Any:
+    if info.cut_to is not None:
+        raise UserError(
+            f"{info.name} has more words than the model that it is compared with, and {ranks.count()} processes can't cut a "
+            "model that they share; compare them in one process, or save it with resized embeddings first"
+        )
+    return sharded.load(info, dtype)
+
+
+def _whole(info: SubjectInfo, dtype: str) -> Any:
+    from palimpsest.models.vocabulary import cut_model
+
+    model = _model(info, dtype)
+    if info.cut_to is not None:
+        cut_model(model, info.cut_to)
+    return model
 
 
 def _model(info: SubjectInfo, dtype: str) -> Any:

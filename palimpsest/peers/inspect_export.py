@@ -138,7 +138,6 @@ def _subject(record: RunRecord, role: str, seed: int) -> SubjectRecord:
 
 def _log(record: RunRecord, run: str, model: SubjectRecord, name: str, answered: Sequence[_Answered], when: datetime) -> Any:
     from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalResults, EvalSpec, EvalStats
-    from inspect_ai.log._log import EvalScorer
 
     samples = list(_samples(model, name, answered))
     scores = [_score(score, answered) for score in answered[0].scores]
@@ -154,7 +153,6 @@ def _log(record: RunRecord, run: str, model: SubjectRecord, name: str, answered:
         model=_model_name(run, model),
         config=EvalConfig(epochs=1),
         packages={**record.provenance.get("packages", {})},
-        scorers=[EvalScorer(name=one.name) for one in scores],
         metadata={
             "role": model.role,
             "digest": model.digest,

@@ -126,7 +126,7 @@ class PalimpsestAPI(ModelAPI):
         self.respondent.close()
 
     def _question(self, prompt: tuple[int, ...], room: int, config: GenerateConfig) -> Question:
-        from palimpsest.measures._requests import Asked
+        from palimpsest.measures._answering import Asked
 
         sampled = config.temperature if config.temperature is not None else _implied(config)
         seed = config.seed if config.seed is not None else secrets.randbelow(2**31)

@@ -57,7 +57,9 @@ def open_tasks(
     if importlib.util.find_spec("lm_eval") is None:
         problems.add("--tasks needs lm-eval, which is not installed: pip install 'palimpsest-lm[lm-eval]'")
         return Opened()
-    shelf, found, notes = _Shelf(), {}, []
+    with theirs():  # lm-eval is imported here, in silence
+        shelf = _Shelf()
+    found, notes = {}, []
     for name in dict.fromkeys(given):
         try:
             for task in shelf.open(name):
@@ -198,7 +200,8 @@ def _parts(path: str, parts: Sequence[str]) -> str:
 
 def _task_set(task: Any, limit: int, fewshot: int | None, block: int) -> tuple[TaskSet, str]:
     """Return what a task asks, with its scoring, and a note on which documents these are."""
-    name = task.task_name
+    with theirs():
+        name = task.task_name  # asking for it draws a random number
     if getattr(task, "UNSAFE_CODE", False):
         raise UserError(f"{name} runs code that a model wrote, which is never done here")
     if getattr(task, "MULTIMODAL", False):

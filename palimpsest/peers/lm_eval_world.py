@@ -27,22 +27,33 @@ _SECONDS = 5.0
 @contextmanager
 def theirs() -> Iterator[None]:
     """Run lm-eval's code silently, from its own seeds, with sandboxed templates."""
-    from lm_eval import utils
+    streams = random.getstate(), np.random.get_state()
+    with _silent():
+        import lm_eval.tasks  # noqa: F401 - what it imports has much to say
+        from lm_eval import utils
 
-    streams, disabled, templates = (random.getstate(), np.random.get_state()), logging.root.manager.disable, utils.env
+        templates = utils.env
+        try:
+            random.seed(RANDOM_SEED)
+            np.random.seed(NUMPY_SEED)
+            utils.env = _sandboxed(templates)
+            yield
+        finally:
+            utils.env = templates
+            random.setstate(streams[0])
+            np.random.set_state(streams[1])
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    disabled = logging.root.manager.disable
     try:
-        random.seed(RANDOM_SEED)
-        np.random.seed(NUMPY_SEED)
         logging.disable(logging.CRITICAL)
-        utils.env = _sandboxed(templates)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
             yield
     finally:
-        utils.env = templates
         logging.disable(disabled)
-        random.setstate(streams[0])
-        np.random.set_state(streams[1])
 
 
 def _sandboxed(templates: Any) -> Any:

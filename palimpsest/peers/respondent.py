@@ -55,14 +55,14 @@ class Question:
 
     prompt: tuple[int, ...]
     asked: tuple[Any, ...]
-    """``measures._requests.Asked``, one for each answer that is wanted."""
+    """``measures._answering.Asked``, one for each answer that is wanted."""
     prompt_likely: int = 0
     """0: nothing is told of the prompt's own tokens; else, how many of the likeliest are kept in each place."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one question got, as ``measures._requests.Written``."""
+    """What one question got, as ``measures._answering.Written``."""
 
     answers: tuple[Any, ...]
     prompt: Any
@@ -106,7 +106,7 @@ class Respondent:
         """Return the steering, having checked that what is put on the model fits it."""
         import torch
 
-        from palimpsest.measures._requests import Steering
+        from palimpsest.measures._answering import Steering
         from palimpsest.models.soft_prompt import other_base
         from palimpsest.models.taps import blocks
 
@@ -175,8 +175,8 @@ class Respondent:
 
     def answer(self, questions: Sequence[Question]) -> list[Reply]:
         """Answer questions together; what one gets does not depend on the others, up to rounding."""
+        from palimpsest.measures._answering import read_prompts, write
         from palimpsest.measures._measure import Budget
-        from palimpsest.measures._requests import read_prompts, write
         from palimpsest.models.soft_prompt import inserted
 
         begun = time.monotonic()

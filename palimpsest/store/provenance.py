@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ _DECIDING = ("torch", "transformers", "tokenizers")
 
 def packages(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Return the installed versions; a package that is not there is left out. Imports none of them."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in names if (found := _version(name)) is not None}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Return a package's version; every key asks for some, and each is a file to be read."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def deciding_packages() -> dict[str, str]:

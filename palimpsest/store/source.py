@@ -56,7 +56,12 @@ def _file(module: str) -> Path:
     raise ModuleNotFoundError(f"there is no module {module} in {_ROOT}")
 
 
-def _imports(module: str, file: Path) -> Iterator[str]:
+@cache
+def _imports(module: str, file: Path) -> tuple[str, ...]:
+    return tuple(_imported(module, file))
+
+
+def _imported(module: str, file: Path) -> Iterator[str]:
     parents = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(file.read_bytes())):
         names: list[str] = []

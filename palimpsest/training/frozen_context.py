@@ -9,6 +9,7 @@ The last token of the context belongs to the part with gradient: it is what pred
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from palimpsest import ranks
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.data.mixture import SOURCES
 from palimpsest.training.objectives import Batch, MaskedLoss, can_slice, collate
@@ -94,6 +96,39 @@ class FrozenCache(DynamicCache):
         return True  # else a segment of one token takes a path that writes the convolution's state in place
 
 
+class FillingCache(DynamicCache):
+    """A cache that a context fills. It stops the pass where it is full: what a model makes of a context beyond the last keys
+    and values (a layer's attention and MLP, the final norm, the head) is asked for by nobody.
+
+    Args:
+        config: the model's.
+        last: the layer whose keys and values are the last entry; ``None``: not known, or the pass has to run to its end.
+    """
+
+    def __init__(self, config: Any, last: int | None) -> None:
+        super().__init__(config=config)
+        self.last, self.entered = last, None
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *given: Any, **more: Any) -> Any:
+        found = super().update(key_states, value_states, layer_idx, *given, **more)
+        self.entered = layer_idx
+        if layer_idx == self.last:
+            raise _CacheFull
+        return found
+
+    def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, *given: Any, **more: Any) -> Any:
+        self.entered = None
+        return super().update_conv_state(conv_states, layer_idx, *given, **more)
+
+    def update_recurrent_state(self, recurrent_states: torch.Tensor, layer_idx: int, *given: Any, **more: Any) -> Any:
+        self.entered = None
+        return super().update_recurrent_state(recurrent_states, layer_idx, *given, **more)
+
+
+class _CacheFull(Exception):
+    """A context is in the cache; no error."""
+
+
 def _chosen(layer: Any, which: torch.Tensor) -> Any:
     """Return a copy of a cache's layer with the chosen lines of its batch, leaving the layer as it is."""
     chosen = copy.copy(layer)
@@ -124,6 +159,7 @@ class FrozenContext:
         self.whole = whole
         self.masked = MaskedLoss()
         self.config: Any = None
+        self.last_entry: int | None = None
 
     def prepare(self, model: Any) -> None:
         self.masked.prepare(model)
@@ -140,6 +176,12 @@ class FrozenContext:
         """Note how this model's contexts are read."""
         self.config = model.config
         self.short_head = {"logits_to_keep": 1} if can_slice(model) else {}
+
+    def reads_to_the_last_entry(self, model: Any, part: Segments) -> None:
+        """Notice with which layer's keys and values a context is in the cache, so that later passes stop there."""
+        self.last_entry = None
+        if ranks.count() == 1:  # a sharded model's layers are gathered and freed together, so that no rank may leave early
+            self.last_entry = self._read(model, part).entered
 
     def parts(self, rows: Sequence[Row]) -> dict[str, Any]:
         frozen: list[Decision] = []
@@ -181,12 +223,13 @@ class FrozenContext:
             use_cache=True,
         ).logits
 
-    def _read(self, model: Any, part: Segments) -> DynamicCache:
+    def _read(self, model: Any, part: Segments) -> FillingCache:
         """Return the cache that a pass over the contexts fills, without gradient and without dropout."""
-        cache, training = DynamicCache(config=self.config), model.training
+        cache, training = FillingCache(self.config, self.last_entry), model.training
         model.eval()
         try:
-            with torch.no_grad():  # not inference_mode: its tensors can't be saved for backward
+            # not inference_mode: its tensors can't be saved for backward
+            with torch.no_grad(), contextlib.suppress(_CacheFull):
                 model(
                     input_ids=part.contexts,
                     attention_mask=part.context_mask,
@@ -197,6 +240,7 @@ class FrozenContext:
                 )
         finally:
             model.train(training)
+        cache.last = None  # from here on it is as any other
         return cache
 
 
@@ -301,6 +345,7 @@ def disagreement(objective: FrozenContext, model: Any) -> tuple[float, float]:
             inputs = torch.tensor([tokens[:-1]], device=device)
             wanted = model(input_ids=inputs, use_cache=False).logits[0, before - 1 :].float()
             shorter = model(input_ids=inputs[:, 3:], use_cache=False).logits[0, before - 4 :].float()
+            objective.reads_to_the_last_entry(model, part)
             found = objective.logits(model, part).float()
     except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, IndexError) as error:
         raise _unfit(model, f"{type(error).__name__}: {first_line(error)}") from error

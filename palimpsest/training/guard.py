@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 
 from palimpsest import ranks
-from palimpsest.core.errors import Problems, UserError, nearest
+from palimpsest.core.errors import Problems, UserError
 from palimpsest.store.atomic import TEMPORARY, cannot_write, remove_leftovers
 from palimpsest.training.checkpoint import model_tensors
 from palimpsest.training.sampler import Row
@@ -30,18 +30,6 @@ def limits_of(model: Any) -> tuple[int | None, int]:
     """Return how many tokens fit into the context (``None``: unknown) and how many there are embeddings for."""
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None), model.get_input_embeddings().weight.shape[0]
-
-
-def tracker_problems(settings: TrainingSettings) -> Iterator[str]:
-    """Say which trackers of ``report_to`` there are not."""
-    from transformers.integrations import integration_utils as trackers
-
-    known, there = sorted(trackers.INTEGRATION_TO_CALLBACK), trackers.get_available_reporting_integrations()
-    for name in settings.report_to:
-        if name not in known:
-            yield f"report_to: there is no tracker '{name}'; there are {', '.join(known)}.{nearest(name, known)}"
-        elif name not in there:
-            yield f"report_to: '{name}' needs its package: pip install {name}"
 
 
 def check_steps(steps: int, settings: TrainingSettings) -> None:

@@ -26,6 +26,7 @@ from palimpsest.data.mixture import SOURCES
 from palimpsest.models.full_memory import is_full_memory
 from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
+from palimpsest.training import trackers
 from palimpsest.training.apollo import Apollo
 from palimpsest.training.objectives import Objective, Prepared
 from palimpsest.training.optimizers import OptimizerFactory
@@ -349,6 +350,8 @@ def _arguments(
         logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to=list(settings.report_to),
+        project=trackers.PROJECT,
+        run_name=f"{folder.absolute().parent.name}/{folder.name}",
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,

@@ -10,7 +10,7 @@ bundle, and their moments are parts of one tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ class Bundle:
         return held
 
 
-def bundled(named: Named, states: dict[nn.Parameter, dict[str, Any]]) -> list[Bundle]:
+def bundled(named: Named, states: Mapping[Any, dict[str, Any]]) -> list[Bundle]:
     """Return matrices as bundles: each alone, but for small ones of one shape, which step together."""
     alike: dict[Any, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named:

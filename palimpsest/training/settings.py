@@ -108,7 +108,8 @@ class TrainingSettings(Spec):
     module_logging_steps: int = Field(default=10, ge=0)
     """How often it is noted how far each module moved (0: never)."""
     report_to: tuple[str, ...] = ()
-    """Trackers that get the step log too, under the Trainer's names: tensorboard, wandb, mlflow, trackio ..."""
+    """Trackers that get the step log too, under the Trainer's names: tensorboard, wandb, mlflow, trackio ... Weights & Biases
+    is offline unless WANDB_MODE says otherwise."""
     rehearsal_share: float = Field(default=0.25, ge=0, lt=1)
     """Rehearsal rows over all rows."""
 

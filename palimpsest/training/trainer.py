@@ -18,7 +18,7 @@ from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.core.spec import digest
 from palimpsest.models import sharded
-from palimpsest.training import guard, output
+from palimpsest.training import guard, output, trackers
 from palimpsest.training.frozen_context import FrozenContext
 from palimpsest.training.loop import Loop, Progress
 from palimpsest.training.objectives import MaskedLoss, Objective
@@ -97,9 +97,9 @@ def train_batches(
     objective = objective or objective_of(settings)
     guard.check_steps(len(batches), settings)
     problems = Problems("This can't be trained:")
-    problems.extend(guard.tracker_problems(settings))
+    problems.extend(trackers.tracker_problems(settings.report_to))
     problems.raise_if_any()
-    with guard.left_as_found(model):
+    with guard.left_as_found(model), trackers.at_home(settings.report_to):
         notes = guard.make_ready(model, settings)
         wrapped = with_adapter(model, settings.lora, settings.seed) if settings.lora else model
         if settings.lora and ranks.is_sharded(model) and (problem := sharded.unmergeable(wrapped)):

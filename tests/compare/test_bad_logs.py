@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from palimpsest.core.errors import UserError
-from palimpsest.evaluations.comparison import carry_out
+from palimpsest.evaluations import source
+from palimpsest.evaluations.account import account
+from palimpsest.evaluations.comparison import carry_out, lines
 from palimpsest.evaluations.paired import Options
 from tests.compare import kit
 
@@ -98,6 +105,13 @@ def test_a_log_that_can_not_be_used(make: Callable[[Path], Path], said: str, tmp
         assert said in message(*pair)
 
 
+@pytest.mark.parametrize("name", source.names())
+def test_every_source_says_what_it_reads_and_claims_nothing_else(name: str, tmp_path: Path) -> None:
+    one = source.find(name)
+    assert one.what
+    assert not one.claims(empty_folder(tmp_path)) and not one.claims(note(tmp_path))
+
+
 def test_both_sides_are_told_at_once(tmp_path: Path) -> None:
     said = message(cut(tmp_path), kit.write(tmp_path / "a.json", kit.log(ROWS, status="error")))
     assert "cut off" in said and "its status is 'error'" in said
@@ -106,8 +120,8 @@ def test_both_sides_are_told_at_once(tmp_path: Path) -> None:
 def test_results_of_lm_eval_without_samples(tmp_path: Path) -> None:
     results = {"results": {"t": {"acc,none": 0.5}}, "configs": {"t": {}}, "higher_is_better": {"t": {"acc": True}}}
     path = kit.write(tmp_path / "a" / RESULTS, results)
-    for given in (path, path.parent):
-        assert "evaluate with --log_samples" in message(given, given)
+    for place in (path, path.parent):
+        assert "evaluate with --log_samples" in message(place, place)
     kit.write_lines(path.with_name(SAMPLES), DOCUMENTS)
     assert carry_out(path, path.parent, Options()).compared[0].state == "identical"
 
@@ -158,3 +172,41 @@ def test_a_sample_damaged_inside_a_real_log(logs: Path, tmp_path: Path) -> None:
     content[3000:3060] = bytes(60)
     path.write_bytes(bytes(content))
     assert "can't be unpacked" in message(logs / "inspect" / "before-sums.eval", path)
+
+
+ODD = st.sampled_from([None, "x", "", 7, -1.5, float("nan"), float("inf"), True, [], [1], {}, {"a": 1}, "\ud800", "C" * 50_000])
+
+
+def places(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(one for key, part in inside for one in places(part, (*path, key)))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_stands_in_a_log_it_is_compared_or_told(data: st.DataObject) -> None:
+    """Any one part of a real log or of real samples is put in the place of something odd."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fine, bad = folder / "a", folder / "b"
+        for target in (fine, bad):
+            if data.draw(st.booleans(), label="inspect") if target is fine else (fine / "x.json").exists():
+                kit.write(
+                    target / "x.json", kit.log(ROWS, results={"scores": [{"name": "match", "metrics": {}}]}, plan={"steps": []})
+                )
+            else:
+                kit.write(target / RESULTS, {"results": {"t": {"acc,none": 0.5}}, "configs": {"t": {}}, "n-shot": {"t": 0}})
+                kit.write_lines(target / SAMPLES, DOCUMENTS)
+        file = data.draw(st.sampled_from(sorted(bad.iterdir())))
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        row = data.draw(st.integers(0, len(rows) - 1))
+        path = data.draw(st.sampled_from(places(rows[row])[1:]))
+        part = rows[row]
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = data.draw(ODD)
+        kit.write_lines(file, rows)
+        with contextlib.suppress(UserError):
+            found = carry_out(fine, bad, Options())
+            account(found, {})
+            lines(found)

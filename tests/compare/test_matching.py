@@ -91,6 +91,14 @@ def test_epochs_are_averaged_within_the_item(tmp_path: Path) -> None:
     assert "3 epochs in A and 1 in B" in told(found)
 
 
+def test_epochs_that_a_log_reduces_in_another_way_are_told(tmp_path: Path) -> None:
+    rows = [kit.sample(n, "CI"[(n + epoch) % 2], epoch=epoch) for n in NUMBERS for epoch in (1, 2, 3)]
+    results = {"scores": [{"name": "match", "scorer": "match", "reducer": "mode", "metrics": {"accuracy": {"value": 0.9}}}]}
+    about = {"config": {"epochs": 3, "epochs_reducer": ["mode"]}}
+    path = kit.write(tmp_path / "a.json", kit.log(rows, results=results, eval=about))
+    assert "t: the log a.json reduces epochs by mode; compared is their mean." in told(carry_out(path, path, Options()))
+
+
 def test_an_item_that_stands_twice_is_one_cluster(tmp_path: Path) -> None:
     rows = [kit.sample(n, "CI"[n % 2]) for n in NUMBERS]
     found = compare(tmp_path, [*rows, rows[0], rows[1]], [*rows, rows[0], rows[1]])
@@ -242,3 +250,13 @@ def test_the_brier_score_is_that_of_lm_eval(tmp_path: Path) -> None:
     rows = [kit.document(n, brier_score=[1, "[0.2 0.7\n 1.0e-01]"]) for n in NUMBERS]
     (row,) = lm_eval(tmp_path, rows, rows).compared
     assert row.before.value == pytest.approx(0.04 + 0.09 + 0.01) and row.metric.better == "lower"
+
+
+def test_other_few_shot_examples_are_told(tmp_path: Path) -> None:
+    rows = [kit.document(n, acc=float(n % 2)) for n in NUMBERS]
+    for side, shots in (("a", 0), ("b", 5)):
+        about = {"results": {"t": {"acc,none": 0.5}}, "n-shot": {"t": shots}, "configs": {"t": {}}, "model_name": f"org/{side}"}
+        kit.write(tmp_path / side / "results_2026-01-01T00-00-00.000001.json", about)
+    found = lm_eval(tmp_path, rows, [{**one, "prompt_hash": "five"} for one in rows])
+    assert "t: few-shot examples differs: 0 in A, 5 in B" in told(found) and found.names == ("a", "b")
+    assert not any("itself says" in note for note in found.notes)

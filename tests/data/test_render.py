@@ -144,3 +144,30 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(UserError, match="fast"):
         Renderer(Slow())
+
+
+GENERATES = END + "{% if add_generation_prompt %}<assistant>{% endif %}"
+ASKS_OTHERWISE = END + "{% if add_generation_prompt %}<assistant><think></think>{% endif %}"
+
+
+@pytest.mark.parametrize("template", [END, TRIM, GENERATES])
+def test_the_prompt_of_a_conversation_is_the_context_of_its_answer(template: str) -> None:
+    one = renderer(template)
+    turns = [Message(role="system", content="Be brief."), Message(role="user", content="Hello")]
+    answered = chat(("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"))
+    assert one.prompt(turns) == one.encode(answered).prompt
+
+
+def test_a_template_says_itself_how_an_answer_begins() -> None:
+    one = renderer(ASKS_OTHERWISE)
+    turns = [Message(role="user", content="Hello")]
+    assert one.tokenizer.decode(list(one.prompt(turns))) == "<user>Hello</s><assistant><think></think>"
+    begun = [*turns, Message(role="assistant", content="Well")]
+    assert one.tokenizer.decode(list(one.prompt(begun))) == "<user>Hello</s><assistant>Well"
+
+
+def test_the_prompt_without_a_template_is_plain_text() -> None:
+    one = renderer()
+    turns = [Message(role="system", content="Be brief."), Message(role="user", content="Hello")]
+    assert one.tokenizer.decode(list(one.prompt(turns))) == "Be brief. Hello"
+    assert one.prompt([Message(role="text", content="ab")]) == tuple(one.tokenizer("ab").input_ids)

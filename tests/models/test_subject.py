@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from palimpsest.core.errors import UserError
 from palimpsest.models import subject
-from palimpsest.models.subject import inspect, load
+from palimpsest.models.parameters import parameters
+from palimpsest.models.subject import inspect, inspect_all, load
+from palimpsest.models.vocabulary import cut_alike
 from tests import tiny
 
 REAL = ("stories260K", "llama2xs-281K", "babyllama-tok105", "bitllama-1M")
@@ -530,6 +532,77 @@ def test_adapter_for_another_base(adapted, tmp_path):
     assert "does not fit its base" in why_not(adapted[0], base=tiny.folder(tmp_path / "shallow", num_hidden_layers=1))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["norm"], "use_rslora": True},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]},
+    ],
+    ids=["head", "embedding", "both", "saved ends", "rank-stabilised with a norm", "some tokens"],
+)
+def test_merged_is_base_and_adapter_together(settings, tied, tmp_path):
+    """Of tied ends each may get a change of its own; merged into the one weight that both share it would reach the other."""
+    peft = pytest.importorskip("peft")
+    base, tokens = tiny.folder(tmp_path / "base", tie_word_embeddings=tied), torch.arange(3, 30)[None]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        both = peft.get_peft_model(
+            tiny.model(tie_word_embeddings=tied), peft.LoraConfig(r=4, task_type="CAUSAL_LM", **settings)
+        )
+        for value in filter(lambda one: one.requires_grad, both.parameters()):
+            value.data += 0.1 * torch.randn_like(value)
+    both.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        wanted = both.eval()(input_ids=tokens).logits
+    info = inspect(tmp_path / "adapter", base=base)
+    with load(info) as one, torch.no_grad():
+        assert torch.allclose(one.model(input_ids=tokens).logits, wanted, atol=1e-3)
+        assert set(dict(info.shapes)) == {name for name, _ in one.model.named_parameters()} or "modules_to_save" in settings
+
+
+def test_what_peft_merges_wrongly_is_refused(tmp_path):
+    """It merges a change of tied ends into their one weight twice (peft 0.21)."""
+    peft = pytest.importorskip("peft")
+    base = tiny.folder(tmp_path / "base", tie_word_embeddings=True)
+    config = peft.LoraConfig(
+        r=4,
+        target_modules=["embed_tokens", "lm_head"],
+        ensure_weight_tying=True,
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    peft.get_peft_model(tiny.model(tie_word_embeddings=True), config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="the same merged into its base as beside it"):
+        load(inspect(tmp_path / "adapter", base=base))
+
+
+def test_an_adapter_sits_on_the_base_of_the_comparison(adapted, original, tmp_path):
+    base = shutil.copytree(original, tmp_path / "moved")
+    found = inspect_all({"base": base, "tuned": adapted[0]})
+    assert found["tuned"].base == base
+    assert f"was made on {original}, and is merged into {base}" in found["tuned"].notes[0]
+    path = shutil.copytree(adapted[0], tmp_path / "of the hub")
+    change_json(path / "adapter_config.json", base_model_name_or_path="nobody/nothing", revision="v2")
+    notes = inspect_all({"base": base, "tuned": path})["tuned"].notes
+    assert "made on nobody/nothing" in notes[0] and "revision 'v2'" in notes[1]
+    assert inspect_all({"base": original, "tuned": adapted[0]})["tuned"].notes == ()
+
+
+def test_a_folder_of_checkpoints_names_the_newest(original, tmp_path):
+    for step in (9, 10):
+        shutil.copytree(original, tmp_path / "out" / f"checkpoint-{step}")
+    (tmp_path / "out" / "trainer_log.jsonl").write_text("{}")
+    assert f"give one, the newest is {tmp_path / 'out' / 'checkpoint-10'}" in why_not(tmp_path / "out")
+    assert inspect(tmp_path / "out" / "checkpoint-10").digest == inspect(original).digest
+    shutil.copytree(original, tmp_path / "out", dirs_exist_ok=True)
+    assert inspect(tmp_path / "out").digest == inspect(original).digest
+
+
 def test_half_written_adapter(adapted, tmp_path):
     path = shutil.copytree(adapted[0], tmp_path / "adapter")
     weights = load_file(path / "adapter_model.safetensors")
@@ -556,17 +629,40 @@ def test_a_model_is_comparable_with_itself_tuned(original, copy):
 
 
 def test_different_tokens_are_named(original, tmp_path):
-    path = tiny.folder(tmp_path / "more", vocabulary=261)
+    path = tiny.folder(tmp_path / "fewer", vocabulary=261)
     tiny.tokenizer(extra=("<new>", "<newer>")).save_pretrained(path)
-    (told,) = subject.comparison_problems(inspect(original), inspect(path))
-    assert "the base has 259 and the tuned model 261: 2 only in the tuned model ('<new>', '<newer>')" in told
+    (told,) = subject.comparison_problems(inspect(path), inspect(original))
+    assert "the base has 261 and the tuned model 259: 2 only in the base ('<new>', '<newer>')" in told
 
 
-def test_padded_embeddings_are_told(original, tmp_path):
-    path = tiny.folder(tmp_path / "padded", vocabulary=264)
+@pytest.mark.parametrize("tied", [False, True])
+def test_further_rows_are_left_out(tied, tmp_path):
+    """As after added tokens and a padded embedding: cut to the rows of the base it is the base again, to the last bit."""
+    base = tiny.folder(tmp_path / "base", tie_word_embeddings=tied)
+    larger = tiny.model(tie_word_embeddings=tied)
+    larger.resize_token_embeddings(264)
+    larger.save_pretrained(tmp_path / "larger")
+    tiny.tokenizer(extra=("<|pad|>",)).save_pretrained(tmp_path / "larger")
+    one, other = inspect(base), inspect(tmp_path / "larger")
+    found = subject.compare(one, other)
+    assert found.problems == () and found.weights_comparable
+    assert "1 further token ('<|pad|>')" in found.notes[0]
+    assert "259 and 264 rows" in found.notes[1]
+    alike = cut_alike({"base": one, "tuned": other})
+    assert alike["base"] is one and alike["tuned"].digest != other.digest
+    tokens = torch.arange(3, 30)[None]
+    with load(alike["tuned"]) as cut, load(one) as whole, torch.no_grad():
+        assert torch.equal(cut.model(input_ids=tokens).logits, whole.model(input_ids=tokens).logits)
+    streams = [parameters(info, tmp_path / role) for role, info in alike.items()]
+    assert all(before[0] == after[0] and torch.equal(before[1], after[1]) for before, after in zip(*streams, strict=True))
+
+
+def test_an_end_of_answer_that_only_the_tuned_model_knows_is_refused(original, tmp_path):
+    path = tiny.folder(tmp_path / "chat", vocabulary=260)
+    tiny.tokenizer(extra=("<|im_end|>",)).save_pretrained(path)
+    change_json(path / "generation_config.json", eos_token_id=[2, 259])
     (told,) = subject.comparison_problems(inspect(original), inspect(path))
-    assert "gives 259" in told
-    assert "264" in told
+    assert "ends its answers with '<|im_end|>'" in told and "resize_token_embeddings" in told
 
 
 def test_same_tokens_cut_differently(original, copy):

@@ -363,3 +363,27 @@ def test_steps_of_three_rows_stay_near_adams() -> None:
             found.append(weight.detach().norm().item() / math.sqrt(short * 64))
         longest[short] = max(found)
     assert longest[12] < 5 and longest[2] > 4 * longest[12], longest
+
+
+@pytest.mark.parametrize("given", [{"rank": 2, "norm_limit": 1.01}, {"rank": 1, "scale_type": "tensor"}])
+def test_in_the_trainer_a_run_goes_on_to_the_last_bit(given: dict[str, Any], tmp_path: Path) -> None:
+    """Which loads an optimizer with ``weights_only=True``: nothing but tensors and numbers may be in its state."""
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"input_ids": torch.arange(place, place + 8), "labels": torch.arange(place, place + 8)} for place in range(8)]
+
+    def trainer() -> Trainer:
+        model = small_model()
+        told: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 2, "report_to": []}
+        arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, **told)
+        optimizer = Apollo(
+            parameter_groups(model, rank=given["rank"]), lr=1e-2, **{k: v for k, v in given.items() if k != "rank"}
+        )
+        return Trainer(model=model, args=arguments, train_dataset=rows, optimizers=(optimizer, None))  # type: ignore[arg-type]
+
+    undisturbed, going_on = trainer(), trainer()
+    undisturbed.train()
+    going_on.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert undisturbed.model is not None and going_on.model is not None
+    for one, other in zip(undisturbed.model.parameters(), going_on.model.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -278,3 +278,20 @@ def test_it_leaves_the_model_as_it_was() -> None:
     model.eval()
     mean_loss(objective, model, [Row([1, 2, 3, 4], [0.0, 0.0, 1.0, 1.0], "express")])
     assert not model.training
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_context_pass_stops_at_the_last_keys_and_values(name: str) -> None:
+    """Nobody asks for what the last layer makes of a context; the chain rule above holds with the pass cut short."""
+    model = build(name)
+    objective = FrozenContext()
+    objective.prepare(model)
+    *before, last = model.model.layers
+    assert objective.last_entry == len(before)
+    lengths: dict[str, list[int]] = {"before": [], "last": []}
+    for key, layer in (("before", before[-1]), ("last", last)):
+        layer.mlp.register_forward_pre_hook(lambda _, given, key=key: lengths[key].append(given[0].shape[1]))
+    part = objective.parts(rows())["frozen"]
+    objective(model, part)
+    context, decision = part.contexts.shape[1], part.decisions.shape[1]
+    assert lengths == {"before": [context, decision], "last": [decision]}

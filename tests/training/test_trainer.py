@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -529,27 +530,47 @@ def test_checkpointing_with_a_full_context_changes_no_bit(tmp_path: Path) -> Non
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
-def test_trackers_get_every_step(tmp_path: Path, tracker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackers_get_every_step(tmp_path: Path) -> None:
+    """The loss, and of each source its loss and its rows."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard")
+    train(small_model(), None, some_rows(), settings_of(report_to=["tensorboard"]), tmp_path / "run")
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    read = accumulator.EventAccumulator(str(events.parent))
+    read.Reload()
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    for name in ("loss", "loss_express", "loss_withhold", "loss_rehearsal", "rows_rehearsal", "tokens_express"):
+        found = {point.step: point.value for point in read.Scalars(f"train/{name}")}
+        assert found == pytest.approx({step["step"]: step[name] for step in steps}, rel=1e-6), name
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio", "mlflow"])
+def test_trackers_stay_at_home(tmp_path: Path, tracker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip(tracker, reason=f"{tracker} is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_MODE", "MLFLOW_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
     train(small_model(), None, some_rows(), settings_of(report_to=[tracker]), tmp_path / "run")
-    if tracker == "tensorboard":
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    assert not asked
+    left = {"wandb": "wandb/**/run-*.wandb", "trackio": "trackio/palimpsest.db", "mlflow": "mlruns/**/metrics/loss_express"}
+    assert len(list(tmp_path.glob(left[tracker]))) == 1
 
-        (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
-        read = EventAccumulator(str(events.parent))
-        read.Reload()
-        steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
-        found = {point.step: point.value for point in read.Scalars("train/loss")}
-        assert found == pytest.approx({step["step"]: step["loss"] for step in steps}, rel=1e-6)
-    else:
-        import wandb
 
-        wandb.finish()
-        assert list(tmp_path.rglob("run-*.wandb"))
+def test_a_tracker_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import integration_utils
+
+    pytest.importorskip("tensorboard", reason="no tensorboard")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError("no such server")
+
+    monkeypatch.setattr(integration_utils.TensorBoardCallback, "_init_summary_writer", fails)
+    with pytest.raises(UserError, match=r"the tracker 'tensorboard' stopped the training \(OSError: no such server\)"):
+        train(small_model(), None, some_rows(), settings_of(report_to=["tensorboard"]), tmp_path / "run")
 
 
 def test_a_tracker_that_is_not_there_is_told_before_work(tmp_path: Path) -> None:

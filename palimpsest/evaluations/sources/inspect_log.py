@@ -158,9 +158,17 @@ def _task_log(name: str, log: _Log, notes: tuple[str, ...]) -> TaskLog:
         metrics={one: Metric(one, _better(one, log.graded), own=own.get(one)) for one in sorted(metrics)},
         answers=log.answers,
         settings=_settings(log.header),
-        notes=(*notes, *(("The log was invalidated by hand.",) if log.header.get("invalidated") is True else ())),
+        notes=(*notes, *_told(name, log)),
         files=(log.path,),
     )
+
+
+def _told(name: str, log: _Log) -> Iterator[str]:
+    if log.header.get("invalidated") is True:
+        yield f"{name}: the log {log.path.name} was invalidated by hand."
+    reducers = (log.about.get("config") or {}).get("epochs_reducer") or ["mean"]
+    if reducers != ["mean"]:
+        yield f"{name}: the log {log.path.name} reduces epochs by {', '.join(map(str, reducers))}; compared is their mean."
 
 
 def _better(metric: str, graded: frozenset[str]) -> Better | None:

@@ -81,7 +81,7 @@ def _answer(line: Mapping[str, Any], epoch: int) -> tuple[str, Answer]:
         epoch=epoch,
         scores=known,
         prompt=shortened(line["prompt"] or line["reference"]),
-        answer=shortened(line["answers"].get(_ROLE, "")),
+        answer=shortened(line["answers"].get(_ROLE, f"(not written; read: {line['reference']})")),
         name=f"{line['template']} {line['item'][:6]}",
         fields={"template": line["template"]},
         cluster=line["template"],

@@ -1,4 +1,4 @@
-"""Writing: does what one request gets depend on it alone, and are the numbers those of a plain forward pass?"""
+"""Answering: does what one request gets depend on it alone, and are the numbers those of a plain forward pass?"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 
+from palimpsest.measures._answering import Asked, Steering, read_prompts, write
 from palimpsest.measures._measure import Budget
-from palimpsest.measures._requests import Asked, Steering, read_prompts, write
 from palimpsest.models.soft_prompt import SoftPrompt, inserted
 from palimpsest.models.subject import Subject, inspect, load
 from palimpsest.models.taps import adding

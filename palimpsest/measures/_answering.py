@@ -1,4 +1,4 @@
-"""Requests: what does a model go on with after given tokens, each in its own way, and how likely was every token?
+"""Answering: what does a model go on with after given tokens, each in its own way, and how likely was every token?
 
 For requests that differ in everything (temperature, length, where to stop) and still share their passes; ``generations`` is
 the measure of many items in one way. The library's own ``generate`` does the passes, so caches are right in every
@@ -202,7 +202,7 @@ def _drawn(log_p: torch.Tensor, one: Asked, step: int) -> int:
         order = np.argsort(-scores, kind="stable")
         share = np.exp(scores[order] - np.logaddexp.reduce(scores))
         scores[order[np.cumsum(share) - share >= one.top_p]] = -np.inf
-    return int(np.argmax(scores + numpy_stream(one.seed, "writing", one.name, step).gumbel(size=scores.size)))
+    return int(np.argmax(scores + numpy_stream(one.seed, "answer", one.name, step).gumbel(size=scores.size)))
 
 
 class _Choosing(LogitsProcessor):

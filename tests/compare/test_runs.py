@@ -1,0 +1,84 @@
+"""Our own runs: what a run keeps of its items is what its audits counted, and two runs are compared item by item."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from test_pipeline import behaviour, model  # noqa: F401
+
+import palimpsest
+from palimpsest.core.errors import UserError
+from palimpsest.evaluations.comparison import carry_out
+from palimpsest.evaluations.paired import Options
+
+AUDITS = ("outcome", "judgement", "forgetting")
+
+
+def lines(run: palimpsest.Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.folder / "items" / "0.jsonl").read_text().splitlines()]
+
+
+def mean(rows: list[dict[str, Any]], name: str, role: str, score: str) -> float:
+    values = [one["scores"][role][score] for one in rows if one["set"] == name]
+    return sum(values) / len(values)
+
+
+@pytest.fixture
+def runs(behaviour: Path, model: Path, tmp_path: Path) -> list[palimpsest.Run]:  # noqa: F811
+    text = [behaviour.parent / "text.txt"]
+    return [
+        palimpsest.diff(
+            model, tiny.folder(tmp_path / name, seed=seed, max_position_embeddings=128), behaviour=behaviour, text=text,
+            folder=tmp_path / f"run-{name}", audits=AUDITS, device="cpu",
+        )
+        for name, seed in (("one", 1), ("two", 2))
+    ]  # fmt: skip
+
+
+def test_two_runs(runs: list[palimpsest.Run], tmp_path: Path) -> None:
+    for run in runs:
+        rows = lines(run)
+        outcome, forgetting = run.estimates("outcome"), run.estimates("forgetting")
+        for role, side in (("base", "before"), ("tuned", "after")):
+            assert mean(rows, "express", role, "shown") == pytest.approx(outcome[f"rate_{side}"].value)
+            assert mean(rows, "express", role, "probability") == pytest.approx(outcome[f"probability_{side}"].value)
+        change = mean(rows, "text:text", "tuned", "loss") - mean(rows, "text:text", "base", "loss")
+        assert change == pytest.approx(forgetting["loss_change:text"].value)
+    found = palimpsest.compare(runs[0].folder, runs[1].folder, folder=tmp_path / "out")
+    rates = [run.estimates("outcome")["probability_after"].value or 0.0 for run in runs]
+    change = found.estimates["express probability"]
+    assert change.value == pytest.approx(rates[1] - rates[0]) and change.interval is not None and change.margin == 0.05
+    rows = {one.name: one for one in carry_out(runs[0].folder, runs[1].folder, Options()).compared}
+    assert rows["express shown"].metric.better == "higher" and rows["withhold shown"].metric.better == "lower"
+    assert rows["text:text loss"].metric.better == "lower" and rows["text:text loss"].change.unit == "nats/token"
+    templates = {one["template"] for one in lines(runs[0]) if one["set"] == "express"}
+    assert rows["express shown"].before.n == len(templates)
+    assert carry_out(runs[0].folder, runs[0].folder, Options()).compared[0].state == "identical"
+    _damaged(runs[0].folder, runs[1].folder, tmp_path)
+
+
+def _damaged(fine: Path, other: Path, tmp_path: Path) -> None:
+    """What a run may lack; here because a run takes seconds."""
+
+    def told(remove: str) -> str:
+        shutil.rmtree(tmp_path / "bad", ignore_errors=True)
+        shutil.copytree(other, tmp_path / "bad")
+        place = tmp_path / "bad" / remove
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        with pytest.raises(UserError) as error:
+            carry_out(fine, tmp_path / "bad", Options())
+        return str(error.value)
+
+    assert "the run is not finished; give its command again" in told("record.json")
+    assert "made before runs kept their items; give its command again" in told("items")
+    with pytest.raises(UserError, match="tells several runs together"):
+        carry_out(fine, tmp_path / "out", Options())
+    (tmp_path / "bad" / "items").mkdir()
+    (tmp_path / "bad" / "items" / "0.jsonl").write_text('{"set": "express"}\n')
+    with pytest.raises(UserError, match="line 1 is no item of a run"):
+        carry_out(fine, tmp_path / "bad", Options())
