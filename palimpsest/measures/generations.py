@@ -68,7 +68,8 @@ class Generations(Measure):
         size = max(budget.tokens // (max(map(len, prompts), default=1) + self.max_new_tokens), 1)
         found: list[list[int]] = [[]] * len(prompts)
         done = 0
-        for batch in reading.batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]):
+        alike = not (subject.takes_padding and subject.writes_as_it_reads)
+        for batch in reading.batches(order, size, [len(prompt) for prompt in prompts] if alike else None):
             written = self._write(subject, [prompts[index] for index in batch], [names[index] for index in batch])
             for index, tokens in zip(batch, written, strict=True):
                 stop = next((place for place, token in enumerate(tokens) if token in subject.stop_token_ids), None)
@@ -94,6 +95,9 @@ class Generations(Measure):
         processors = LogitsProcessorList()
         if self.temperature > 0:
             processors.append(_Dice(names, self.temperature, self.seed, width))
+        stopping = StoppingCriteriaList([_Until(subject.tokenizer, self.until, width)] if self.until else [])
+        if not subject.writes_as_it_reads:
+            return self._plainly(subject, tokens.to(subject.device), processors, stopping)
         written = subject.model.generate(
             input_ids=tokens.to(subject.device),
             attention_mask=mask.to(subject.device),
@@ -105,11 +109,26 @@ class Generations(Measure):
             top_k=None,
             repetition_penalty=None,
             logits_processor=processors,
-            stopping_criteria=StoppingCriteriaList([_Until(subject.tokenizer, self.until, width)] if self.until else []),
+            stopping_criteria=stopping,
             pad_token_id=subject.pad_token_id,
             eos_token_id=sorted(subject.stop_token_ids) or None,
         )
         return written[:, width:].tolist()
+
+    def _plainly(
+        self, subject: Any, tokens: torch.Tensor, processors: LogitsProcessorList, stopping: StoppingCriteriaList
+    ) -> list[list[int]]:
+        """Write after prompts of one length [prompts, tokens] with a plain call over everything for each token."""
+        width, ended = tokens.shape[1], torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        stops = torch.tensor(sorted(subject.stop_token_ids), dtype=torch.long, device=tokens.device)
+        given = reading.accepted(subject.model, {"use_cache": False, "logits_to_keep": 1})
+        while tokens.shape[1] < width + self.max_new_tokens and not bool(ended.all()):
+            scores: Any = processors(tokens, subject.model(input_ids=tokens, **given).logits[:, -1])
+            tokens = torch.cat([tokens, scores.argmax(-1, keepdim=True)], dim=1)
+            ended |= torch.isin(tokens[:, -1], stops)
+            if len(stopping):
+                ended |= stopping(tokens, scores)
+        return tokens[:, width:].tolist()
 
 
 class _Dice(LogitsProcessor):
