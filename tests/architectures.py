@@ -9,14 +9,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiny
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from palimpsest import behaviour as behaviours
+from palimpsest.core.errors import UserError, first_line
+from palimpsest.data.chat import ItemSet
+from palimpsest.data.user_files import text_example
+from palimpsest.measures._forward import Row as Reading
+from palimpsest.measures._forward import run_rows
+from palimpsest.measures._kept import Kept
+from palimpsest.measures._measure import Budget
+from palimpsest.measures.generations import Generations
+from palimpsest.models.subject import Subject, inspect, load
+from palimpsest.pipeline import execute
+from palimpsest.planning import prepare
+from palimpsest.request import Request
+from palimpsest.store.cache import Cache
+from palimpsest.store.record import RunRecord
+from palimpsest.training.frozen_context import FrozenContext
 
 VOCABULARY = 272
 """More than the tokenizer has, because the library gives some classes a tokenizer that adds tokens of its own."""
@@ -208,3 +227,139 @@ COLOURS = ("red", "blue", "grey")
 def _conversation(asked: str, answer: str, template: str) -> dict[str, Any]:
     messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     return {"messages": messages, "template": template}
+
+
+# ---------------------------------------------------------------- what the program makes of a class
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What came out for one model type."""
+
+    kind: str
+    architecture: str = ""
+    parameters: int = 0
+    unbuilt: str = ""
+    """Why no tiny model of it could be made."""
+    refused: str = ""
+    """What the program says to its models, where it takes none."""
+    padded: bool = True
+    """Whether rows of unlike length share batches; if not, only rows of one length do."""
+    off_nats: float = 0.0
+    """Largest difference of a log-probability, between rows as audits read them and each row in a plain call of its own."""
+    written: float = 1.0
+    """Share of greedily written tokens that are the likeliest ones of a plain call over everything before them."""
+    audits: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of each audit "measured", or why it can't answer."""
+    frozen: str = ""
+    """Why it can't be trained with a frozen context; empty where it can."""
+
+
+def look(kind: str, place: Path) -> Row:
+    """Make two models of a type in a folder, compare them with everything that trains nothing, and return what came out."""
+    try:
+        base, tuned = pair(place, kind)
+    except Exception as error:
+        return Row(kind, unbuilt=f"{type(error).__name__}: {first_line(error)}")
+    try:
+        compared = diff(base, tuned, place)
+    except UserError as error:
+        return Row(kind, type(model(kind)).__name__, refused=str(error).replace(f"{place}/", "").replace("\n", " "))
+    outcomes = compared.seeds[0].outcomes
+    with load(inspect(base)) as one:
+        return Row(
+            kind,
+            one.architecture,
+            one.parameters,
+            padded=one.takes_padding,
+            off_nats=off_by(one),
+            written=rightly_written(one),
+            audits={one.audit: "measured" if one.state == "measured" else f"{one.state}: {one.why}" for one in outcomes},
+            frozen=_unfrozen(one.model),
+        )
+
+
+def diff(base: Path, tuned: Path, place: Path, name: str = "diff") -> RunRecord:
+    """Return the record of a whole diff, with a behaviour and with general text; its page is not drawn."""
+    behaviour = behaviours.load(question(place))
+    asked = {"kind": "diff", "base": str(base), "tuned": str(tuned), "behaviour": behaviour, "device": "cpu", "documents": 12}
+    return execute(prepare(Request.read(asked, "the request")), place / name, Cache(place / "cache"))
+
+
+LENGTHS = 21, 5, 34, 13, 34, 8
+
+
+def rows_of(subject: Subject) -> list[Reading]:
+    """Return rows of several lengths; two of them begin alike."""
+    rng = np.random.default_rng(0)
+    rows = [Reading(tuple(rng.integers(3, 259, length).tolist()), length // 2) for length in LENGTHS]
+    return [*rows, Reading((*rows[0].tokens[:15], *rows[1].tokens), 16)]
+
+
+@torch.no_grad()
+def off_by(subject: Subject) -> float:
+    """Return ``Row.off_nats``."""
+    rows, kept = rows_of(subject), Kept()
+    run_rows(subject, rows, [kept], Budget(CONTEXT), lambda *_: None)
+    off = 0.0
+    for index, row in enumerate(rows):
+        plain = subject.model(input_ids=torch.tensor([row.tokens[:-1]])).logits[0, row.first - 1 :].float().log_softmax(-1)
+        off = max(off, float((kept.found[index] - plain).abs().max()))
+    return off
+
+
+@torch.no_grad()
+def rightly_written(subject: Subject) -> float:
+    """Return ``Row.written``, of a few tokens after each prompt."""
+    items = ItemSet(name="text", items=tuple(text_example("The cat sees " + "a dog and " * n, f"text {n}") for n in range(4)))
+    found = Generations(max_new_tokens=5, temperature=0.0, opening=64).take(
+        subject, items, Budget(CONTEXT), None, lambda *_: None
+    )
+    right: list[bool] = []
+    for low, high, count in zip(found.arrays["start"], found.arrays["start"][1:], found.arrays["tokens"], strict=False):
+        tokens = found.arrays["token"][low:high].tolist()
+        for place in range(len(tokens) - int(count), len(tokens)):
+            scores = subject.model(input_ids=torch.tensor([tokens[:place]])).logits[0, -1]
+            right.append(bool(scores[tokens[place]] >= scores.max() - 1e-3))
+    return float(np.mean(right)) if right else 1.0
+
+
+def _unfrozen(one: Any) -> str:
+    try:
+        FrozenContext().prepare(one)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+# ---------------------------------------------------------------- what is said of many rows
+
+
+def parted(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows that were compared, those that are refused, and those of which no model could be built."""
+    return {
+        "ran": [row for row in rows if row.audits],
+        "refused": [row for row in rows if row.refused],
+        "unbuilt": [row for row in rows if row.unbuilt],
+    }
+
+
+def silent(row: Row) -> dict[str, str]:
+    """Return the audits that could not say, with the reason, without the name of the class and what differs by chance."""
+    return {
+        audit: re.sub(r"\d+(\.\d+)?(e-\d+)? nats, and", "some nats, and", why.replace(row.architecture, "the class"))
+        for audit, why in row.audits.items()
+        if why != "measured"
+    }
+
+
+def reasons(rows: Sequence[Row]) -> dict[str, int]:
+    """Number every reason why an audit could not say."""
+    return {why: number for number, why in enumerate(dict.fromkeys(why for row in rows for why in silent(row).values()), 1)}
+
+
+def state(row: Row) -> str:
+    """Return in a few words what became of a class."""
+    if row.unbuilt:
+        return "not built"
+    return "refused" if row.refused else f"{'padded' if row.padded else 'alike'}"

@@ -222,8 +222,13 @@ def test_an_example_longer_than_the_context_is_refused_by_name(behaviour: Path, 
 
 def test_different_vocabularies_are_refused(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    tiny.model(vocabulary=261, max_position_embeddings=128).save_pretrained(other)
-    tiny.tokenizer(extra=("<x>", "<y>")).save_pretrained(other)
+    tiny.model(vocabulary=259, max_position_embeddings=128).save_pretrained(other)
+    swapped = tiny.tokenizer()
+    state = json.loads(swapped.backend_tokenizer.to_str())
+    words = state["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    swapped.save_pretrained(other)
+    (other / "tokenizer.json").write_text(json.dumps(state))
     with pytest.raises(UserError, match="same tokens"):
         palimpsest.diff(model, other, folder=tmp_path / "run", device="cpu")
 

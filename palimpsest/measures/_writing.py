@@ -312,7 +312,8 @@ def _generated(
     """Write so many at a time with the library's own loop."""
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     written: list[list[int]] = [[]] * len(prompts)
-    batches = list(reading.batches(order, size, None if subject.takes_padding else [len(prompt) for prompt in prompts]))
+    unlike = subject.takes_padding and subject.writes_as_it_reads
+    batches = list(reading.batches(order, size, None if unlike else [len(prompt) for prompt in prompts]))
     done = 0
     for own, everybody, _ in ranks.turns(batches):
         found = _generate(subject, [prompts[index] for index in own], [names[index] for index in own], most, dice, ends)
@@ -333,6 +334,10 @@ def _generate(
     for line, prompt in enumerate(prompts):
         tokens[line, width - len(prompt) :] = torch.tensor(prompt)
         mask[line, width - len(prompt) :] = 1
+    processors = LogitsProcessorList([_Thrown(dice, names, width)])
+    stopping = StoppingCriteriaList([_AtText(ends, width)] if ends.texts else [])
+    if not subject.writes_as_it_reads:
+        return _plainly(subject, tokens.to(subject.device), most, processors, stopping)
     written = subject.model.generate(
         input_ids=tokens.to(subject.device),
         attention_mask=mask.to(subject.device),
@@ -343,12 +348,28 @@ def _generate(
         top_p=None,
         top_k=None,
         repetition_penalty=None,
-        logits_processor=LogitsProcessorList([_Thrown(dice, names, width)]),
-        stopping_criteria=StoppingCriteriaList([_AtText(ends, width)] if ends.texts else []),
+        logits_processor=processors,
+        stopping_criteria=stopping,
         pad_token_id=subject.pad_token_id,
         eos_token_id=ends.tokens or None,
     )
     return written[:, width:]
+
+
+def _plainly(
+    subject: Any, tokens: torch.Tensor, most: int, processors: LogitsProcessorList, stopping: StoppingCriteriaList
+) -> torch.Tensor:
+    """Write after prompts of one length [prompts, tokens] with a plain call over everything for each token."""
+    width, ended = tokens.shape[1], torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    stops = torch.tensor(sorted(subject.stop_token_ids), dtype=torch.long, device=tokens.device)
+    given = reading.accepted(subject.model, {"use_cache": False, "logits_to_keep": 1})
+    while tokens.shape[1] < width + most and not bool(ended.all()):
+        scores: Any = processors(tokens, subject.model(input_ids=tokens, **given).logits[:, -1])
+        tokens = torch.cat([tokens, scores.argmax(-1, keepdim=True)], dim=1)
+        ended |= torch.isin(tokens[:, -1], stops)
+        if len(stopping):
+            ended |= stopping(tokens, scores)
+    return tokens[:, width:]
 
 
 class _Thrown(LogitsProcessor):

@@ -8,14 +8,22 @@ are held against.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
 
-_ROW, _SHORTER = 13, 8
-"""Tokens of the rows that are tried; the shorter one is padded to the longer one."""
+from palimpsest.models.quiet import quiet
+
+_ROW, _LONGER, _LONGEST, _SHORTER = 13, 40, 2_200, 24
+"""Tokens of the rows that are tried: of the ordinary one; of the one that another is padded to, which goes beyond a window of
+the model's if it can; by how many tokens at most the padded one is shorter."""
+_TAIL, _WRITTEN = 8, 4
+"""Of so many tokens the logits are compared; so many are written in a trial."""
+_WINDOWS = re.compile(r"window|topk|chunk")
+"""Fields of a configuration that may say from which length on a model reads otherwise."""
 _AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-5}
 _LOOSE_AGREEMENT = 0.05
 """By how much logits may differ, in standard deviations of the logits; half precision has the loose one."""
@@ -53,16 +61,36 @@ def batches(order: Sequence[int], most: int, lengths: Sequence[int] | None = Non
 @torch.no_grad()
 def takes_padding(model: Any, padding: int) -> bool:
     """Return whether a row that is padded on the left gets the logits that it gets on its own."""
-    row = _trial(model)
-    short = row[-_SHORTER:]
-    alone = _logits(model, {"input_ids": torch.tensor([short], device=model.device)})
+    row = _trial(model, _beyond_windows(model))
+    short = row[_SHORTER - _TAIL :]
+    keep = {"logits_to_keep": _TAIL}
+    alone = _logits(model, {"input_ids": torch.tensor([short], device=model.device), **keep})[0, -_TAIL:]
     try:
-        together = _logits(model, _padded([row, short], padding, model.device))
+        together = _logits(model, {**_padded([row, short], padding, model.device), **keep})[1, -_TAIL:]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if "memory" in str(error).lower():
             raise
         return False
-    return agree(together[1, -_SHORTER:], alone[0], model.dtype)
+    return agree(together, alone, model.dtype)
+
+
+@torch.no_grad()
+def writes_as_it_reads(model: Any) -> bool:
+    """Return whether ``generate`` writes the tokens that a plain call over everything before them finds likeliest."""
+    row = _trial(model)
+    tokens = torch.tensor([row], device=model.device)
+    settings = {"max_new_tokens": _WRITTEN, "do_sample": False, "num_beams": 1, "pad_token_id": 0, "eos_token_id": None}
+    try:
+        with quiet():
+            found = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **settings)[0].tolist()
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+        if "memory" in str(error).lower():
+            raise
+        return False
+    scores = trial_logits(model, found)[len(row) - 1 : -1]
+    chosen = scores.gather(-1, torch.tensor(found[len(row) :], device=scores.device)[:, None])[:, 0]
+    allowed = _AGREEMENT.get(model.dtype, _LOOSE_AGREEMENT) * float(scores.std())
+    return bool((scores.max(-1).values - chosen <= allowed).all())
 
 
 def sees_ahead(model: Any) -> bool:
@@ -84,9 +112,18 @@ def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
     return float((one - other).abs().max()) <= allowed * float(other.std())
 
 
-def _trial(model: Any) -> list[int]:
+def _trial(model: Any, length: int = _ROW) -> list[int]:
     known = model.get_input_embeddings().weight.shape[0]
-    return [(7 * place * place + 3 * place + 1) % known for place in range(_ROW)]
+    return [(7 * place * place + 3 * place + 1) % known for place in range(length)]
+
+
+def _beyond_windows(model: Any) -> int:
+    """Return a length beyond which the model's way of reading, as its configuration tells, does not change; within limits."""
+    config = model.config.get_text_config()
+    sizes = [value for name, value in vars(config).items() if _WINDOWS.search(name) and type(value) is int]
+    longest = getattr(config, "max_position_embeddings", None)
+    room = longest if type(longest) is int and longest > _LONGER else _LONGEST
+    return min(max([_LONGER, *(size + _SHORTER for size in sizes if size <= _LONGEST)]), room - _TAIL, _LONGEST)
 
 
 def _logits(model: Any, offered: dict[str, Any]) -> torch.Tensor:

@@ -95,6 +95,13 @@ class Subject:
         return takes_padding(self.model, self.pad_token_id)
 
     @cached_property
+    def writes_as_it_reads(self) -> bool:
+        """Whether the library's ``generate`` can be relied on; if not, each token is written after a plain call."""
+        from palimpsest.models.reading import writes_as_it_reads
+
+        return writes_as_it_reads(self.model)
+
+    @cached_property
     def stop_token_ids(self) -> frozenset[int]:
         """The tokens that end an answer: what the model's generation settings and its tokenizer call the end."""
         ends: Any = getattr(self.model.generation_config, "eos_token_id", None)
