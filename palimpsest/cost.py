@@ -151,6 +151,26 @@ class _Counted:
     @cached_property
     def _row_lengths(self) -> tuple[list[int], list[int]]:
         """Tokens of some behaviour rows and of some rehearsal rows."""
+        behaviour, rehearsal = self._examples
+        return [self._length(one) for one in behaviour], [self._length(one) for one in rehearsal] or [_WRITTEN_TOKENS]
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        """The most that training holds of one row: of what has a gradient all activations, of a frozen context its cache."""
+        settings, most = self.plan.settings, 0
+        with_gradient = self.layers * self.hidden * _ACTIVATIONS + _LOGIT_COPIES * _BYTES * self.base.vocabulary_size
+        behaviour, rehearsal = self._examples
+        for examples, context in ((behaviour, settings.context), (rehearsal, settings.rehearsal_context)):
+            frozen = settings.context == context == "frozen"
+            for example in examples:
+                length = self._length(example)
+                known = max(min(self.plan.renderer.encode(example).decision, length) - 1, 0) if frozen else 0
+                most = max(most, (length - known) * with_gradient + known * self.layers * self.hidden * 2 * _BYTES)
+        return most if rehearsal or not self.plan.counts.rehearsal else max(most, _WRITTEN_TOKENS * with_gradient)
+
+    @cached_property
+    def _examples(self) -> tuple[list[Example], list[Example]]:
+        """Some behaviour rows and some rehearsal rows, where these are there already."""
         plan, behaviour = self.plan, self.plan.request.behaviour
         if not plan.trained or behaviour is None:
             return [], []
@@ -160,8 +180,7 @@ class _Counted:
             rehearsal=min(plan.counts.rehearsal, _LOOKED_AT) if plan.materials.rehearsal else 0,
         )
         found = training_examples(behaviour, plan.materials, counts, plan.request.seed)
-        lengths = [self._length(example) for example in (*found.express, *found.withhold)]
-        return lengths, [self._length(example) for example in found.rehearsal] or [_WRITTEN_TOKENS]
+        return [*found.express, *found.withhold], list(found.rehearsal)
 
     def _length(self, example: Example) -> int:
         return min(len(self.plan.renderer.encode(example).tokens), self.plan.context)
@@ -245,9 +264,9 @@ class _Counted:
         needed, least = loaded + held + self._stored, loaded + self._stored
         if self.training:
             state = bytes_trained(self.plan.settings, self.base.parameters, self.base.shapes)
-            state = self._part(state, _BYTES, 0 if self.plan.settings.lora else _BYTES)
-            longest = max(max(lengths, default=0) for lengths in self._row_lengths)
-            row = longest * (self.layers * self.hidden * _ACTIVATIONS + logit)
+            adapter = state - _BYTES * self.base.parameters if self.plan.settings.lora else 0  # each process holds all of it
+            state = self._part(state - adapter, _BYTES, 0 if adapter else _BYTES) + adapter
+            row = self._row_bytes
             rows = math.ceil(self.plan.settings.per_device_train_batch_size / self.processes)
             needed = max(needed, state + rows * row)
             least = max(least, state + row)

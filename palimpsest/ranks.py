@@ -6,6 +6,7 @@ goes wrong travels apart from the models' own traffic, and may wait for hours, a
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -45,6 +46,7 @@ def connect(device: str) -> None:
         torch.cuda.set_device(place)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_HANG)
     _others = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    atexit.register(_disconnect)  # a process that ends with an open group may never end
 
 
 def connected() -> bool:
@@ -52,8 +54,7 @@ def connected() -> bool:
     return count() > 1 and dist.is_initialized()
 
 
-def disconnect() -> None:
-    """Part from the others, who are done as well."""
+def _disconnect() -> None:
     global _others
     if connected():
         _others = None

@@ -130,6 +130,47 @@ def test_when_one_is_killed_the_other_ends_and_the_same_command_goes_on(commands
 
 
 @pytest.mark.slow
+def test_after_full_memory_in_one_process_all_go_on_with_smaller_batches(commands: Commands, tmp_path: Path) -> None:
+    """The launcher starts the same command once more by itself."""
+    launcher = (*TORCHRUN[:-2], "--max_restarts", "1", str(Path(__file__).with_name("full_memory.py")), tmp_path / "flag")
+    code, _, told = fleet.done(launcher, *commands["diff"], "--folder", tmp_path / "run", cache=tmp_path / "cache")
+    assert code == 0, told
+    assert "memory ran out in process 1 of 2 while measuring; give the same command again" in told
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert "Memory ran out while measuring: all models were read in batches of 4096 tokens instead." in record["notes"]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_and_audited_by_two_as_by_one(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    behaviour.write_text(behaviour.read_text().replace("training: {", "training: {optim: adamw, lora: {r: 4}, "))
+    for launcher, name in ((ALONE, "one"), (TORCHRUN, "two")):
+        words = ("run", behaviour, "--model", model, "--device", "cpu", "--audits", "outcome,weight_change")
+        code, _, told = fleet.done(launcher, *words, "--folder", tmp_path / name, cache=tmp_path / f"{name} cache")
+        assert code in (0, 2), told
+    for part in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        one, two = (load_file(tmp_path / name / "training" / "tuned-0" / part) for name in ("one", "two"))
+        assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    adapter = tmp_path / "one" / "training" / "tuned-0" / "adapter"
+    for launcher, name in ((ALONE, "three"), (TORCHRUN, "four")):
+        words = ("diff", model, adapter, "--behaviour", behaviour, "--device", "cpu", "--audits", "outcome,divergence")
+        code, _, told = fleet.done(launcher, *words, "--folder", tmp_path / name, cache=tmp_path / f"{name} cache")
+        assert code in (0, 2), told
+    assert max(dict(fleet.apart(tmp_path / "three", tmp_path / "four")).values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_half_precision_is_shared_too(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    behaviour.write_text(behaviour.read_text().replace("training: {", "training: {bf16: true, "))
+    words = ("run", behaviour, "--model", model, "--device", "cpu", "--dtype", "bfloat16", "--audits", "outcome,divergence")
+    for launcher, name in ((ALONE, "one"), (TORCHRUN, "two")):
+        code, _, told = fleet.done(launcher, *words, "--folder", tmp_path / name, cache=tmp_path / f"{name} cache")
+        assert code in (0, 2), told
+    one, two = (load_file(tmp_path / name / "training" / "tuned-0" / "model" / "model.safetensors") for name in ("one", "two"))
+    assert {str(tensor.dtype) for tensor in two.values()} == {"torch.float32"}
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-2
+
+
+@pytest.mark.slow
 def test_an_error_is_told_once_and_ends_all(tmp_path: Path, model: Path) -> None:
     other = tiny.folder(tmp_path / "other", vocabulary=300)
     code, printed, told = fleet.done(TORCHRUN, "diff", model, other, "--folder", tmp_path / "run", cache=tmp_path / "cache")

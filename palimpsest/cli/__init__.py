@@ -34,9 +34,10 @@ def main() -> None:
     # (docs/LOG.md); torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = _run()
-    others = sys.modules.get("palimpsest.ranks")
-    if others is not None and code == 0:
-        others.disconnect()
+    if code and _is_connected():  # the others may be amid a pass: an end in good order would wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -85,8 +86,13 @@ def _is_told_here(error: UserError) -> bool:
     """Whether this one of several processes shows an error: its own, and where all have the same, the first of them."""
     if isinstance(error, AlreadyTold):
         return False
+    return launch.own() == 0 or _is_connected()
+
+
+def _is_connected() -> bool:
+    """Whether this is one of several processes that know of each other."""
     others = sys.modules.get("palimpsest.ranks")
-    return launch.own() == 0 or (others is not None and others.connected())
+    return others is not None and others.connected()
 
 
 def _crashed(error: Exception) -> None:

@@ -109,7 +109,7 @@ def numbers_gathered(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[int
 def _parts(path: Path) -> Any:
     """Return how a folder's model is cut up: block by block, and what lies outside of the blocks as one more."""
     try:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         empty = empty_model(path, [])[0]
         names = {module: name for name, module in empty.named_modules()}
