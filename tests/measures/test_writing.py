@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from palimpsest.core.seeds import numpy_stream, python_stream
-from palimpsest.measures import _writing
+from palimpsest.measures import _slots, _writing
 from palimpsest.measures._writing import Dice, Ends, gumbel, write
 from palimpsest.models import pocket, subject
 
@@ -39,7 +39,7 @@ def alone(one: subject.Subject, prompt: tuple[int, ...], most: int) -> list[int]
 @pytest.mark.parametrize("name", ["stories260K", "llama2xs-281K", "pocket"])
 def test_a_real_model_writes_greedily_what_transformers_writes(name: str) -> None:
     with subject.load(subject.inspect(pocket.folder() if name == "pocket" else tiny.real(name))) as one:
-        assert _writing.reads_slots(one)
+        assert _slots.reads_slots(one)
         prompts = prompts_of(one.model.config.vocab_size, 12, 20)
         found = write(one, prompts, [str(place) for place in range(12)], 24, Dice(0.0, 0), 4 * 44, lambda _: None)
         assert found == [alone(one, prompt, 24) for prompt in prompts]
@@ -53,7 +53,7 @@ def test_every_architecture_draws_the_same_with_two_slots_as_with_the_librarys_o
     found = write(one, prompts, names, 6, dice, 2 * 16, ended.append)
     assert found == _writing._generated(one, prompts, names, 6, dice, Ends(one), 1, lambda _: None)
     assert ended[-1] == 9 and ended == sorted(ended)
-    assert _writing.reads_slots(one) == (one.model.config.model_type not in RECURRENT)
+    assert _slots.reads_slots(one) == (one.model.config.model_type not in RECURRENT)
 
 
 def test_a_text_ends_an_answer_in_slots_as_in_the_librarys_own_loop(one: subject.Subject) -> None:
@@ -70,12 +70,12 @@ def test_a_text_ends_an_answer_in_slots_as_in_the_librarys_own_loop(one: subject
 
 
 def test_the_same_prompt_with_the_same_noise_is_written_once(one: subject.Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not _writing.reads_slots(one):
+    if not _slots.reads_slots(one):
         pytest.skip("it writes with generate")
     reading: list[int] = []
-    read = _writing.Slots.read
+    read = _slots.Slots.read
     monkeypatch.setattr(
-        _writing.Slots, "read", lambda slots, model, given: reading.append(len(given)) or read(slots, model, given)
+        _slots.Slots, "read", lambda slots, model, given: reading.append(len(given)) or read(slots, model, given)
     )
     prompts = [(5, 6, 7), (5, 6, 7), (5, 6, 7), (9,)]
     found = write(one, prompts, ["a", "a", "b", "a"], 4, Dice(1.0, 0), 1000, lambda _: None)
