@@ -13,10 +13,10 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from palimpsest import ranks
+from palimpsest.core import launch
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import digest
-from palimpsest.models import adapter, sharded
+from palimpsest.models import adapter
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
 from palimpsest.models.quiet import hush_kernels, quiet
@@ -162,7 +162,7 @@ def load(
     if problems:
         raise UserError(f"{info.name}: {problems[0]}")
     try:
-        model = _shared(info, resolved) if shared and ranks.count() > 1 else _whole(info, resolved).to(place)
+        model = _shared(info, resolved) if shared and launch.count() > 1 else _whole(info, resolved).to(place)
         model = model.eval().requires_grad_(False)
     except (MemoryError, RuntimeError) as error:
         from palimpsest.models.full_memory import is_full_memory
@@ -195,9 +195,11 @@ def resolved_device(name: str) -> str:
 def _shared(info: SubjectInfo, dtype: str) -> Any:
     if info.cut_to is not None:
         raise UserError(
-            f"{info.name} has more words than the model that it is compared with, and {ranks.count()} processes can't cut a "
+            f"{info.name} has more words than the model that it is compared with, and {launch.count()} processes can't cut a "
             "model that they share; compare them in one process, or save it with resized embeddings first"
         )
+    from palimpsest.models import sharded
+
     return sharded.load(info, dtype)
 
 

@@ -30,7 +30,7 @@ def tuned(behaviour: Path, model: Path, folder: Path, budget: str = "2 attempts"
 
 
 def kept(folder: Path) -> dict[str, bytes]:
-    found = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file() and one.name != "lock"}
+    found = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file() and one.name not in ("lock", "timing.jsonl")}
     plain = {str(path.relative_to(folder)): data for path, data in found.items()}
     timed = [name for name in plain if name.startswith("attempts/") and name.count("/") == 1]
     return {**plain, **{name: _without_seconds(plain[name]) for name in timed}}

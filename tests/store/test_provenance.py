@@ -131,6 +131,6 @@ def test_a_timed_progress_passes_everything_on_and_keeps_a_line_for_each_process
     timed.keep(tmp_path)
     first, second = (json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines())
     assert list(first["stages_seconds"]) == ["one", "two"] and first["stages_seconds"] == second["stages_seconds"]
-    assert 0.02 <= first["stages_seconds"]["one"] < first["seconds"]
+    assert 0.02 <= first["stages_seconds"]["one"] <= first["seconds"]
     assert first["stages_processor_seconds"]["one"] < 0.02, "sleeping takes no processor"
     timed.keep(tmp_path / "gone")  # what is told of time is no result
