@@ -113,9 +113,11 @@ def _said(log_p: torch.Tensor, own: int) -> torch.Tensor:
 
     A random reading is held against the mean of the others, so that it has no part in what it is held against.
     """
-    p, random = log_p.double().exp(), log_p[own:].double().exp()
+    log_p = log_p.double()
+    p = log_p.exp()
+    random = p[own:]
     total, pairs = random.sum(0), random.unflatten(0, (-1, 2)).sum(1)
     others = ((total - pairs) / (len(random) - 2)).clamp(min=_LOWEST).log().repeat_interleave(2, 0)
     everyone = (total / len(random)).clamp(min=_LOWEST).log()
-    against = (p[:own] @ everyone, (p[own:] * others).sum(-1))
-    return ((p * log_p.double()).sum(-1) - torch.cat(against)).clamp(min=0.0)
+    against = (p[:own] @ everyone, (random * others).sum(-1))
+    return ((p * log_p).sum(-1) - torch.cat(against)).clamp(min=0.0)

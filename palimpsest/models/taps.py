@@ -36,7 +36,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     lists = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) == count]
     if not lists:
         raise LookupError(f"{type(model).__name__} has no list of {count} blocks, so its residual stream can't be found")
-    return list(max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters())))
+    # counting takes longer than a small pass, and few models have two such lists
+    return list(lists[0] if len(lists) == 1 else max(lists, key=lambda one: sum(part.numel() for part in one.parameters())))
 
 
 @contextmanager
@@ -137,12 +138,64 @@ def read_out(model: nn.Module, vectors: torch.Tensor, at_once: int = 64) -> torc
         Logits, float32, shape [vectors, vocabulary].
     """
     found, last = [], len(blocks(model))
-    for part in vectors.split(at_once):
-        nothing = torch.zeros(1, len(part), dtype=torch.long, device=part.device)
-        with replacing(model, last, part[None]):
-            passed = model(input_ids=nothing, attention_mask=torch.ones_like(nothing), use_cache=False)
-            found.append(passed.logits[0].float())
+    with _passing_through(model):
+        for part in vectors.split(at_once):
+            with replacing(model, last, part[None]):
+                found.append(_pass_nothing(model, len(part), part.device).logits[0].float())
     return torch.cat(found)
+
+
+def _pass_nothing(model: nn.Module, length: int, device: torch.device) -> Any:
+    nothing = torch.zeros(1, length, dtype=torch.long, device=device)
+    return model(input_ids=nothing, attention_mask=torch.ones_like(nothing), use_cache=False)
+
+
+@contextmanager
+def _passing_through(model: nn.Module) -> Iterator[None]:
+    """Let blocks hand on what they are given, in the type that they return: nobody reads what they would make of it.
+
+    A block that returns anything else beside the residual stream is run as ever.
+    """
+    found = blocks(model)
+    returned: dict[int, Any] = {}
+    with ExitStack() as stack:
+        for place, block in enumerate(found):
+            stack.callback(block.register_forward_hook(_kept_in(returned, place)).remove)
+        _pass_nothing(model, 1, next(model.parameters()).device)
+    with ExitStack() as stack:
+        for place, block in enumerate(found):
+            output = returned.get(place)
+            if isinstance(output, torch.Tensor) or (
+                isinstance(output, tuple) and not any(one is not None for one in output[1:])
+            ):
+                stack.enter_context(_handing_on(block, output))
+        yield
+
+
+@contextmanager
+def _handing_on(block: nn.Module, output: Any) -> Iterator[None]:
+    """Put in the place of a block's own forward pass one that returns its input, in the shape and type of ``output``."""
+    own, dtype = block.__dict__.get("forward"), _stream(output).dtype
+
+    def hand_on(*inputs: Any, **named: Any) -> Any:
+        stream = (inputs[0] if inputs else named["hidden_states"]).to(dtype)
+        return stream if isinstance(output, torch.Tensor) else (stream, *output[1:])
+
+    block.forward = hand_on
+    try:
+        yield
+    finally:
+        if own is None:
+            del block.forward
+        else:
+            block.forward = own
+
+
+def _kept_in(found: dict[int, Any], place: int) -> Callable[..., None]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        found[place] = output
+
+    return hook
 
 
 def _seen_before(see: See) -> Callable[..., None]:

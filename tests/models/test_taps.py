@@ -53,6 +53,46 @@ def test_the_last_depth_goes_through_the_models_own_tail(model: Any) -> None:
         assert torch.allclose(read_out(model, last[line], at_once=3), passed.logits[line], atol=1e-5)
 
 
+def test_reading_out_runs_no_block_and_gives_the_very_same(model: Any) -> None:
+    """What the blocks make of their input is replaced, so that they are left out moves no bit; afterwards they run again."""
+    vectors = torch.randn(9, 32, generator=torch.Generator().manual_seed(3))
+    nothing = torch.zeros(1, 9, dtype=torch.long)
+    with torch.no_grad():
+        before = model(input_ids=TOKENS).logits
+        with replacing(model, len(blocks(model)), vectors[None]):
+            whole = model(input_ids=nothing, attention_mask=torch.ones_like(nothing), use_cache=False).logits[0]
+    ran: list[int] = []
+    inner = [one for block in blocks(model) for name, one in block.named_modules() if name]
+    handles = [one.register_forward_hook(lambda *_: ran.append(1)) for one in inner]
+    read = read_out(model, vectors)
+    once = len(ran)
+    read_out(model, vectors, at_once=2)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(read, whole)
+    assert len(ran) == 2 * once  # only the one pass that tells what the blocks return, however many parts are read
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=TOKENS).logits, before)
+    assert not any("forward" in block.__dict__ for block in blocks(model))
+
+
+def test_a_block_that_returns_more_is_run_as_ever() -> None:
+    model = tiny.model()
+    last, vectors = blocks(model)[-1], torch.randn(3, 32, generator=torch.Generator().manual_seed(3))
+    own, ran = last.forward, []
+
+    def told(*given: Any, **named: Any) -> Any:
+        ran.append(1)
+        stream = own(*given, **named)
+        return stream, stream.sum()
+
+    last.forward = told
+    model.model.norm.register_forward_pre_hook(lambda _module, inputs: inputs[0][:1])
+    assert torch.equal(read_out(model, vectors), read_out(tiny.model(), vectors))
+    assert len(ran) == 2  # to see what it returns, and to return it
+    assert last.forward is told
+
+
 def test_the_tail_holds_soft_caps_and_scales() -> None:
     capped = tiny.model("gemma3_text", final_logit_softcapping=2.0)
     _, passed = seen(capped)
