@@ -95,6 +95,8 @@ class Source(ABC):
 
     what: ClassVar[str]
     """What it is called in a sentence, in the plural."""
+    holds_runs: ClassVar[bool] = False
+    """Whether it is a folder of our own, whatever else was written into it."""
 
     @abstractmethod
     def claims(self, path: Path) -> bool:
@@ -128,6 +130,7 @@ def kind_of(path: Path, problems: Problems) -> str | None:
     except (OSError, UserError, ValueError) as error:  # ValueError: a zero byte in its name
         problems.add(f"{path}: {getattr(error, 'strerror', None) or error}")
         return None
+    kinds = [name for name in kinds if find(name).holds_runs] or kinds  # a run that was exported into its own folder is a run
     if len(kinds) == 1:
         return kinds[0]
     known = "; ".join(find(name).what for name in names())

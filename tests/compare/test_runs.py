@@ -82,3 +82,16 @@ def _damaged(fine: Path, other: Path, tmp_path: Path) -> None:
     (tmp_path / "bad" / "items" / "0.jsonl").write_text('{"set": "express"}\n')
     with pytest.raises(UserError, match="line 1 is no item of a run"):
         carry_out(fine, tmp_path / "bad", Options())
+
+
+def test_a_run_with_logs_in_its_folder_is_a_run_and_tasks_are_told_to_be_left_out(
+    runs: list[palimpsest.Run], tmp_path: Path
+) -> None:
+    logs = runs[0].folder / "inspect"
+    logs.mkdir()
+    (logs / "one.json").write_text('{"version": 2, "status": "success", "eval": {"task": "t"}}')
+    record = json.loads((runs[1].folder / "record.json").read_text())
+    record["specification"]["request"]["tasks"] = ["mine.yaml"]
+    (runs[1].folder / "record.json").write_text(json.dumps(record))
+    found = palimpsest.compare(runs[0].folder, runs[1].folder, folder=tmp_path / "out")
+    assert any("mine.yaml" in note and "NOT compared" in note for note in found.account.notes)

@@ -25,6 +25,7 @@ class RunFolder(Source):
     """Folders of ``palimpsest run`` and ``palimpsest diff``."""
 
     what: ClassVar = "our own runs (the folder of a run or a diff)"
+    holds_runs: ClassVar = True
 
     def claims(self, path: Path) -> bool:
         return path.is_dir() and (path / "spec.json").is_file()
@@ -52,9 +53,14 @@ def _tasks(path: Path) -> list[TaskLog]:
         )
     record = parsed(read_file(path / "record.json", _LARGEST))
     model = next((one["name"] for one in record["subjects"] if one["role"] == _ROLE), _ROLE)
-    notes = ()
-    if len(files) > 1:
+    notes: tuple[str, ...] = ()
+    if tasks := record["specification"]["request"].get("tasks"):
         notes = (
+            f"{path.name}: its lm-eval tasks ({', '.join(map(str, tasks))}) are NOT compared here: a run keeps no items "
+            "of them; each run's own report compares them with its base, and two lm-eval outputs can be compared.",
+        )
+    if len(files) > 1:
+        notes += (
             f"{path.name}: the mean of {len(files)} checkpoints (training seeds) was compared. That speaks of these "
             "checkpoints, not of how they were trained, for which the seed is the unit: see `palimpsest study`.",
         )
