@@ -86,6 +86,10 @@ def test_trials_find_what_padding_and_later_tokens_do() -> None:
     assert {kind: reading.writes_as_it_reads(found[kind]) for kind in ("llama", "roberta")} == {"llama": True, "roberta": False}
 
 
+def test_padding_takes_no_place_of_what_sparse_attention_picks() -> None:
+    assert not reading.takes_padding(architectures.model("deepseek_v32"), 0)
+
+
 def test_without_padding_only_one_length_shares_a_batch(tmp_path: Path) -> None:
     assert list(reading.batches([0, 1, 2, 3], 2, [5, 5, 5, 9])) == [[0, 1], [2], [3]]
     assert list(reading.batches([0, 1, 2], 2)) == [[0, 1], [2]]

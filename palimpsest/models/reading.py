@@ -60,7 +60,13 @@ def batches(order: Sequence[int], most: int, lengths: Sequence[int] | None = Non
 
 @torch.no_grad()
 def takes_padding(model: Any, padding: int) -> bool:
-    """Return whether a row that is padded on the left gets the logits that it gets on its own."""
+    """Return whether a row that is padded on the left gets the logits that it gets on its own.
+
+    Sparse attention that picks a number of tokens (``index_topk``) lets padding compete for the places once a row is longer
+    than that, which a short trial can't see, so such a model is not padded.
+    """
+    if getattr(model.config.get_text_config(), "index_topk", None):
+        return False
     row = _trial(model, _beyond_windows(model))
     short = row[_SHORTER - _TAIL :]
     keep = {"logits_to_keep": _TAIL}
