@@ -100,13 +100,17 @@ class Desk:
         return Session(self.cache, every, budget, self.plan.device, self.plan.request.dtype, self.run)
 
     def open(self, info: SubjectInfo) -> Subject:
-        """Load a model; all are read with the base's chat template."""
-        if (one := self.held.get(self.digest(info))) is not None:
-            return one
+        """Load a model to be measured; all are read with the base's chat template."""
+        held = self.held.get(self.digest(info))
+        return self._loaded(info, self.plan.request.dtype) if held is None else held
+
+    def open_to_train(self, info: SubjectInfo) -> Subject:
+        """Load a model with float32 weights, whatever it is measured in: half precision loses small steps."""
+        return self._loaded(info, "float32")
+
+    def _loaded(self, info: SubjectInfo, dtype: subject.Dtype) -> Subject:
         plan = self.plan
-        return ranks.together(
-            lambda: subject.load(info, plan.device, plan.request.dtype, chat_template=plan.template, shared=True)
-        )
+        return ranks.together(lambda: subject.load(info, plan.device, dtype, chat_template=plan.template, shared=True))
 
     def digest(self, info: SubjectInfo) -> str:
         return subject.digest_with_template(info, self.plan.template)
@@ -179,7 +183,7 @@ def _train(desk: Desk, role: str, seed: int) -> Trained:
     rows = encoded_rows(plan.renderer, training_examples(behaviour, plan.materials, counts, seed), base.context_length)
     folder = desk.run.training(role, seed)
     desk.progress.begin(f"training {role.replace('_', ' ')} (seed {seed})")
-    with desk.open(base) as model:
+    with desk.open_to_train(base) as model:
         settings = plan.settings.model_copy(update={"seed": seed})
         hears = Steps(desk.progress)
         summary = train(model.model.requires_grad_(True), model.tokenizer, rows, settings, folder, hears, base=base.name)

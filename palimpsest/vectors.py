@@ -26,7 +26,7 @@ from palimpsest.data.steered import MADE_FROM, Agreed, Contrast, agreed, alone, 
 from palimpsest.measures import _measure
 from palimpsest.measures._measure import Budget
 from palimpsest.models import subject
-from palimpsest.models.taps import blocks
+from palimpsest.models.taps import streaming_blocks
 from palimpsest.planning import Plan, prepare
 from palimpsest.request import Request
 from palimpsest.store.vector_file import SteeringVectors
@@ -109,7 +109,7 @@ def extract(
 def _extracted(plan: Plan, one: Any, method: Method, made_from: str, layer: int | None, progress: Progress) -> Extracted:
     items = plan.case.items["pairs"]
     try:
-        count = len(blocks(one.model))
+        count = len(streaming_blocks(one.model))
     except LookupError as error:
         raise UserError(f"{one.info.name}: {error}") from error
     if layer is not None and not 0 <= layer < count:

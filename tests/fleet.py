@@ -73,13 +73,18 @@ def measured(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for marker in folder.glob("measurements/*.json"):
         entry = json.loads(marker.read_text())
+        if entry["about"]["need"]["measure"] == "checkup":
+            continue
         need = json.dumps(entry["about"]["need"], sort_keys=True)
         found[need] = {**load_file(marker.with_suffix(".safetensors")), "texts": entry["texts"]}
     return found
 
 
 def apart(one: Path, other: Path) -> Iterator[tuple[str, float]]:
-    """Yield (measure, largest difference of its numbers) of each measurement of two runs; infinite where a text differs."""
+    """Yield (measure, largest difference of its numbers) of each measurement of two runs; infinite where a text differs.
+
+    The checkup is left out, whose text tells how fast the machine was.
+    """
     first, second = measured(one), measured(other)
     assert first.keys() == second.keys()
     for need, arrays in first.items():

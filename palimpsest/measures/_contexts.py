@@ -18,8 +18,6 @@ from palimpsest.core.errors import first_line
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
 
-UNREADABLE = (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, LookupError)
-"""What an architecture that can't be read raises; it must not end the whole run."""
 STATELESS = "this model has no layer that keeps a state"
 
 

@@ -56,14 +56,17 @@ class Reading:
 def eager(model: Any) -> Iterator[bool]:
     """Switch a model to eager attention, which alone returns maps, and back again; yields whether it could be switched."""
     config = model.config
-    before = {name: sub._attn_implementation for name in config.sub_configs if (sub := getattr(config, name, None)) is not None}
-    before[""] = config._attn_implementation
+    parts = {name: sub for name in config.sub_configs if (sub := getattr(config, name, None)) is not None} | {"": config}
+    before = {name: part._attn_implementation for name, part in parts.items()}
     with quiet():
         try:
             model.set_attn_implementation("eager")
             yield config._attn_implementation == "eager"
         finally:
-            model.set_attn_implementation(before)
+            model.set_attn_implementation({name: kind for name, kind in before.items() if kind is not None})
+            for name in before:  # a part that the model never built was given none, which it may not be asked for by name
+                if before[name] is None:
+                    parts[name]._attn_implementation = None
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def tried(work: Callable[[], bool]) -> bool:
     """
     try:
         return work()
-    except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, LookupError) as error:
+    except reading.UNREADABLE as error:
         if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
             raise
         return False

@@ -198,8 +198,7 @@ def _generated(
     """Write so many at a time with the library's own loop."""
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     written: list[list[int]] = [[]] * len(prompts)
-    unlike = subject.takes_padding and subject.writes_as_it_reads
-    batches = list(reading.batches(order, size, None if unlike else [len(prompt) for prompt in prompts]))
+    batches = list(reading.batches(order, size, None if subject.writes_padded else [len(prompt) for prompt in prompts]))
     done = 0
     for own, everybody, _ in ranks.turns(batches):
         found = _generate(subject, [prompts[index] for index in own], [names[index] for index in own], most, dice, ends)

@@ -20,7 +20,7 @@ from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
 from palimpsest.measures._forward import Batch, ForwardMeasure, Reader, Row, whole_rows
 from palimpsest.measures._lens import Lens
-from palimpsest.models.taps import blocks, watching
+from palimpsest.models.taps import streaming_blocks, watching
 
 _FEWEST_ITEMS = 16
 
@@ -114,7 +114,7 @@ class _Reader(Reader):
         return Measurement({"depth": np.array(self.depths), "item": np.array(self.chosen), **self.found}, texts)
 
     def _prepare(self, subject: Any) -> None:
-        self.layers, width = len(blocks(subject.model)), subject.model.config.get_text_config().hidden_size
+        self.layers, width = len(streaming_blocks(subject.model)), subject.model.config.get_text_config().hidden_size
         self.depths = self.measure.chosen_depths(self.layers)
         self.chosen = self.measure.chosen_items(len(self.items), len(self.depths) * len(self.slots) * width)
         self.place = {index: place for place, index in enumerate(self.chosen)}

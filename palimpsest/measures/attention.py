@@ -27,6 +27,7 @@ from palimpsest.measures._kept import Kept
 from palimpsest.measures._maps import MapReader, Reading, eager, watched
 from palimpsest.measures._measure import Budget, Measure, Progress
 from palimpsest.measures._recurrent import SpanShares, drift, sketch, states, tapped
+from palimpsest.models.reading import UNREADABLE
 from palimpsest.training.frozen_context import FrozenCache
 
 _CHECKED = 16
@@ -80,7 +81,7 @@ class Attention(Measure):
         try:
             passes = _Passes(self, subject, readings, after)
             passes.run(budget, progress)
-        except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, LookupError) as error:
+        except UNREADABLE as error:
             if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
                 raise
             return {}, f"{name} can't run a decision over a cached context ({type(error).__name__}: {first_line(error)})"

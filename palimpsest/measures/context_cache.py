@@ -16,8 +16,9 @@ from pydantic import Field
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import ItemSet
-from palimpsest.measures._contexts import STATELESS, UNREADABLE, Context, contexts, fill, refused, unreadable
+from palimpsest.measures._contexts import STATELESS, Context, contexts, fill, refused, unreadable
 from palimpsest.measures._measure import Budget, Measure, Progress
+from palimpsest.models.reading import UNREADABLE
 
 RECURRENT, ATTENTION = "recurrent", "attention"
 KINDS = (RECURRENT, ATTENTION)

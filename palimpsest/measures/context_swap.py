@@ -15,11 +15,12 @@ import torch
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet
-from palimpsest.measures._contexts import UNREADABLE, Context, contexts, unreadable
+from palimpsest.measures._contexts import Context, contexts, unreadable
 from palimpsest.measures._forward import Row, run_rows
 from palimpsest.measures._kept import Kept
 from palimpsest.measures._measure import Budget, Measure, Progress
 from palimpsest.measures.context_cache import ATTENTION, RECURRENT, exchanged, run
+from palimpsest.models.reading import UNREADABLE
 from palimpsest.training.frozen_context import FrozenCache
 
 EXCHANGES: dict[str, tuple[str, ...]] = {

@@ -18,7 +18,7 @@ from palimpsest.data.steering import direction, log_odds
 from palimpsest.measures._forward import Row
 from palimpsest.measures._measure import Budget, Measure, Progress
 from palimpsest.measures._steering import Answers, Passes, Streams, answer_rows, guarded, spread
-from palimpsest.models.taps import blocks
+from palimpsest.models.taps import streaming_blocks
 
 
 class Contrasts(Measure):
@@ -51,7 +51,7 @@ class Contrasts(Measure):
         return 2 * items * min(self.depths, layers) * width
 
     def _take(self, subject: Any, items: ItemSet, budget: Budget, progress: Progress) -> Mapping[str, np.ndarray]:
-        layers = len(blocks(subject.model))
+        layers = len(streaming_blocks(subject.model))
         depths = [one for one in spread(layers + 1, self.depths) if one]
         read = self._instructed if self.instruction else self._answered
         residual = read(subject, items, depths, budget, progress)

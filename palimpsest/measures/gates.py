@@ -16,9 +16,10 @@ from pydantic import Field
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import ItemSet
-from palimpsest.measures._contexts import STATELESS, UNREADABLE, Context, alike, contexts, fill, refused, unreadable
+from palimpsest.measures._contexts import STATELESS, Context, alike, contexts, fill, refused, unreadable
 from palimpsest.measures._measure import Budget, Measure, Progress
 from palimpsest.measures._recurrent import states, tapped
+from palimpsest.models.reading import UNREADABLE
 
 GATES = ("decay", "write")
 REST = "rest"

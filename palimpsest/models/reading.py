@@ -17,6 +17,8 @@ import torch
 
 from palimpsest.models.quiet import quiet
 
+UNREADABLE = (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, LookupError, AssertionError)
+"""What a class raises that can't be read in some way; it must not end the whole run."""
 _ROW, _LONGER, _LONGEST, _SHORTER = 13, 40, 2_200, 24
 """Tokens of the rows that are tried: of the ordinary one; of the one that another is padded to, which goes beyond a window of
 the model's if it can; by how many tokens at most the padded one is shorter."""
@@ -73,7 +75,7 @@ def takes_padding(model: Any, padding: int) -> bool:
     alone = _logits(model, {"input_ids": torch.tensor([short], device=model.device), **keep})[0, -_TAIL:]
     try:
         together = _logits(model, {**_padded([row, short], padding, model.device), **keep})[1, -_TAIL:]
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except UNREADABLE as error:
         if "memory" in str(error).lower():
             raise
         return False
@@ -81,20 +83,37 @@ def takes_padding(model: Any, padding: int) -> bool:
 
 
 @torch.no_grad()
-def writes_as_it_reads(model: Any) -> bool:
-    """Return whether ``generate`` writes the tokens that a plain call over everything before them finds likeliest."""
-    row = _trial(model)
-    tokens = torch.tensor([row], device=model.device)
-    settings = {"max_new_tokens": _WRITTEN, "do_sample": False, "num_beams": 1, "pad_token_id": 0, "eos_token_id": None}
+def writes_as_it_reads(model: Any, padding: int | None = None) -> bool:
+    """Return whether ``generate`` writes the tokens that a plain call over everything before them finds likeliest.
+
+    Args:
+        model: a causal language model.
+        padding: given this token, a shorter row is written beside the long one; else the long one alone.
+    """
+    row = _trial(model, _beyond_windows(model) - _WRITTEN)
+    rows = [row] if padding is None else [row, row[_SHORTER - _TAIL :]]
+    given = _padded(rows, padding or 0, model.device)
+    settings = {
+        "max_new_tokens": _WRITTEN,
+        "do_sample": False,
+        "num_beams": 1,
+        "pad_token_id": padding or 0,
+        "eos_token_id": None,
+    }
     try:
         with quiet():
-            found = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **settings)[0].tolist()
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+            found = model.generate(input_ids=given["input_ids"], attention_mask=given["attention_mask"], **settings).tolist()
+    except UNREADABLE as error:
         if "memory" in str(error).lower():
             raise
         return False
-    scores = trial_logits(model, found)[len(row) - 1 : -1]
-    chosen = scores.gather(-1, torch.tensor(found[len(row) :], device=scores.device)[:, None])[:, 0]
+    return all(_likeliest(model, line[len(row) - len(one) :], len(one)) for line, one in zip(found, rows, strict=True))
+
+
+def _likeliest(model: Any, tokens: Sequence[int], first: int) -> bool:
+    """Whether each token from ``first`` on is, up to rounding, the likeliest of a plain call over those before it."""
+    scores = trial_logits(model, tokens)[first - 1 : -1]
+    chosen = scores.gather(-1, torch.tensor(tokens[first:], device=scores.device)[:, None])[:, 0]
     allowed = _AGREEMENT.get(model.dtype, _LOOSE_AGREEMENT) * float(scores.std())
     return bool((scores.max(-1).values - chosen <= allowed).all())
 

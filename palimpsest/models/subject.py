@@ -102,6 +102,13 @@ class Subject:
         return writes_as_it_reads(self.model)
 
     @cached_property
+    def writes_padded(self) -> bool:
+        """Whether ``generate`` may be given prompts of unlike length; if not, only those of one length go on together."""
+        from palimpsest.models.reading import writes_as_it_reads
+
+        return self.takes_padding and self.writes_as_it_reads and writes_as_it_reads(self.model, self.pad_token_id)
+
+    @cached_property
     def stop_token_ids(self) -> frozenset[int]:
         """The tokens that end an answer: what the model's generation settings and its tokenizer call the end."""
         ends: Any = getattr(self.model.generation_config, "eos_token_id", None)

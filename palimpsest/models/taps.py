@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -40,6 +41,34 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return list(lists[0] if len(lists) == 1 else max(lists, key=lambda one: sum(part.numel() for part in one.parameters())))
 
 
+_TRIED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Of each model that was tried, why its residual stream can't be read; empty where it can."""
+_TRIAL = 3
+
+
+@torch.no_grad()
+def streaming_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return a model's blocks, once a small pass has shown that each is run and hands on one vector a token.
+
+    ProphetNet's hand on further streams behind the first, so a place in its stream is no place in the text.
+
+    Raises:
+        LookupError: as ``blocks``; or the blocks don't hand on one vector a token.
+    """
+    found = blocks(model)
+    if model not in _TRIED:
+        counts: list[int] = []
+        with ExitStack() as stack:
+            for block in found:
+                stack.callback(block.register_forward_hook(lambda *given: counts.append(_stream(given[2]).shape[1])).remove)
+            _pass_nothing(model, _TRIAL, next(model.parameters()).device)
+        whole = counts == [_TRIAL] * len(found)
+        _TRIED[model] = "" if whole else f"the blocks of {type(model).__name__} don't hand on one vector a token, each once"
+    if why := _TRIED[model]:
+        raise LookupError(why)
+    return found
+
+
 @contextmanager
 def watching(model: nn.Module, see: See, depths: Collection[int] | None = None) -> Iterator[None]:
     """Show the residual stream of every forward pass inside the ``with`` block.
@@ -50,9 +79,9 @@ def watching(model: nn.Module, see: See, depths: Collection[int] | None = None) 
         depths: at which; by default all, 0 to the number of blocks.
 
     Raises:
-        LookupError: as ``blocks``.
+        LookupError: as ``streaming_blocks``.
     """
-    found = blocks(model)
+    found = streaming_blocks(model)
     wanted = range(len(found) + 1) if depths is None else depths
     with ExitStack() as stack:
         for depth in wanted:
@@ -96,7 +125,7 @@ def adding(model: nn.Module, depth: int, vector: torch.Tensor, where: Where | No
         where: asked in each pass where to add it; by default at every token.
 
     Raises:
-        LookupError: as ``blocks``.
+        LookupError: as ``streaming_blocks``.
     """
 
     def added(stream: torch.Tensor) -> torch.Tensor:
@@ -115,7 +144,7 @@ def _changing(model: nn.Module, depth: int, change: Callable[[torch.Tensor], tor
         new = change(_stream(output))
         return new if isinstance(output, torch.Tensor) else (new, *output[1:])
 
-    handle = blocks(model)[depth - 1].register_forward_hook(hook)
+    handle = streaming_blocks(model)[depth - 1].register_forward_hook(hook)
     try:
         yield
     finally:

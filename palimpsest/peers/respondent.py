@@ -108,7 +108,7 @@ class Respondent:
 
         from palimpsest.measures._answering import Steering
         from palimpsest.models.soft_prompt import other_base
-        from palimpsest.models.taps import blocks
+        from palimpsest.models.taps import streaming_blocks
 
         width = self.subject.model.config.get_text_config().hidden_size
         steering = None
@@ -127,7 +127,7 @@ class Respondent:
                 )
         if vectors and chosen is not None:
             try:
-                count = len(blocks(self.subject.model))
+                count = len(streaming_blocks(self.subject.model))
                 if chosen >= count:
                     problems.add(f"the vector is added after block {chosen}, but the model has {count} blocks, from 0 on")
             except LookupError as error:

@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from palimpsest import ranks
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.data.mixture import SOURCES
+from palimpsest.models.reading import UNREADABLE
 from palimpsest.training.objectives import Batch, MaskedLoss, can_slice, collate
 from palimpsest.training.sampler import Row
 
@@ -347,7 +348,7 @@ def disagreement(objective: FrozenContext, model: Any) -> tuple[float, float]:
             shorter = model(input_ids=inputs[:, 3:], use_cache=False).logits[0, before - 4 :].float()
             objective.reads_to_the_last_entry(model, part)
             found = objective.logits(model, part).float()
-    except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, IndexError) as error:
+    except UNREADABLE as error:
         raise _unfit(model, f"{type(error).__name__}: {first_line(error)}") from error
     finally:
         model.train(training)
