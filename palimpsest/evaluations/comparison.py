@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palimpsest.core.errors import Problems, UserError, first_line
@@ -101,12 +101,27 @@ def lines(found: Found) -> str:
 
 def _read(before: Path, after: Path, problems: Problems) -> tuple[str, tuple[Sequence[TaskLog], Sequence[TaskLog]]]:
     kinds = [source.kind_of(path, problems) for path in (before, after)]
-    if None not in kinds and kinds[0] != kinds[1]:
-        first, second = (source.find(str(kind)).what for kind in kinds)
-        problems.add(f"both must be of one kind: {before} holds {first}, {after} holds {second}")
+    if mixed := None not in kinds and kinds[0] != kinds[1]:
+        first, second = (source.find(str(kind)) for kind in kinds)
+        if not (first.holds_documents and second.holds_documents):
+            problems.add(f"both must be of one kind: {before} holds {first.what}, {after} holds {second.what}")
     read = [_tasks(kind, path, problems) for kind, path in zip(kinds, (before, after), strict=True)]
     problems.raise_if_any()
-    return str(kinds[0]), (read[0], read[1])
+    told = " and ".join(dict.fromkeys(map(str, kinds)))
+    return told, _with_common_settings(read[0], read[1]) if mixed else (read[0], read[1])
+
+
+def _with_common_settings(ours: Sequence[TaskLog], theirs: Sequence[TaskLog]) -> tuple[Sequence[TaskLog], Sequence[TaskLog]]:
+    """Keep the settings that two kinds of log both tell; each has many that the other does not know of."""
+    both = [{name for log in side for name in log.settings} for side in (ours, theirs)]
+    kept = [
+        [
+            replace(log, settings={name: log.settings[name] for name in log.settings if name in both[0] & both[1]})
+            for log in side
+        ]
+        for side in (ours, theirs)
+    ]
+    return kept[0], kept[1]
 
 
 def _tasks(kind: str | None, path: Path, problems: Problems) -> Sequence[TaskLog]:
