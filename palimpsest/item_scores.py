@@ -65,7 +65,9 @@ def as_lines(case: Case, needs: Iterable[Need], get: Callable[[Need], Measuremen
             tasks.setdefault(need.items.removeprefix(TASK), {})[need.role] = found
         elif found is not None:
             _add(case, need, found, sets.setdefault(need.items, _Set()))
-    lines = [line for name, one in sorted(sets.items()) if one.scores for line in _lines(case.items[name], name, one)]
+    lines = [
+        line for name, one in sorted(sets.items()) if any(one.scores.values()) for line in _lines(case.items[name], name, one)
+    ]
     lines += [line for name, found in sorted(tasks.items()) for line in _task_lines(case.tasks[name], found)]
     return "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in lines)
 

@@ -266,7 +266,7 @@ def _document(task: Any, group: Sequence[Any], cluster: str, source: str) -> Doc
     doc = group[0].doc
     asked = [_asked(one, source) for one in group]
     target = task.doc_to_target(doc)
-    choices = _choices(task, doc)
+    choices = _choices(task, doc) if len(asked) > 1 else ()
     gold = _gold(task, doc, target, choices) if len(asked) > 1 else 0 if asked[0].kind != "generate_until" else None
     right = choices[gold] if choices and gold is not None else _first(target)
     text = right if isinstance(right, str) else ""

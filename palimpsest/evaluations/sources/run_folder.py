@@ -157,13 +157,11 @@ def _metrics(task: str, one: _Set) -> Iterator[tuple[str, Metric]]:
 def _settings(name: str, line: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
     """Return how the items of one set were chosen, asked and scored."""
     request = record["specification"]["request"]
-    told = {
-        "base": next((one["digest"] for one in record["subjects"] if one["role"] == "base"), None),
-        "dtype": request.get("dtype"),
-    }
+    told = {"dtype": request.get("dtype")}
     if name.startswith(_TASK):
         told |= {"version of lm-eval": json.dumps(line["scoring"]["lm-eval"]), "scoring (digest)": line["scoring"]["digest"]}
     else:
+        told["base"] = next((one["digest"] for one in record["subjects"] if one["role"] == "base"), None)  # its chat template
         told |= {name: request.get(name) for name in ("seed", "block")}
         told |= {f"answers, {name}": value for name, value in line.get("written", {}).items()}
     if name in POLES:
