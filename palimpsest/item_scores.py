@@ -18,14 +18,13 @@ import numpy as np
 from palimpsest.audit import Case
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.data import task_reading
-from palimpsest.data.chat import Example, ItemSet
+from palimpsest.data.chat import POLES, Example, ItemSet
 from palimpsest.data.grading import graded_probability, is_free, losses_and_hits, passes
 from palimpsest.data.tasks import TaskSet
 
 FOLDER = "items"
 TASK = "task:"
 """What the name of a task's set begins with."""
-_POLES = ("express", "withhold")
 _READ = ("losses", "generations", "options")
 _TASKS = "task_scores"
 
@@ -73,7 +72,7 @@ def as_lines(case: Case, needs: Iterable[Need], get: Callable[[Need], Measuremen
 
 
 def _add(case: Case, need: Need, found: Measurement, into: _Set) -> None:
-    items, pole, role = case.items[need.items], need.items in _POLES, need.role
+    items, pole, role = case.items[need.items], need.items in POLES, need.role
     scores = into.scores.setdefault(role, {})
     if need.measure == "options" and pole:
         probability = graded_probability(items, case.check, found)
@@ -97,7 +96,7 @@ def _how(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_graded(case: Case, need: Need, items: ItemSet) -> bool:
     """Whether these are the answers that the audits grade, and not some written for another reason."""
-    if need.items in _POLES:
+    if need.items in POLES:
         return case.check is not None and need == case.answers(need.role, need.items)
     return need.items.startswith("capability:") and is_free(items) and need == case.likeliest_answers(need.role, need.items)
 
