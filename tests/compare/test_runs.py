@@ -87,6 +87,9 @@ def _damaged(fine: Path, other: Path, tmp_path: Path) -> None:
     (tmp_path / "bad" / "items" / "0.jsonl").write_text('{"set": "express"}\n')
     with pytest.raises(UserError, match="line 1 is no item of a run"):
         carry_out(fine, tmp_path / "bad", Options())
+    (tmp_path / "bad" / "items" / "0.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no scored items, because none of its audits scores any"):
+        carry_out(fine, tmp_path / "bad", Options())
 
 
 def test_a_run_with_logs_in_its_folder_is_a_run_and_tasks_are_told_to_be_left_out(

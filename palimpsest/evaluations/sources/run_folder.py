@@ -75,6 +75,11 @@ def _tasks(path: Path) -> list[TaskLog]:
                 sets.setdefault(one["set"], _Set(one)).answers.append(_answer(one, epoch))
             except (UserError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{file}: line {number} is no item of a run ({error})") from None
+    if not sets:
+        raise UserError(
+            f"{path}: holds no scored items, because none of its audits scores any (outcome, judgement and forgetting do); "
+            "name one of them with --audits"
+        )
     notes = tuple(_notes(path.name, record, sets, len(files)))
     return [
         TaskLog(
