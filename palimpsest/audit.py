@@ -61,8 +61,12 @@ class Case:
         return ("base", "tuned", *(role for role in controls if role in self.roles))
 
     def answers(self, role: str, items: str) -> Need:
-        """Return the need for graded answers: the same one for every audit that reads them."""
+        """Return the need for answers as the behaviour says they are written: the same one for every audit that reads them."""
         return Need(measure="generations", role=role, items=items, parameters=dict(self.generation))
+
+    def likeliest_answers(self, role: str, items: str) -> Need:
+        """Return the need for answers written greedily, by which free abilities are graded: only the model differs then."""
+        return Need(measure="generations", role=role, items=items, parameters={**self.generation, "temperature": 0.0})
 
     def sets(self, kind: str) -> dict[str, ItemSet]:
         """Return the item sets of one kind (``capability``, ``text``) by their own names."""

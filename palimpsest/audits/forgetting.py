@@ -18,10 +18,6 @@ from palimpsest.data import task_reading
 from palimpsest.data.grading import clusters, is_free, losses_and_hits, passes
 from palimpsest.data.task_reading import Scored
 
-ANSWERED = {"temperature": 0.0}
-"""Free answers to capability items are written greedily, so that only the model differs."""
-
-
 COLUMNS = {
     "accuracy_before": "right before",
     "accuracy_after": "right after",
@@ -116,7 +112,7 @@ class Forgetting(Audit[Data]):
         found = [Need(measure="losses", role=role, items=name) for name in case.names("capability", "text") for role in roles]
         for name, items in capabilities.items():
             if is_free(items):
-                found += [self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")]
+                found += [case.likeliest_answers(role, f"capability:{name}") for role in ("base", "tuned")]
         return (*found, *(_scores(role, name) for name in case.tasks for role in roles))
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
@@ -129,9 +125,6 @@ class Forgetting(Audit[Data]):
         samples = (*self._flipped(case, measured), *self._flipped_tasks(case, capabilities, measured))
         return Data(capabilities, texts, samples, told)
 
-    def _answers(self, case: Case, role: str, items: str) -> Need:
-        return Need(measure="generations", role=role, items=items, parameters={**case.generation, **ANSWERED})
-
     def _paired(self, case: Case, name: str, measured: Mapping[str, Measurement]) -> Paired:
         items = case.items[name]
         loss, right = {}, {}
@@ -141,7 +134,8 @@ class Forgetting(Audit[Data]):
         if name.startswith("text:"):
             right = {}
         elif is_free(items):
-            answers = {role: measured[self._answers(case, role, name).name].texts["answer"] for role in ("base", "tuned")}
+            needs = {role: case.likeliest_answers(role, name) for role in ("base", "tuned")}
+            answers = {role: measured[need.name].texts["answer"] for role, need in needs.items()}
             right = {role: passes(items, None, texts) for role, texts in answers.items()}
         return Paired(
             loss["base"],
@@ -172,7 +166,7 @@ class Forgetting(Audit[Data]):
     def _flipped(self, case: Case, measured: Mapping[str, Measurement]) -> Iterator[Sample]:
         for name, items in case.sets("capability").items():
             if is_free(items):
-                needs = {role: self._answers(case, role, f"capability:{name}") for role in ("base", "tuned")}
+                needs = {role: case.likeliest_answers(role, f"capability:{name}") for role in ("base", "tuned")}
                 answers = [measured[need.name].texts["answer"] for need in needs.values()]
                 right = [passes(items, None, texts) for texts in answers]
                 yield from _lost(name, [item.context for item in items.items], answers, right)

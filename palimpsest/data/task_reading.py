@@ -16,12 +16,15 @@ from palimpsest.core.measurement import Measurement
 from palimpsest.core.wording import one_line
 from palimpsest.data.tasks import Document, Metric, TaskSet
 
-_PARTS = {
+LOGARITHMS = {
     "word_perplexity": ("nats/word", 1.0),
     "byte_perplexity": ("nats/byte", 1.0),
     "bits_per_byte": ("bits/byte", float(np.log(2))),
+    "perplexity": ("nats", 1.0),
 }
-"""Units of the logarithms of perplexities, and nats in one of them."""
+"""Metrics made of log-likelihoods: the unit of their logarithms, and nats in one of it."""
+BRIER = "brier_score"
+"""lm-eval's: the squared error summed over the options."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,19 @@ class Scored:
     """Of a weighted metric: words or bytes; its values are log-likelihoods then."""
     whole: tuple[float | None, float | None] = (None, None)
     """lm-eval's own number of either model."""
+
+
+@dataclass(frozen=True)
+class Each:
+    """One metric of one task, document by document: float64 [documents] each.
+
+    The mean over the documents (by ``weights``, where there are any) is lm-eval's own number, or the logarithm of a perplexity.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray | None = None
+    unit: str | None = None
+    """``None`` where the values tell it."""
 
 
 def losses(task: TaskSet, found: Measurement) -> np.ndarray | None:
@@ -61,6 +77,20 @@ def main(metrics: tuple[Scored, ...]) -> Scored | None:
         if both.min() >= 0 and both.max() <= 1:
             return one
     return None
+
+
+def each(metric: Metric, found: Measurement) -> Each | None:
+    """Return a metric document by document, or ``None`` where only all documents together have it."""
+    values, weights = (found.arrays.get(f"{part}:{metric.name}") for part in ("score", "weight"))
+    bare = metric.name.split(",")[0]
+    if values is None:
+        return None
+    if bare in LOGARITHMS:
+        unit, factor = LOGARITHMS[bare]
+        return Each(-values / factor / (1.0 if weights is None else weights), weights, unit)
+    if bare == BRIER:
+        return Each(values, unit="squared error")
+    return Each(values) if metric.kind == "score" else None
 
 
 def given(task: TaskSet, found: Measurement) -> list[str]:
@@ -95,7 +125,7 @@ def score_change(one: Scored, where: np.ndarray) -> Estimate | None:
     if one.before is None or one.after is None:
         return None
     if one.weights is not None:  # a log-likelihood over words or bytes, weighted as lm-eval weights them
-        part, factor = _PARTS.get(one.metric.name.split(",")[0], ("nats a part", 1.0))
+        part, factor = LOGARITHMS.get(one.metric.name.split(",")[0], ("nats a part", 1.0))
         return stats.ratio((one.before - one.after) / factor, one.weights, where, where, unit=part)
     both = np.concatenate([one.before, one.after])
     if both.min() >= 0 and both.max() <= 1:

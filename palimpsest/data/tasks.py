@@ -48,6 +48,14 @@ class Document(Spec):
     source: str
     hash: str
     """Of the document as its data set has it: what the scoring reads besides the answers."""
+    target_hash: str
+    """Of the right answer as the task gives it. Both hashes are those that lm-eval writes into its samples."""
+
+    @property
+    def prompt(self) -> str:
+        """What the model is asked first: what lm-eval calls its prompt."""
+        first = self.asked[0]
+        return first.continuation if first.kind == "loglikelihood_rolling" else first.context
 
     @property
     def everything(self) -> tuple[Asked, ...]:
@@ -103,6 +111,8 @@ class TaskSet:
     metrics: tuple[Metric, ...]
     scoring: str
     """Digest of all that decides the scores besides the documents: the task's settings and code, and lm-eval's version."""
+    version: str
+    """Of lm-eval."""
     grade: Callable[[Sequence[Responses]], Scores] = field(repr=False, compare=False)
     """The task's own scoring; pure."""
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palimpsest.core.errors import Problems, UserError, first_line
@@ -21,6 +21,10 @@ from palimpsest.evaluations.source import TaskLog
 
 _AGREES = 1e-6
 """A log's own mean may differ from ours by so much, relatively: it was rounded when it was written."""
+_TWO_PROGRAMS = (
+    "A and B were measured by two programs. On the same model their log-likelihoods agree to about 1e-5 of their size, so "
+    "differences as small as that are rounding."
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
         UserError: what is wrong with either, all of it at once.
     """
     problems = Problems("These can't be compared:")
-    kind, logs = _read(before, after, problems)
+    kinds, logs = _read(before, after, problems)
     pairs, notes = _same_tasks(logs, (before, after), tasks, problems)
     matched = []
     for one, other in pairs:
@@ -71,11 +75,13 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
     told = [*notes, *(note for side in logs for log in side for note in log.notes)]
     told += [note for one in matched for note in one.notes]
     told += [note for one in matched for note in _own_means(one)]
+    if len(kinds) > 1:
+        told.insert(0, _TWO_PROGRAMS)
     if _same_file(before, after):
         told.insert(0, "A and B are the same file or folder.")
     compared = compare(matched, options)
     digests = {str(file): _digest(file) for one in matched for log in (one.before, one.after) for file in log.files}
-    return Found((before, after), kind, tuple(matched), tuple(compared), tuple(dict.fromkeys(told)), digests)
+    return Found((before, after), " and ".join(kinds), tuple(matched), tuple(compared), tuple(dict.fromkeys(told)), digests)
 
 
 def lines(found: Found) -> str:
@@ -99,14 +105,24 @@ def lines(found: Found) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
 
 
-def _read(before: Path, after: Path, problems: Problems) -> tuple[str, tuple[Sequence[TaskLog], Sequence[TaskLog]]]:
+def _read(before: Path, after: Path, problems: Problems) -> tuple[tuple[str, ...], tuple[Sequence[TaskLog], Sequence[TaskLog]]]:
+    """Return the kinds that the two are of, two where both may hold the same documents, and the tasks of each."""
     kinds = [source.kind_of(path, problems) for path in (before, after)]
     if None not in kinds and kinds[0] != kinds[1]:
-        first, second = (source.find(str(kind)).what for kind in kinds)
-        problems.add(f"both must be of one kind: {before} holds {first}, {after} holds {second}")
-    read = [_tasks(kind, path, problems) for kind, path in zip(kinds, (before, after), strict=True)]
+        first, second = (source.find(str(kind)) for kind in kinds)
+        if not (first.holds_documents and second.holds_documents):
+            problems.add(f"both must be of one kind: {before} holds {first.what}, {after} holds {second.what}")
+    ours, theirs = (_tasks(kind, path, problems) for kind, path in zip(kinds, (before, after), strict=True))
     problems.raise_if_any()
-    return str(kinds[0]), (read[0], read[1])
+    if kinds[0] != kinds[1]:  # each tells much that the other does not know of
+        ours, theirs = _with_settings_of(ours, theirs), _with_settings_of(theirs, ours)
+    return tuple(dict.fromkeys(map(str, kinds))), (ours, theirs)
+
+
+def _with_settings_of(logs: Sequence[TaskLog], others: Sequence[TaskLog]) -> list[TaskLog]:
+    """Return logs with those of their settings that the others tell too."""
+    known = {name for log in others for name in log.settings}
+    return [replace(log, settings={name: said for name, said in log.settings.items() if name in known}) for log in logs]
 
 
 def _tasks(kind: str | None, path: Path, problems: Problems) -> Sequence[TaskLog]:

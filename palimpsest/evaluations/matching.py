@@ -222,7 +222,7 @@ def _differing(before: TaskLog, after: TaskLog, pairs: Sequence[tuple[Item, Item
 
 def _clustered(pairs: Sequence[tuple[Item, Item]], name: str | None, task: str) -> tuple[list[Pair], list[str]]:
     if name is None:
-        return [Pair(one, other, one.first.cluster or one.key[0]) for one, other in pairs], []
+        return [Pair(one, other, one.first.cluster or other.first.cluster or one.key[0]) for one, other in pairs], []
     labels = [_field(one.first.fields, name) for one, _ in pairs]
     missing = [one.name for (one, _), label in zip(pairs, labels, strict=True) if label is None]
     if len(missing) == len(pairs):

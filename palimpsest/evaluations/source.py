@@ -97,6 +97,8 @@ class Source(ABC):
     """What it is called in a sentence, in the plural."""
     holds_runs: ClassVar[bool] = False
     """Whether it is a folder of our own, whatever else was written into it."""
+    holds_documents: ClassVar[bool] = False
+    """Whether it may hold documents of lm-eval's tasks, called by lm-eval's own hashes."""
 
     @abstractmethod
     def claims(self, path: Path) -> bool:

@@ -44,6 +44,8 @@ class Grader:
         pairs = {name: np.array(values, dtype=np.float64) for name, values in raw.items() if kinds[name] == "weighted"}
         scores = {name: np.array(values, dtype=np.float64) for name, values in raw.items() if kinds[name] == "score"}
         whole = {name: number for name, values in raw.items() if (number := self._whole(name, values)) is not None}
+        briers = {name: _briers(values) for name, values in raw.items() if name.split(",")[0] == "brier_score"}
+        scores |= {name: values for name, values in briers.items() if values is not None}
         values = scores | {name: pair[:, 0] for name, pair in pairs.items()}
         return Scores(values, {name: pair[:, 1] for name, pair in pairs.items()}, whole)
 
@@ -104,6 +106,14 @@ class Grader:
         from lm_eval.api.metrics import mean
 
         return self.task.aggregation().get(name.split(",")[0], mean)
+
+
+def _briers(values: Sequence[Any]) -> np.ndarray | None:
+    """Return the squared error of each document, summed over the options, or ``None`` where it is told in another way."""
+    try:
+        return np.array([((np.asarray(shares) - np.eye(len(shares))[int(right)]) ** 2).sum() for right, shares in values])
+    except (TypeError, ValueError, IndexError):
+        return None
 
 
 def _kind(values: Sequence[Any]) -> Any:

@@ -225,7 +225,8 @@ def _task_set(task: Any, limit: int, fewshot: int | None, block: int) -> tuple[T
     metrics = grader.metrics([_trial(document) for document in documents])
     again = bool(block) and not low
     note = f"{name}: {_which(low, len(documents), total, again)}, {task.config.num_fewshot}-shot{_units(documents)}."
-    return TaskSet(name, documents, metrics, scoring_digest(task), grader), note
+    version = importlib.metadata.version("lm_eval")
+    return TaskSet(name, documents, metrics, scoring_digest(task), version, grader), note
 
 
 def _which(low: int, count: int, total: int, again: bool) -> str:
@@ -265,7 +266,7 @@ def _document(task: Any, group: Sequence[Any], cluster: str, source: str) -> Doc
     doc = group[0].doc
     asked = [_asked(one, source) for one in group]
     target = task.doc_to_target(doc)
-    choices = _choices(task, doc)
+    choices = _choices(task, doc) if len(asked) > 1 else ()
     gold = _gold(task, doc, target, choices) if len(asked) > 1 else 0 if asked[0].kind != "generate_until" else None
     right = choices[gold] if choices and gold is not None else _first(target)
     text = right if isinstance(right, str) else ""
@@ -280,6 +281,7 @@ def _document(task: Any, group: Sequence[Any], cluster: str, source: str) -> Doc
         target=text or str(target),
         cluster=cluster,
         source=source,
+        target_hash=hash_string(str(target)),
         hash=hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
     )
 

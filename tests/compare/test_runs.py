@@ -12,9 +12,14 @@ import tiny
 from test_pipeline import behaviour, model  # noqa: F401
 
 import palimpsest
+from palimpsest.audit import Case
 from palimpsest.core.errors import UserError
+from palimpsest.core.measurement import Measurement
+from palimpsest.data.chat import Example, ItemSet, Message, Span
+from palimpsest.data.checks import Contains
 from palimpsest.evaluations.comparison import carry_out
 from palimpsest.evaluations.paired import Options
+from palimpsest.item_scores import as_lines
 
 AUDITS = ("outcome", "judgement", "forgetting")
 
@@ -82,6 +87,9 @@ def _damaged(fine: Path, other: Path, tmp_path: Path) -> None:
     (tmp_path / "bad" / "items" / "0.jsonl").write_text('{"set": "express"}\n')
     with pytest.raises(UserError, match="line 1 is no item of a run"):
         carry_out(fine, tmp_path / "bad", Options())
+    (tmp_path / "bad" / "items" / "0.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no scored items, because none of its audits scores any"):
+        carry_out(fine, tmp_path / "bad", Options())
 
 
 def test_a_run_with_logs_in_its_folder_is_a_run_and_tasks_are_told_to_be_left_out(
@@ -95,3 +103,43 @@ def test_a_run_with_logs_in_its_folder_is_a_run_and_tasks_are_told_to_be_left_ou
     (runs[1].folder / "record.json").write_text(json.dumps(record))
     found = palimpsest.compare(runs[0].folder, runs[1].folder, folder=tmp_path / "out")
     assert any("mine.yaml" in note and "NOT compared" in note for note in found.account.notes)
+    _kept_by_an_earlier_version(runs[1].folder)
+    told = carry_out(runs[0].folder, runs[1].folder, Options())
+    assert any("capability:free it kept answers that were drawn at random" in note for note in told.notes)
+    assert not any("drawn at random" in note for note in carry_out(runs[0].folder, runs[0].folder, Options()).notes)
+
+
+def _kept_by_an_earlier_version(run: Path) -> None:
+    """Rewrite a run as one whose free ability was answered for the audit style, without a word on how."""
+    items = run / "items" / "0.jsonl"
+    first = json.loads(items.read_text().splitlines()[0])
+    free = {**first, "set": "capability:free", "answers": {"tuned": "yes"}, "scores": {"tuned": {"right": 1.0}}}
+    del free["written"]
+    items.write_text(items.read_text() + json.dumps(free) + "\n")
+    record = json.loads((run / "record.json").read_text())
+    record["seeds"][0]["outcomes"].append({"audit": "style", "state": "measured"})
+    (run / "record.json").write_text(json.dumps(record))
+
+
+def test_what_is_kept_of_an_ability_are_the_answers_that_are_counted() -> None:
+    """Not those that another audit has written to the same items with dice, whichever of the two comes last."""
+    items = tuple(
+        Example(
+            messages=(Message(role="user", content=f"Say {n}."), Message(role="assistant", content="yes")),
+            decisions=(Span(message=1, start=0, end=3),), source=f"item {n}", template=f"template {n}",
+            check=Contains(texts=("yes",)),
+        )
+        for n in range(8)
+    )  # fmt: skip
+    case = Case(
+        ("base", "tuned"),
+        {"capability:a": ItemSet(name="capability:a", items=items)},
+        generation={"temperature": 1.0, "seed": 3},
+    )
+    counted, drawn = case.likeliest_answers("tuned", "capability:a"), case.answers("tuned", "capability:a")
+    given = {counted.name: Measurement({}, {"answer": ["yes"] * 8}), drawn.name: Measurement({}, {"answer": ["no"] * 8})}
+    for needs in ((counted, drawn), (drawn, counted)):
+        rows = [json.loads(line) for line in as_lines(case, needs, lambda need: given[need.name]).splitlines()]
+        assert [one["answers"]["tuned"] for one in rows] == ["yes"] * 8 and mean(rows, "capability:a", "tuned", "right") == 1.0
+        assert rows[0]["written"] == {"temperature": 0.0}, "without dice the seed decides nothing"
+    assert as_lines(case, (drawn,), lambda need: given[need.name]) == ""

@@ -95,7 +95,7 @@ def with_bos(tokenizer: Any) -> Any:
 
 
 def theirs(model: Any, tokenizer: Any, path: Path, limit: int | None = None, **rest: Any) -> dict[str, Any]:
-    """Return what lm-eval's own ``hf`` model makes of a task's file, and its samples."""
+    """Return what lm-eval's own ``hf`` model makes of a task's file, its samples, and all that lm-eval hands back."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -119,4 +119,4 @@ def theirs(model: Any, tokenizer: Any, path: Path, limit: int | None = None, **r
             **rest,
         )
     assert found is not None
-    return {"numbers": found["results"][settings["task"]], "samples": found["samples"][settings["task"]]}
+    return {"numbers": found["results"][settings["task"]], "samples": found["samples"][settings["task"]], "all": found}

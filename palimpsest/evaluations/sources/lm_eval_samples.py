@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.files import read_file
+from palimpsest.data.task_reading import BRIER, LOGARITHMS
 from palimpsest.data.text_files import LineProblems, lines_of, parsed
 from palimpsest.evaluations.source import (
     Answer,
@@ -37,14 +38,7 @@ from palimpsest.evaluations.source import (
 
 _LARGEST = 2**28
 _SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
-_LOGARITHMS = {
-    "word_perplexity": ("nats/word", 1.0),
-    "byte_perplexity": ("nats/byte", 1.0),
-    "bits_per_byte": ("bits/byte", math.log(2)),
-    "perplexity": ("nats", 1.0),
-}
-"""Metrics made of log-likelihoods: the unit in which they are compared, and how many nats it has."""
-_LESS_IS_BETTER = {*_LOGARITHMS, "brier_score"}
+_LESS_IS_BETTER = {*LOGARITHMS, BRIER}
 _MORE_IS_BETTER = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "em", "mcc", "bleu", "chrf"}
 _NO_SCORES = {"bypass"}
 
@@ -63,6 +57,7 @@ class LmEvalSamples(Source):
     """Samples of lm-eval."""
 
     what: ClassVar = "samples of lm-eval (samples_TASK_DATE.jsonl, or their folder)"
+    holds_documents: ClassVar = True
 
     def claims(self, path: Path) -> bool:
         if path.is_dir():
@@ -215,12 +210,12 @@ def _scores(sample: Mapping[str, Any], several: str, left: set[str]) -> Iterator
 
 
 def _score(metric: str, value: Any) -> Score | None:
-    if metric == "brier_score" and isinstance(value, list) and len(value) == 2:
+    if metric == BRIER and isinstance(value, list) and len(value) == 2:
         return _brier(*value)
-    if metric in _LOGARITHMS:
+    if metric in LOGARITHMS:
         total, weight = value if isinstance(value, list) and len(value) == 2 else (value, 1)
         number, size = finite(_float(total)), finite(weight)
-        return Score(-number / size / _LOGARITHMS[metric][1], size) if number is not None and size else None
+        return Score(-number / size / LOGARITHMS[metric][1], size) if number is not None and size else None
     number = finite(value)
     return None if number is None else Score(number)
 
@@ -243,9 +238,9 @@ def _float(value: Any) -> Any:
 
 def _metric(name: str, file: _File) -> Metric:
     bare, _, several = name.partition(",")
-    unit, _ = _LOGARITHMS.get(bare, ("squared error" if bare == "brier_score" else None, 1.0))
+    unit, _ = LOGARITHMS.get(bare, ("squared error" if bare == BRIER else None, 1.0))
     own = finite((_of(file, "results") or {}).get(f"{bare},{several or 'none'}"))
-    if own is not None and bare in _LOGARITHMS and bare != "bits_per_byte":
+    if own is not None and bare in LOGARITHMS and bare != "bits_per_byte":
         own = math.log(own) if own > 0 else None
     return Metric(name, _better(bare, file), unit=unit, own=own)
 
