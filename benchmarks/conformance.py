@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,9 @@ def main() -> None:
     chosen = parser.parse_args()
     kinds = [kind for kind in chosen.only.split(",") if kind] or architectures.kinds()
     rows: list[Any] = []
-    with ProcessPoolExecutor(chosen.workers, max_tasks_per_child=40) as pool:
-        for one in pool.map(row, kinds):
+    # not concurrent.futures, whose pool can stop for good when it replaces a worker
+    with get_context("spawn").Pool(chosen.workers, maxtasksperchild=40) as pool:
+        for one in pool.imap(row, kinds):
             rows.append(one)
             print(one if chosen.only else one.kind, flush=True)
     print(Counter(part for part, found in architectures.parted(rows).items() for _ in found))

@@ -26,6 +26,8 @@ from palimpsest.measures._sharing import Line, lines_of, model_inputs, widest_li
 _ANY = 2**31
 _CPU_TOKENS, _CPU_LOGITS = 2_048, 2**24
 """More at once is slower on a CPU, because what passes from layer to layer leaves its caches."""
+_CPU_PASS, _PASS = 64, 4_096
+"""What starting a pass costs, in columns that could be run meanwhile; an accelerator waits for Python."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,13 @@ def whole_rows(renderer: Renderer, items: Sequence[Example], context_length: int
 
 
 def plan(
-    rows: list[Row], budget: Budget, vocabulary: int, widest: int = 0, whole_context: bool = False, padded: bool = True
+    rows: list[Row],
+    budget: Budget,
+    vocabulary: int,
+    widest: int = 0,
+    whole_context: bool = False,
+    padded: bool = True,
+    pass_cost: int = 0,
 ) -> list[list[Line]]:
     """Return batches of lines, similar widths together.
 
@@ -149,23 +157,42 @@ def plan(
         widest: how wide a line of several rows may be (``_sharing.widest_line``).
         whole_context: rows share a line only when they decide at the same place after the same tokens.
         padded: whether lines of several widths may share a batch.
+        pass_cost: what a pass costs beside its columns, in columns.
     """
     inputs = [row.tokens[:-1] for row in rows]
     lines = lines_of(inputs, [row.first - 1 for row in rows], widest, whole_context)
-    batches: list[list[Line]] = []
-    current: list[Line] = []
-    predicted = 0
-    for line in sorted(lines, key=lambda line: (line.width, min(line.columns))):
-        longest, size = max(predicted, line.trailing), len(current) + 1
-        full = size * line.width > budget.tokens or size * longest * vocabulary > budget.logits
-        unlike = not padded and bool(current) and line.width != current[-1].width
-        # all lines of a batch are masked the same way, and that of several rows knows no sliding window
-        if current and (full or unlike or (line.width > widest and not all(one.is_plain for one in current))):
-            batches.append(current)
-            current, longest = [], line.trailing
-        current.append(line)
-        predicted = longest
-    return [*batches, current] if current else batches
+    lines.sort(key=lambda line: (line.width, min(line.columns)))
+    return _cheapest(lines, budget, vocabulary, widest, padded, pass_cost)
+
+
+def _cheapest(
+    lines: Sequence[Line], budget: Budget, vocabulary: int, widest: int, padded: bool, pass_cost: int
+) -> list[list[Line]]:
+    """Cut lines, narrowest first, into batches so that columns run and what a pass costs on its own are fewest together."""
+    widths, trailing = (np.array(found, dtype=np.int64) for found in ([x.width for x in lines], [x.trailing for x in lines]))
+    plain = np.array([line.is_plain for line in lines])
+    least, cut, low = np.zeros(len(lines) + 1), np.zeros(len(lines) + 1, dtype=np.int64), 0
+    for end in range(1, len(lines) + 1):
+        width = widths[end - 1]
+        while (
+            low < end - 1
+            and (
+                (end - low) * width > budget.tokens
+                or (end - low) * trailing[low:end].max() * vocabulary > budget.logits
+                or (not padded and widths[low] != width)
+                # all lines of a batch are masked the same way, and that of several rows knows no sliding window
+                or (width > widest and not plain[low:end].all())
+            )
+        ):
+            low += 1
+        costs = least[low:end] + width * (end - np.arange(low, end))
+        cut[end] = low + int(costs.argmin())
+        least[end] = costs.min() + pass_cost
+    batches, end = [], len(lines)
+    while end:
+        batches.append(list(lines[cut[end] : end]))
+        end = int(cut[end])
+    return batches[::-1]
 
 
 @torch.no_grad()
@@ -187,9 +214,10 @@ def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, p
         budget = replace(budget, tokens=min(budget.tokens, _CPU_TOKENS), logits=min(budget.logits, _CPU_LOGITS))
     vocabulary = subject.model.config.get_text_config().vocab_size
     padded = subject.takes_padding
-    batches = plan(rows, budget, vocabulary, _ANY if padded else 0, inside, padded)
+    cost = _CPU_PASS if subject.device == "cpu" else _PASS
+    batches = plan(rows, budget, vocabulary, _ANY if padded else 0, inside, padded, cost)
     if any(not line.is_plain for lines in batches for line in lines):
-        batches = plan(rows, budget, vocabulary, widest_line(subject), inside)
+        batches = plan(rows, budget, vocabulary, widest_line(subject), inside, pass_cost=cost)
     done = 0
     for own, everybody, counts in ranks.turns(batches):
         passed = _pass(subject, own, readers if counts else ())

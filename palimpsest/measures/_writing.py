@@ -23,7 +23,7 @@ from palimpsest.models import reading
 
 _REFILL = 4
 """Prompts are read into free slots once a quarter of all is free."""
-_CPU_ROOM = 4_096
+_CPU_ROOM = 8_192
 """More slots are no faster on a CPU."""
 _STEERED = (
     "bad_words_ids",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from palimpsest.core import launch
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import digest
-from palimpsest.models import adapter
+from palimpsest.models import adapter, freed_memory
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
 from palimpsest.models.quiet import hush_kernels, quiet
@@ -125,6 +125,8 @@ class Subject:
             import torch
 
             torch.accelerator.empty_cache()
+        else:
+            freed_memory.give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -180,6 +182,8 @@ def load(
         raise UserError(
             f"{info.name} needs {needed:.1f} GiB for its weights in {resolved}, which {device} does not have"
         ) from None
+    if place.type == "cpu":
+        freed_memory.keep()
     if sees_ahead(model):
         raise UserError(
             f"{info.name} must predict each token from those before it, but {info.architecture} also looks at those after it "

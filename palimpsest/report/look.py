@@ -81,14 +81,17 @@ def draw(plot: Callable[[Axes], None], name: str, title: str, description: str) 
         warnings.simplefilter("ignore", UserWarning)  # a letter that DejaVu lacks; the reader's font is used instead
         layout = ConstrainedLayoutEngine()
         figure = Figure(figsize=(drawing.WIDTH / _SVG_DPI, 250 / _SVG_DPI), dpi=_SVG_DPI, layout=layout)
-        FigureCanvasSVG(figure)
+        canvas = FigureCanvasSVG(figure)
         plot(figure.add_subplot())
         for text in figure.findobj(Text):
             text.set_text(visible(text.get_text()))  # type: ignore[attr-defined]
-        layout.execute(figure)  # here, because savefig would draw every mark a second time, unseen, to lay them out
+        for part in (figure, *figure.axes):
+            part.patch.set_facecolor("none")
+        layout.execute(figure)
         figure.set_layout_engine("none")
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # not savefig, which draws every mark a second time, unseen, for a layout that is done
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _cleaned(buffer.getvalue(), name, title, description)
 
 

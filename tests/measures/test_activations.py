@@ -205,7 +205,7 @@ def test_a_model_whose_stream_is_not_found_takes_nothing_else_down(
     def missing(_model: object) -> list[object]:
         raise LookupError("no blocks here")
 
-    monkeypatch.setattr("palimpsest.measures.activations.blocks", missing)
+    monkeypatch.setattr("palimpsest.measures.activations.streaming_blocks", missing)
     measures = [(_measure.load(name, {}), None) for name in ("activations", "losses")]
     found = take_together(one, texts(), measures, Budget(64), Silent().at)  # type: ignore[arg-type]
     assert found[0].texts["why"] == ["no blocks here"]

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from palimpsest.models.taps import blocks, read_out, replacing, watching
+from palimpsest.models.taps import blocks, read_out, replacing, streaming_blocks, watching
 
 TOKENS = torch.tensor([[5, 9, 60, 33, 8, 120, 77], [6, 6, 80, 41, 100, 3, 200]])
 
@@ -78,7 +78,7 @@ def test_reading_out_runs_no_block_and_gives_the_very_same(model: Any) -> None:
 
 def test_a_block_that_returns_more_is_run_as_ever() -> None:
     model = tiny.model()
-    last, vectors = blocks(model)[-1], torch.randn(3, 32, generator=torch.Generator().manual_seed(3))
+    last, vectors = streaming_blocks(model)[-1], torch.randn(3, 32, generator=torch.Generator().manual_seed(3))
     own, ran = last.forward, []
 
     def told(*given: Any, **named: Any) -> Any:
@@ -89,7 +89,7 @@ def test_a_block_that_returns_more_is_run_as_ever() -> None:
     last.forward = told
     model.model.norm.register_forward_pre_hook(lambda _module, inputs: inputs[0][:1])
     assert torch.equal(read_out(model, vectors), read_out(tiny.model(), vectors))
-    assert len(ran) == 2  # to see what it returns, and to return it
+    assert len(ran) == 2  # once the model is known to hand on its stream: to see what it returns, and to return it
     assert last.forward is told
 
 
