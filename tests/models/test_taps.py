@@ -15,7 +15,10 @@ TOKENS = torch.tensor([[5, 9, 60, 33, 8, 120, 77], [6, 6, 80, 41, 100, 3, 200]])
 
 @pytest.fixture(scope="module", params=list(tiny.KINDS))
 def model(request: pytest.FixtureRequest) -> Any:
-    return tiny.model(request.param)
+    model = tiny.model(request.param)
+    with torch.no_grad():
+        model(input_ids=TOKENS, output_hidden_states=True)  # transformers hooks a model the first time it is asked for these
+    return model
 
 
 def seen(model: Any, **settings: Any) -> tuple[dict[int, torch.Tensor], Any]:
