@@ -33,10 +33,10 @@ def measure(
     """Write once; the tokens are left in a file."""
     from palimpsest.models import subject
 
-    items = _items(size, count)
+    items = items_of(size, count)
     with subject.load(subject.inspect(material.pair(size)[0])) as model:
-        work = _ours if side == "ours" else _theirs
-        work(model, _items(size, 3), temperature, batch, ordered)
+        work = write_ours if side == "ours" else write_theirs
+        work(model, items_of(size, 3), temperature, batch, ordered)
         with side_by_side.Meter() as meter:
             written = work(model, items, temperature, batch, ordered)
         end = sorted(model.stop_token_ids)
@@ -50,7 +50,7 @@ def _file(side: str, size: str) -> Path:
     return _PLACE / f"{side} writes {size}.json"
 
 
-def _items(size: str, count: int) -> Any:
+def items_of(size: str, count: int) -> Any:
     import random
 
     from palimpsest.core.seeds import python_stream
@@ -70,7 +70,7 @@ def _items(size: str, count: int) -> Any:
     return ItemSet(name="items", items=tuple(made))
 
 
-def _ours(model: Any, items: Any, temperature: float, _batch: int, _ordered: bool) -> list[list[int]]:
+def write_ours(model: Any, items: Any, temperature: float, _batch: int, _ordered: bool) -> list[list[int]]:
     from palimpsest.measures._measure import Budget
     from palimpsest.measures.generations import Generations
 
@@ -80,7 +80,7 @@ def _ours(model: Any, items: Any, temperature: float, _batch: int, _ordered: boo
     return [found.arrays["token"][end - own : end].tolist() for end, own in zip(start[1:], count, strict=True)]
 
 
-def _theirs(model: Any, items: Any, temperature: float, batch: int, ordered: bool) -> list[list[int]]:
+def write_theirs(model: Any, items: Any, temperature: float, batch: int, ordered: bool) -> list[list[int]]:
     import torch
 
     prompts = [model.renderer.encode(item).prompt for item in items.items]
@@ -92,8 +92,8 @@ def _theirs(model: Any, items: Any, temperature: float, batch: int, ordered: boo
         padded = [[model.pad_token_id] * (width - len(prompts[index])) + list(prompts[index]) for index in chosen]
         mask = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in chosen]
         found = model.model.generate(
-            input_ids=torch.tensor(padded),
-            attention_mask=torch.tensor(mask),
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             max_new_tokens=_MOST,
             do_sample=temperature > 0,
             top_k=0,
@@ -158,7 +158,7 @@ def _read(size: str) -> int:
     from palimpsest.data.render import Renderer
 
     renderer = Renderer(AutoTokenizer.from_pretrained(material.pair(size)[0]))
-    return sum(len(renderer.encode(item).prompt) for item in _items(size, _COUNT).items)
+    return sum(len(renderer.encode(item).prompt) for item in items_of(size, _COUNT).items)
 
 
 def _growth(bench: side_by_side.Bench) -> None:

@@ -50,7 +50,7 @@ def _make(size: str, base: Path, tuned: Path) -> None:
         made = LlamaForCausalLM(config)
         made.generation_config.eos_token_id = [1, *range(3, _VOCABULARY, _ENDS)]
         made.save_pretrained(base)
-        _tokenizer().save_pretrained(base)
+        tokenizer().save_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,7 +59,7 @@ def _make(size: str, base: Path, tuned: Path) -> None:
     model.save_pretrained(tuned)  # last, because it says that both are whole
 
 
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
