@@ -146,7 +146,7 @@ def plan(bench: side_by_side.Bench) -> None:
     bench.remark(
         "apollo-torch as its README says (`APOLLOAdamW`, proj random, proj_type std, gap 200); the floor is the bare product "
         "R = P G, in the faster order of its factors, measured in our process after the steps. "
-        "An update has also to read the gradient and the weights and to write the weights; the next column has that in its floor."
+        "An update has also to read gradient and weights and to write weights; the next column has that in its floor."
     )
     growth: dict[str, list[tuple[float, float]]] = {}
     for model in MODELS:
