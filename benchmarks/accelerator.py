@@ -188,7 +188,7 @@ def scoring(place: Place, report: Report, name: str) -> None:
     rolling = [Instance("loglikelihood_rolling", {}, (text,), n) for n, text in enumerate(texts)]
     ours: dict[str, Any] = {}
     with subject.load(subject.inspect(folder), place.device, "bfloat16") as model:
-        budget = Budget(model.context_length)
+        budget = Budget.on(model.device, model.context_length)
         for told, items, measure in (("choice", _choice(questions), "options"), ("perplexity", _documents(texts), "losses")):
             taking = _measure.load(measure, {})
 

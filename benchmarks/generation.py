@@ -75,7 +75,7 @@ def write_ours(model: Any, items: Any, temperature: float, _batch: int, _ordered
     from palimpsest.measures.generations import Generations
 
     how = Generations(max_new_tokens=_MOST, temperature=temperature)
-    found = how.take(model, items, Budget(model.context_length), None, lambda *_: None)
+    found = how.take(model, items, Budget.on(model.device, model.context_length), None, lambda *_: None)
     start, count = found.arrays["start"], found.arrays["tokens"] + found.arrays["stopped"]
     return [found.arrays["token"][end - own : end].tolist() for end, own in zip(start[1:], count, strict=True)]
 

@@ -61,7 +61,9 @@ def _ours(kind: str, size: str, count: int, _batch: int) -> Any:
 
     def work(folder: Path) -> np.ndarray:
         with subject.load(subject.inspect(folder)) as model:
-            found = _measure.load(measured, {}).take(model, items, Budget(model.context_length), None, lambda *_: None)
+            found = _measure.load(measured, {}).take(
+                model, items, Budget.on(model.device, model.context_length), None, lambda *_: None
+            )
         if kind == "choice":
             return found.arrays["log_probability"]
         start = found.arrays["start"]

@@ -126,7 +126,7 @@ class _Counted:
     """The work of a plan in tokens and passes, and what that takes."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.base, self.budget = plan, plan.models["base"], Budget(plan.context)
+        self.plan, self.base, self.budget = plan, plan.models["base"], Budget.on(plan.device, plan.context)
         self.seeds = max(sum(role == "tuned" for role, _ in plan.trained), 1)
         self.hidden = usual_width(shape for _, shape in self.base.shapes)
         numbers = [int(found[1]) for name, _ in self.base.shapes if (found := re.search(r"\.(\d+)\.", name))]

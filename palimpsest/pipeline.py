@@ -153,7 +153,7 @@ def _written(desk: Desk, count: int) -> list[Any]:
     plan = desk.plan
     how = {"max_new_tokens": min(_GENERATED_TOKENS, plan.context // 2), "seed": plan.request.seed}
     need = Need(measure="generations", role="base", items="probe", parameters=how)
-    session = desk.session({"probe": probe_items(count)}, Budget(plan.context))
+    session = desk.session({"probe": probe_items(count)}, Budget.on(plan.device, plan.context))
     base = plan.models["base"]
     digests = {"base": desk.digest(base)}
     session.take(partial(desk.open, base), [need], digests, desk.progress)
@@ -214,7 +214,7 @@ class Measured:
 
 def _measure(desk: Desk, trained: Sequence[Trained]) -> Measured:
     """Take everything that the audits need; where memory runs out, everything again in smaller batches."""
-    budget, told = Budget(desk.plan.context), []
+    budget, told = Budget.on(desk.plan.device, desk.plan.context), []
     for _ in range(desk.run.commit_note(_SMALLER) or 0):  # which one of several processes left for the next launch
         budget = budget.halved()
         told.append(_told_of(budget))

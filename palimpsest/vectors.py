@@ -116,7 +116,7 @@ def _extracted(plan: Plan, one: Any, method: Method, made_from: str, layer: int 
         raise UserError(f"--layer must be 0 to {count - 1}, the blocks of {one.info.name}; found {layer}")
     how = {"instruction": plan.case.instruction} if made_from == "instruction" else {}
     measure = _measure.load("contrasts", {"trial": False, "depths": _ALL, **how})
-    found = measure.take(one, items, Budget(plan.context), None, progress.at)
+    found = measure.take(one, items, Budget.on(plan.device, plan.context), None, progress.at)
     if "why" in found.texts:
         raise UserError(f"{one.info.name}: {found.texts['why'][0]}")
     contrast = Contrast(found.arrays["residual"], clusters(items), found.arrays["depth"], 0, np.zeros((1, 1)), np.zeros(1))

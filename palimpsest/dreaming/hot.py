@@ -95,7 +95,7 @@ def answers(
         temperature=usual["temperature"] if temperature is None else temperature,
         seed=seed,
     )
-    budget = Budget(plan.context)
+    budget = Budget.on(plan.device, plan.context)
     while True:
         try:
             found = how.take(one, ItemSet(name="asked", items=tuple(examples)), budget, None, progress.at)

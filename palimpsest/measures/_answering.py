@@ -19,7 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.progress import Silent
 from palimpsest.core.seeds import numpy_stream
-from palimpsest.measures._forward import Reader, Row, run_rows
+from palimpsest.measures._forward import Predicted, Reader, Row, run_rows
 from palimpsest.measures._measure import Budget
 from palimpsest.models.taps import adding
 
@@ -234,12 +234,11 @@ class _Prompts(Reader):
         self.rows, self.most = rows, most
         self.found = [Written() for _ in rows]
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        log_p = logits - log_normaliser[:, None]
+    def read(self, index: int, seen: Predicted) -> None:
         self.found[index] = Written(
-            tokens=targets.tolist(),
-            log_probability=log_p.gather(-1, targets[:, None])[:, 0].tolist(),
-            likely=_likely(log_p, self.most),
+            tokens=seen.targets.tolist(),
+            log_probability=seen.log_probability.tolist(),
+            likely=_likely(seen.logits - seen.log_normaliser[:, None], self.most),
         )
 
     def finish(self) -> Measurement:

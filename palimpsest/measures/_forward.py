@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,6 +62,76 @@ class Batch:
         return slice(int(found[0]), int(found[-1]) + 1) if whole else found
 
 
+class Predicted:
+    """What one row predicts.
+
+    A number of each token is found for all rows of a pass at once: an accelerator stands still each time that one is asked for.
+
+    Args:
+        batch: of all rows of the pass.
+        line: in which line of it the row lies.
+        columns: where in the columns that were kept.
+        own: where among the predictions of all rows.
+    """
+
+    def __init__(self, batch: _Predictions, line: int, columns: slice | np.ndarray, own: slice) -> None:
+        self._batch, self._own = batch, own
+        self._place = line, columns if isinstance(columns, slice) else torch.from_numpy(columns).to(batch.logits.device)
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """Float32 [predicted, vocabulary]."""
+        return self._batch.logits[self._place]
+
+    @property
+    def log_normaliser(self) -> torch.Tensor:
+        """Their logsumexp [predicted]."""
+        return self._batch.log_normaliser[self._place]
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The tokens that came [predicted]."""
+        return self._batch.targets[self._own]
+
+    @property
+    def log_probability(self) -> np.ndarray:
+        """Of the tokens that came, in nats, float32 [predicted]."""
+        return self._batch.log_probability[self._own]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether they were the most likely ones, bool [predicted]."""
+        return self._batch.correct[self._own]
+
+
+class _Predictions:
+    """What the rows of a pass predict.
+
+    Args:
+        logits: float32 [lines, columns kept, vocabulary].
+        line: of each prediction of every row, in which line it lies.
+        column: and in which of the columns.
+        tokens: and what came.
+    """
+
+    def __init__(self, logits: torch.Tensor, line: np.ndarray, column: np.ndarray, tokens: np.ndarray) -> None:
+        self.logits = logits
+        line_of, column_of, self.targets = torch.from_numpy(np.stack([line, column, tokens])).to(logits.device)
+        self._place = line_of, column_of
+
+    @cached_property
+    def log_normaliser(self) -> torch.Tensor:
+        return self.logits.logsumexp(-1)
+
+    @cached_property
+    def log_probability(self) -> np.ndarray:
+        return (self.logits[*self._place, self.targets] - self.log_normaliser[self._place]).cpu().numpy()
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        return (self.logits.argmax(-1)[self._place] == self.targets).cpu().numpy()
+
+
 class Reader(ABC):
     """Collects what one measure wants from a forward pass, row by row.
 
@@ -82,15 +153,8 @@ class Reader(ABC):
         """Bring together what each process saw inside: of the forward passes of several each sees its own only."""
 
     @abstractmethod
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        """Take one row.
-
-        Args:
-            index: which row.
-            logits: float32 [predicted, vocabulary].
-            log_normaliser: their logsumexp [predicted].
-            targets: the tokens that came [predicted].
-        """
+    def read(self, index: int, seen: Predicted) -> None:
+        """Take what the row of that number predicts."""
 
     @abstractmethod
     def finish(self) -> Measurement:
@@ -222,7 +286,7 @@ def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, p
     for own, everybody, counts in ranks.turns(batches):
         passed = _pass(subject, own, readers if counts else ())
         for rank, lines in enumerate(everybody):
-            _hand_out(subject, rows, readers, lines, ranks.from_rank(rank, passed))
+            _hand_out(rows, readers, lines, ranks.from_rank(rank, passed))
             done += sum(len(line.columns) for line in lines)
             progress(done, len(rows))
     for reader in readers:
@@ -248,17 +312,26 @@ def _kept(where: Batch) -> list[int]:
     return sorted({column + where.width - line.width for line in where.lines for column in line.predicting()})
 
 
-def _hand_out(subject: Any, rows: list[Row], readers: list[Reader], lines: list[Line], logits: torch.Tensor) -> None:
+def _hand_out(rows: list[Row], readers: list[Reader], lines: list[Line], logits: torch.Tensor) -> None:
     """Give every reader the logits [lines, columns kept, vocabulary] of each row of a batch."""
     where = Batch(lines, max(line.width for line in lines))
     kept = _kept(where)
-    normaliser = logits.logsumexp(-1)
     place = np.zeros(where.width, dtype=np.int64)
     place[kept] = np.arange(len(kept))
-    for line, index in where.rows():
-        row = rows[index]
-        found = place[where.columns(line, index, row.first - 1, len(row.tokens) - 1)]
-        chosen = slice(int(found[0]), int(found[-1]) + 1) if found[-1] - found[0] + 1 == len(found) else torch.from_numpy(found)
-        targets = torch.tensor(row.tokens[row.first :], device=subject.device)
+    held = [
+        (line, index, place[where.columns(line, index, rows[index].first - 1, len(rows[index].tokens) - 1)])
+        for line, index in where.rows()
+    ]
+    ends = np.cumsum([0, *(len(columns) for _, _, columns in held)])
+    predictions = _Predictions(
+        logits,
+        np.repeat([line for line, _, _ in held], np.diff(ends)),
+        np.concatenate([columns for _, _, columns in held]),
+        np.concatenate([rows[index].tokens[rows[index].first :] for _, index, _ in held]),
+    )
+    for (line, index, found), low, high in zip(held, ends[:-1], ends[1:], strict=True):
+        whole = found[-1] - found[0] + 1 == len(found)
+        columns = slice(int(found[0]), int(found[-1]) + 1) if whole else found
+        seen = Predicted(predictions, line, columns, slice(int(low), int(high)))
         for reader in readers:
-            reader.read(index, logits[line, chosen], normaliser[line, chosen], targets)
+            reader.read(index, seen)

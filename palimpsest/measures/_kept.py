@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from palimpsest.core.measurement import Measurement
-from palimpsest.measures._forward import Reader
+from palimpsest.measures._forward import Predicted, Reader
 
 
 class Kept(Reader):
@@ -14,8 +14,8 @@ class Kept(Reader):
     def __init__(self) -> None:
         self.found: dict[int, torch.Tensor] = {}
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        self.found[index] = logits - log_normaliser[:, None]
+    def read(self, index: int, seen: Predicted) -> None:
+        self.found[index] = seen.logits - seen.log_normaliser[:, None]
 
     def finish(self) -> Measurement:
         return Measurement({})

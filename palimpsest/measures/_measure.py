@@ -18,6 +18,8 @@ from palimpsest.core.spec import Spec
 from palimpsest.data.chat import ItemSet
 
 PACKAGE = "palimpsest.measures"
+_SHARE, _BYTES_A_LOGIT = 5, 14
+"""What part of a GPU's memory logits may take, and bytes of one: as the model gives it, as float32, and what that becomes."""
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
 
@@ -31,6 +33,16 @@ class Budget:
     tokens: int = 8_192
     logits: int = 2**26
     """Largest number of logits held at once (positions x vocabulary)."""
+
+    @classmethod
+    def on(cls, device: str, context: int) -> Budget:
+        """Return what suits a device: a GPU idles while Python starts a pass, and has the room for large ones."""
+        if not device.startswith("cuda"):
+            return cls(context)
+        import torch
+
+        room = torch.cuda.get_device_properties(device).total_memory // _SHARE
+        return cls(context, 2 * cls.tokens, max(cls.logits, room // _BYTES_A_LOGIT))
 
     def halved(self) -> Budget:
         return Budget(self.context, max(self.tokens // 2, 1), max(self.logits // 2, 1))

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from palimpsest.measures._sharing import agrees, tried
 
-_AT_ONCE = 2_048
+_CPU_AT_ONCE, _AT_ONCE = 2_048, 8_192
 """So many tokens of prompts are read in one pass."""
 _slotted: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -40,7 +40,7 @@ class Slots(DynamicCache):
         """Read prompts into free slots, and return the logits after each [prompts, vocabulary]."""
         lengths = np.array([len(prompt) for prompt in prompts])
         width, first = int(lengths.max()), len(self.lengths)
-        if (half := len(prompts) // 2) and len(prompts) * width > _AT_ONCE:
+        if (half := len(prompts) // 2) and len(prompts) * width > (_CPU_AT_ONCE if self.device == "cpu" else _AT_ONCE):
             return torch.cat([self.read(model, prompts[:half]), self.read(model, prompts[half:])])
         tokens = torch.zeros(len(prompts), width, dtype=torch.long)
         for line, prompt in enumerate(prompts):

@@ -16,7 +16,7 @@ from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._forward import Batch, Reader, Row, run_rows
+from palimpsest.measures._forward import Batch, Predicted, Reader, Row, run_rows
 from palimpsest.measures._measure import Budget, Progress
 from palimpsest.models.taps import adding, watching
 
@@ -70,7 +70,7 @@ class Streams(Reader):
         if kept:
             self.values[rows, self.level[depth]] = torch.stack(kept).cpu().numpy()
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         """What is looked for lies inside, not in the logits."""
 
     def finish(self) -> Measurement:
@@ -106,7 +106,7 @@ class Added(Reader):
     def end(self) -> None:
         self.places = torch.zeros(1, 1)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         """It only adds."""
 
     def finish(self) -> Measurement:
@@ -119,9 +119,8 @@ class Answers(Reader):
     def __init__(self, rows: Sequence[Row]) -> None:
         self.log_probability = np.full(len(rows), np.nan)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        chosen = logits.gather(-1, targets[:, None])[:, 0]
-        self.log_probability[index] = (chosen - log_normaliser).double().sum().item()
+    def read(self, index: int, seen: Predicted) -> None:
+        self.log_probability[index] = seen.log_probability.sum(dtype=np.float64)
 
     def finish(self) -> Measurement:
         return Measurement({"log_probability": self.log_probability})
@@ -146,11 +145,11 @@ class Cells(Reader):
         self.log_probability = np.zeros((0, 0), dtype=np.float32)
         self.log_rest = np.full(int(self.start[-1]), -np.inf)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         low, high = int(self.start[index]), int(self.start[index + 1])
         if low == high:
             return
-        log_p = logits[: high - low] - log_normaliser[: high - low, None]
+        log_p = seen.logits[: high - low] - seen.log_normaliser[: high - low, None]
         if not self.log_probability.size:
             count = min(self.most, log_p.shape[-1])
             self.log_probability = np.zeros((int(self.start[-1]), count), dtype=np.float32)

@@ -9,6 +9,8 @@ writes with ``generate`` of transformers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,10 @@ _REFILL = 4
 """Prompts are read into free slots once a quarter of all is free."""
 _CPU_ROOM = 8_192
 """More slots are no faster on a CPU."""
+_SHARE, _MOST = 8, 8
+"""A GPU holds keys and values in so small a part of its memory, and so many times what else is run at once."""
+_WORTH_THREADS = 2**20
+"""So many throws take longer than sharing them out."""
 _STEERED = (
     "bad_words_ids",
     "suppress_tokens",
@@ -86,8 +92,13 @@ class Dice:
         if not self.temperature:
             return logits
         noise = np.empty(logits.shape, dtype=np.float32)
-        for line, (name, step) in enumerate(zip(names, steps, strict=True)):
-            noise[line] = gumbel(numpy_stream(self.seed, "generation", name, step), logits.shape[-1])
+
+        def throw(line: int) -> None:
+            noise[line] = gumbel(numpy_stream(self.seed, "generation", names[line], steps[line]), logits.shape[-1])
+
+        # numpy lets go of the interpreter while it draws
+        with ThreadPoolExecutor(torch.get_num_threads()) if noise.size > _WORTH_THREADS else nullcontext() as threads:
+            list((threads.map if threads else map)(throw, range(len(names))))
         return logits.float() / self.temperature + torch.from_numpy(noise).to(logits.device)
 
 
@@ -133,8 +144,25 @@ def write(
         and _chooses_freely(subject.model)
     )
     work = _in_slots if fits and reads_slots(subject) else _generated
-    room = min(room, _CPU_ROOM) if subject.device == "cpu" else room
-    return work(subject, prompts, names, most, dice, Ends(subject, until), max(room // max(longest, 1), 1), told)
+    size = max(_room(subject, room) // max(longest, 1), 1)
+    return work(subject, prompts, names, most, dice, Ends(subject, until), size, told)
+
+
+def _room(subject: Any, room: int) -> int:
+    """Return how many tokens may be held at once on the device of a model, which is fastest with as many as fit."""
+    if subject.device == "cpu":
+        return min(room, _CPU_ROOM)
+    if not subject.device.startswith("cuda"):
+        return room
+    config = subject.model.config.get_text_config()
+    readers = getattr(config, "num_attention_heads", None)
+    if not isinstance(readers, int):
+        return room  # nothing is known of what it keeps
+    heads = getattr(config, "num_key_value_heads", None) or readers
+    width = getattr(config, "head_dim", None) or config.hidden_size // readers
+    each = 2 * config.num_hidden_layers * heads * width * subject.model.dtype.itemsize
+    memory = torch.cuda.get_device_properties(subject.device).total_memory // _SHARE
+    return max(room, min(_MOST * room, memory // each))
 
 
 def _in_slots(

@@ -18,7 +18,7 @@ from palimpsest import ranks
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._forward import Batch, ForwardMeasure, Reader, Row, whole_rows
+from palimpsest.measures._forward import Batch, ForwardMeasure, Predicted, Reader, Row, whole_rows
 from palimpsest.measures._lens import Lens
 from palimpsest.models.taps import streaming_blocks, watching
 
@@ -104,7 +104,7 @@ class _Reader(Reader):
             return
         self.residual, self.present = ranks.put_together(self.residual), ranks.put_together(self.present)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         """What is looked for lies inside, not in the logits."""
 
     def finish(self) -> Measurement:

@@ -16,7 +16,7 @@ from pydantic import Field
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._forward import ForwardMeasure, Reader, Row, whole_rows
+from palimpsest.measures._forward import ForwardMeasure, Predicted, Reader, Row, whole_rows
 
 
 class Distributions(ForwardMeasure):
@@ -50,11 +50,11 @@ class _Reader(Reader):
         self.log_rest = np.full(self.start[-1], -np.inf, dtype=np.float32)
         self.target = np.zeros(self.start[-1], dtype=np.int32)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         low, high = int(self.start[index]), int(self.start[index + 1])
         if low == high:
             return
-        log_p = logits[: high - low] - log_normaliser[: high - low, None]
+        log_p = seen.logits[: high - low] - seen.log_normaliser[: high - low, None]
         vocabulary = log_p.shape[-1]
         if self.log_probability is None:
             self.log_probability = np.zeros((self.start[-1], min(self.cells, vocabulary)), dtype=np.float32)
@@ -70,7 +70,7 @@ class _Reader(Reader):
             rest = (1.0 - log_p.double().exp().sum(-1)).clamp(min=1e-12)
             self.log_rest[low:high] = rest.log().float().cpu().numpy()
         self.log_probability[low:high] = log_p.cpu().numpy()
-        self.target[low:high] = targets[: high - low].cpu().numpy()
+        self.target[low:high] = seen.targets[: high - low].cpu().numpy()
 
     def finish(self) -> Measurement:
         assert self.log_probability is not None, "there must be at least one position"

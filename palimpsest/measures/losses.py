@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._forward import ForwardMeasure, Reader, Row, whole_rows
+from palimpsest.measures._forward import ForwardMeasure, Predicted, Reader, Row, whole_rows
 
 
 class Losses(ForwardMeasure):
@@ -33,11 +32,10 @@ class _Reader(Reader):
         self.nats = np.full(self.start[-1], np.nan, dtype=np.float32)
         self.correct = np.zeros(self.start[-1], dtype=np.bool_)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         place = slice(self.start[index], self.start[index + 1])
-        chosen = logits.gather(-1, targets[:, None])[:, 0]
-        self.nats[place] = (log_normaliser - chosen).cpu().numpy()
-        self.correct[place] = (logits.argmax(-1) == targets).cpu().numpy()
+        self.nats[place] = -seen.log_probability
+        self.correct[place] = seen.correct
 
     def finish(self) -> Measurement:
         return Measurement({"nats": self.nats, "correct": self.correct, "start": self.start.astype(np.int64)})

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import ItemSet
-from palimpsest.measures._forward import Reader, Row, run_rows
+from palimpsest.measures._forward import Predicted, Reader, Row, run_rows
 from palimpsest.measures._measure import Budget, Measure, Progress
 
 
@@ -38,9 +37,8 @@ class _Reader(Reader):
     def __init__(self, items: int) -> None:
         self.nats = np.zeros(items)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        chosen = logits.gather(-1, targets[:, None])[:, 0]
-        self.nats[index] = (log_normaliser - chosen).double().mean().item()
+    def read(self, index: int, seen: Predicted) -> None:
+        self.nats[index] = -seen.log_probability.mean(dtype=np.float64)
 
     def finish(self) -> Measurement:
         return Measurement({"nats": self.nats})

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._forward import ForwardMeasure, Reader, Row
+from palimpsest.measures._forward import ForwardMeasure, Predicted, Reader, Row
 
 
 class Options(ForwardMeasure):
@@ -39,9 +38,8 @@ class _Reader(Reader):
         self.start = np.cumsum([0, *(len(item.options) for item in items)]).astype(np.int64)
         self.log_probability = np.full(len(self.names), np.nan, dtype=np.float64)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
-        chosen = logits.gather(-1, targets[:, None])[:, 0]
-        self.log_probability[index] = (chosen - log_normaliser).double().sum().item()
+    def read(self, index: int, seen: Predicted) -> None:
+        self.log_probability[index] = seen.log_probability.sum(dtype=np.float64)
 
     def finish(self) -> Measurement:
         return Measurement({"log_probability": self.log_probability, "start": self.start}, {"names": self.names})

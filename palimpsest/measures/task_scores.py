@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import ItemSet
 from palimpsest.data.tasks import Asked, Document, Responses, TaskSet
 from palimpsest.data.windows import Encoder
-from palimpsest.measures._forward import Reader, Row, run_rows
+from palimpsest.measures._forward import Predicted, Reader, Row, run_rows
 from palimpsest.measures._measure import Budget, Measure, Progress
 from palimpsest.measures._writing import Dice, write
 
@@ -80,12 +79,11 @@ class _Reader(Reader):
         self.greedy = np.ones(count, dtype=np.bool_)
         self.tokens = np.zeros(count, dtype=np.int64)
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         owner = self.owners[index]
-        chosen = logits.gather(-1, targets[:, None])[:, 0]
-        self.total[owner] += (chosen - log_normaliser).double().sum().item()
-        self.greedy[owner] &= bool((logits.argmax(-1) == targets).all())
-        self.tokens[owner] += len(targets)
+        self.total[owner] += seen.log_probability.sum(dtype=np.float64)
+        self.greedy[owner] &= bool(seen.correct.all())
+        self.tokens[owner] += len(seen.correct)
 
     def finish(self) -> Measurement:
         return Measurement({"log_likelihood": self.total, "greedy": self.greedy, "tokens": self.tokens})

@@ -193,7 +193,7 @@ class Respondent:
             if wanted:
                 prompts = [(*before, *questions[index].prompt) for index in wanted]
                 most = max(questions[index].prompt_likely for index in wanted)
-                budget = Budget(self.subject.context_length)
+                budget = Budget.on(self.subject.device, self.subject.context_length)
                 found = read_prompts(self.subject, prompts, max(len(before), 1), most, budget, self.steering)
                 read = dict(zip(wanted, found, strict=True))
         answers = iter(written)

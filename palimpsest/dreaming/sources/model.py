@@ -57,7 +57,7 @@ class Local(Writer):
         found = how.take(
             self.loaded,
             ItemSet(name="variations", items=tuple(items)),
-            Budget(self.info.context_length),
+            Budget.on(self.plan.device, self.info.context_length),
             None,
             lambda *_: None,
         )

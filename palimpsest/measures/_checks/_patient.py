@@ -15,7 +15,7 @@ from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet, conversation
 from palimpsest.data.render import Renderer
 from palimpsest.data.user_files import text_example
-from palimpsest.measures._forward import Reader, Row, run_rows
+from palimpsest.measures._forward import Predicted, Reader, Row, run_rows
 from palimpsest.measures._measure import Budget
 from palimpsest.models.subject import Subject
 
@@ -171,9 +171,9 @@ class _Kept(Reader):
     def __init__(self, wanted: Collection[int]) -> None:
         self.wanted, self.found = wanted, dict[int, torch.Tensor]()
 
-    def read(self, index: int, logits: torch.Tensor, log_normaliser: torch.Tensor, targets: torch.Tensor) -> None:
+    def read(self, index: int, seen: Predicted) -> None:
         if index in self.wanted:
-            self.found[index] = logits - log_normaliser[:, None]
+            self.found[index] = seen.logits - seen.log_normaliser[:, None]
 
     def finish(self) -> Measurement:
         raise NotImplementedError("what was read is taken from here and not stored")
