@@ -15,11 +15,11 @@ _TAG_OF_POLE = {"express": "outcome", "withhold": "withheld"}
 _WORSE_BY = {"nats/token": "rise in loss", "points": "right answers lost"}
 _SURE = {
     "clear": "the whole intervals lie on one side of the thresholds",
-    "likely": "there is a change, but an interval reaches across a threshold",
+    "likely": "the estimates say so, but an interval reaches across a threshold",
     "not decided": "the measurements do not tell; see the reasons",
 }
 _WITHOUT_THRESHOLD = {
-    "identical": "both models gave exactly the same numbers",
+    "identical": "nothing of what was read differs",
     "described": "the difference was measured; nothing was said to be intended, so there is no threshold to judge it by",
 }
 
