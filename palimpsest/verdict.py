@@ -115,9 +115,7 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     )
 
 
-def judge_seeds(
-    by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False
-) -> Verdict:
+def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
     """Return the verdict on one recipe that was trained with several seeds.
 
     It is judged by the estimates over the seeds. But somebody ships one of these checkpoints, so what any seed's own verdict

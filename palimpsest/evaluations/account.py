@@ -89,7 +89,9 @@ def sentence(one: Compared) -> str:
     if one.state == "unknown":
         return f"on {one.task}, {one.metric.name}: could not say" + (f" ({told.remark})" if told.remark else "")
     before, after = _brief(one.before), _brief(one.after)
-    moved = f"stayed at {after}" if before == after else f"{'rose' if (change.value or 0) > 0 else 'fell'} from {before} to {after}"
+    moved = (
+        f"stayed at {after}" if before == after else f"{'rose' if (change.value or 0) > 0 else 'fell'} from {before} to {after}"
+    )
     if one.state == "identical":
         return f"on {one.task}, {one.metric.name}: no item has another score ({before})"
     return f"on {one.task}, {one.metric.name} {moved} ({told.sentence}): {WORDS[one.state]}{_against(one)}"
