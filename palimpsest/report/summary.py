@@ -20,7 +20,7 @@ _SURE = {
 }
 _WITHOUT_THRESHOLD = {
     "identical": "nothing of what was read differs",
-    "described": "the difference was measured; nothing was said to be intended, so there is no threshold to judge it by",
+    "described": "it was measured; nothing was said to be intended, so there is no threshold for the change itself",
 }
 
 Row = tuple[str, Estimate | None, Estimate | None, Estimate | None]
