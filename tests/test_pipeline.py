@@ -333,4 +333,6 @@ def test_two_copies_of_one_model_are_identical_whatever_is_asked(model: Path, tm
     assert run.verdict.labels == ("identical",) and run.verdict.sure == "clear"
     assert "same weights, configuration, tokenizer and chat template" in run.verdict.reasons[0]
     assert summary(run.record).sure == "clear, nothing of what was read differs"
-    assert "both are the same model" in run.report.read_text(encoding="utf-8")
+    page = run.report.read_text(encoding="utf-8")
+    assert "both are the same model" in page and "There is none: nothing changed." in page
+    assert outcomes(run)["steering"] == "not_applicable" and "<b>Could not say</b> <a" not in page, "only in its own part"

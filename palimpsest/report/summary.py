@@ -118,7 +118,11 @@ def _pole(pole: str, results: dict[str, Result], findings: list[Finding]) -> Row
 
 
 def unanswered(record: RunRecord) -> Iterator[tuple[str, str, str]]:
-    """Yield (audit, state, why) of each audit of the first seed that gave no numbers and could with something else given."""
+    """Yield (audit, state, why) of each audit of the first seed that gave no numbers and could with something else given.
+
+    Of identical models every answer is known, so that only audits that failed are left to tell.
+    """
+    known = record.verdict.labels[0] == "identical"
     for outcome in record.seeds[0].outcomes if record.seeds else ():
-        if outcome.result is None and outcome.mendable:
+        if outcome.result is None and outcome.mendable and not (known and outcome.state == "not_applicable"):
             yield outcome.audit, outcome.state, outcome.why
