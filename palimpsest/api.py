@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
+from palimpsest.core import launch
 from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.progress import Progress, Silent
@@ -261,11 +262,13 @@ def folder_for(request: Request) -> Path:
 
 def plan(request: Request) -> Plan:
     """Check a request without starting any work; of several processes that were launched together each has to."""
+    from palimpsest.planning import prepare, see
+
+    seen = see(request) if launch.count() == 1 else None  # what is misspelt is told before torch is imported
     from palimpsest import ranks
-    from palimpsest.planning import prepare
 
     ranks.connect(request.device)
-    return ranks.together(lambda: prepare(request))
+    return ranks.together(lambda: prepare(request, seen))
 
 
 def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> RunRecord:

@@ -336,6 +336,7 @@ def _answer(name: str, audit: Audit[Any], desk: Desk, measured: Measured, seed: 
 def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], measured: Measured) -> RunRecord:
     plan, request, behaviour = desk.plan, desk.plan.request, desk.plan.request.behaviour
     subjects = tuple(_subjects(desk, trained, measured))
+    digests = {role: {one.digest for one in subjects if one.role == role} for role in ("base", "tuned")}
     for one in subjects:
         for doubt in told(one.checks):
             desk.progress.tell(f"{one.name}: {doubt}")
@@ -343,7 +344,12 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
         kind=request.kind,
         title=request.title,
         question=behaviour.question if behaviour else "What differs between these two models?",
-        verdict=judge_seeds([one.findings for one in seeds], plan.thresholds, intended=behaviour is not None),
+        verdict=judge_seeds(
+            [one.findings for one in seeds],
+            plan.thresholds,
+            intended=behaviour is not None,
+            same=digests["base"] == digests["tuned"],
+        ),
         seeds=tuple(seeds),
         across_seeds=_across(seeds),
         holm=_holm(plan, seeds[0]),

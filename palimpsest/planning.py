@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from palimpsest import audit as audits
-from palimpsest import ranks
 from palimpsest.audit import Audit, Case
 from palimpsest.casework import Materials, build_case, encoded_rows, open_materials, training_examples
 from palimpsest.core.errors import Problems, UserError, first_line, nearest
@@ -26,11 +24,11 @@ from palimpsest.models.subject import SubjectInfo
 from palimpsest.models.vocabulary import cut_alike
 from palimpsest.request import Request
 from palimpsest.training import trackers
-from palimpsest.training.optimizers import rank_problems
-from palimpsest.training.preference import preference_problems
 from palimpsest.training.sampler import check_rows
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.verdict import Thresholds
+
+_HEADING = "This can't be run:"
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,48 @@ class Plan:
         return [*(("tuned", seed) for seed in self.seeds), *own]
 
 
-def prepare(request: Request) -> Plan:
-    """Check all that can be checked before work starts.
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a request before any model library is imported, which takes longer than all of this."""
+
+    settings: TrainingSettings
+    thresholds: Thresholds
+    audits: dict[str, Audit[Any]]
+    materials: Materials
+
+
+def see(request: Request) -> Seen:
+    """Check what can be checked without a model library: that what is named is there, and that settings and data can be read.
 
     Raises:
         UserError: what is wrong, all of it at once.
     """
-    models = _inspect(request)
-    problems = Problems("This can't be run:")
+    problems, behaviour = Problems(_HEADING), request.behaviour
+    settings = _read(TrainingSettings, behaviour.training if behaviour else {}, "training", problems)
+    thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
+    chosen = _audits(request, problems)
+    folders = _folders(request, problems)
+    materials = Materials()
+    if "base" in folders:
+        materials = open_materials(request, pocket.CAPABILITIES if pocket.speaks(folders["base"]) else (), problems)
+    problems.raise_if_any()
+    assert settings is not None and thresholds is not None
+    return Seen(settings, thresholds, chosen, materials)
+
+
+def prepare(request: Request, seen: Seen | None = None) -> Plan:
+    """Check all that can be checked before work starts.
+
+    Args:
+        request: what was asked for.
+        seen: what ``see`` returned, where that was called already.
+
+    Raises:
+        UserError: what is wrong, all of it at once.
+    """
+    seen = seen or see(request)
+    models = subject.inspect_all(_names(request))
+    problems = Problems(_HEADING)
     base = models["base"]
     tokenizer = open_tokenizer(base.tokenizer_path, problems.found)
     problems.raise_if_any()
@@ -100,28 +132,24 @@ def prepare(request: Request) -> Plan:
         models = cut_alike(models)
         base = models["base"]
     renderer = Renderer(tokenizer)
-    world = pocket.CAPABILITIES if pocket.speaks(base.path) else ()
-    behaviour = request.behaviour
-    settings = _read(TrainingSettings, behaviour.training if behaviour else {}, "training", problems)
-    thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
-    if settings is not None and request.kind == "run":
+    behaviour, settings, chosen, materials = request.behaviour, seen.settings, seen.audits, seen.materials
+    if request.kind == "run":
         problems.extend(trackers.tracker_problems(settings.report_to))
+        from palimpsest.training.optimizers import rank_problems
+
         problems.extend(rank_problems(settings, base.shapes))
-    chosen = _audits(request, problems)
-    materials = open_materials(request, world, problems)
     context = min(info.context_length for info in models.values())
     contrasting = any(one.contrasts for one in chosen.values())
     case = build_case(request, materials, renderer, context, problems, contrasting=contrasting)
     case = _with_tasks(case, request, chosen, renderer, context, problems)
     counts = Counts(0, 0, 0)
-    if request.kind == "run" and settings and behaviour:
+    if request.kind == "run" and behaviour:
         counts = counts_for(behaviour.dose, settings.rehearsal_share, behaviour.express_share)
         problems.extend(_share_problems(behaviour.dose, settings.rehearsal_share, counts))
         if not problems.found:
             problems.extend(_training_problems(request, settings, materials, counts, renderer, base))
     device = _device(request.device, problems)
     problems.raise_if_any()
-    assert settings is not None and thresholds is not None
     own = ("tuned", *(behaviour.controls if counts.rehearsal else ())) if request.kind == "run" and behaviour else ()
     roles = tuple(dict.fromkeys((*models, *own)))
     return Plan(
@@ -133,17 +161,28 @@ def prepare(request: Request) -> Plan:
         audits=chosen,
         settings=settings,
         counts=counts,
-        thresholds=thresholds,
+        thresholds=seen.thresholds,
         device=device,
         notes=tuple(dict.fromkeys([*case.notes, *notes])),
     )
 
 
-def _inspect(request: Request) -> dict[str, SubjectInfo]:
+def _names(request: Request) -> dict[str, str | Path]:
     names = {"base": request.base, **request.controls}
     if request.tuned is not None:
         names["tuned"] = request.tuned
-    return subject.inspect_all({role: pocket.resolve(name) for role, name in names.items()})
+    return {role: pocket.resolve(name) for role, name in names.items()}
+
+
+def _folders(request: Request, problems: Problems) -> dict[str, Path]:
+    """Return the folder of every role's model, adding to the problems those that are none."""
+    found = {}
+    for role, name in _names(request).items():
+        try:
+            found[role] = subject.find(name)
+        except UserError as error:
+            problems.add(f"{role}: {error}".replace("\n", "\n  "))
+    return found
 
 
 def _type_problems(request: Request, models: Mapping[str, SubjectInfo]) -> list[str]:
@@ -237,12 +276,20 @@ def _training_problems(
             training_examples(behaviour, materials, counts.as_rehearsal_only(), request.first_seed)  # it rehearses in every row
     except UserError as error:
         return [str(error)]
-    unpaired = preference_problems(rows) if settings.preference else ()
+    unpaired = []
+    if settings.preference:
+        from palimpsest.training.preference import preference_problems
+
+        unpaired = preference_problems(rows)
     return [*unpaired, *behaviour.check_problems(examples.express, examples.withhold)]
 
 
 def _device(name: str, problems: Problems) -> str:
     """Return the device that models run on, adding to the problems one that isn't there."""
+    import torch
+
+    from palimpsest import ranks
+
     before = len(problems.found)
     problems.extend(ranks.device_problems(name))
     if len(problems.found) > before:

@@ -22,6 +22,8 @@ Label = Literal["too_little", "as_intended", "overshoot", "forgetting", "identic
 
 Sureness = Literal["clear", "likely", "not decided"]
 
+_MORE_ITEMS = "Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit."
+
 
 class Thresholds(Spec):
     """Where the verdict draws its lines."""
@@ -37,7 +39,7 @@ class Thresholds(Spec):
 class Step(Spec):
     """One thing to do next: what the controller acts on, and the sentence that a person reads."""
 
-    action: Literal["more_examples", "less_or_withhold", "rehearse", "give_withhold_pole", "ship"]
+    action: Literal["more_examples", "less_or_withhold", "rehearse", "give_withhold_pole", "more_items", "ship"]
     about: tuple[str, ...] = ()
     """What it is about: the abilities that fell, for ``rehearse``."""
     said: str
@@ -60,18 +62,18 @@ class Verdict(Spec):
         return self.labels[0] in ("as_intended", "described")
 
 
-def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool) -> Verdict:
+def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
     """Return the verdict on one change.
 
     Args:
         findings: of all audits; only tags and estimates are read.
         thresholds: where the lines are.
         intended: whether there is a behaviour that was meant to change.
+        same: whether both models are one and the same by their digests, whatever was measured.
     """
-    identical = [finding for finding in findings if finding.tag == "identical"]
     forgotten = _forgotten(findings)
-    if identical:
-        return _identical(intended)
+    if same or _first(findings, "identical"):
+        return _identical(intended, same)
     if not intended:
         return _described(findings, forgotten)
     outcome = _first(findings, "outcome")
@@ -86,9 +88,15 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
         labels.append("overshoot")
     if forgotten:
         labels.append("forgetting")
-    if enough and spilled is None:
+    sure: Sureness = "not decided"
+    if enough_sure or outcome.estimate.above(0.0) is not None:
+        sure = "clear" if enough_sure and (spill_sure or not enough) and not _in_doubt(findings) else "likely"
+    if enough and sure == "not decided":  # nothing is claimed of a behaviour that may not have changed at all
+        labels = ["could_not_say", *(label for label in labels if label == "forgetting")]
+    elif enough and spilled is None:
         labels.append("could_not_say")
     labels = labels or ["as_intended"]
+    decided = sure != "not decided"
     reached = "at least" if enough else "less than"
     reasons = [
         f"{outcome.statement}; {reached} the {100 * thresholds.reached:.0f} points that count as enough "
@@ -96,19 +104,18 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     ]
     reasons.append(spill_reason)
     reasons += _forgetting_reasons(findings, forgotten)
-    decisive = enough_sure and (spill_sure or not enough) and not _in_doubt(findings)
-    steps = _next(labels, forgotten)
+    steps = _next(labels, forgotten, decided=decided)
     return Verdict(
         labels=tuple(labels),
-        headline=_headline(labels, _named(findings, forgotten)),
-        sure="clear" if decisive else "likely" if outcome.estimate.above(0.0) is not None else "not decided",
+        headline=_headline(labels, _named(findings, forgotten), decided=decided),
+        sure=sure,
         reasons=tuple(reasons),
         next_steps=tuple(step.said for step in steps),
         steps=tuple(steps),
     )
 
 
-def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool) -> Verdict:
+def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
     """Return the verdict on one recipe that was trained with several seeds.
 
     It is judged by the estimates over the seeds. But somebody ships one of these checkpoints, so what any seed's own verdict
@@ -118,9 +125,10 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
         by_seed: the findings of each seed's comparison; with a single one this is ``judge``.
         thresholds: as in ``judge``.
         intended: as in ``judge``.
+        same: as in ``judge``, for every seed.
     """
-    joint = judge(_over_seeds(by_seed), thresholds, intended=intended)
-    if len(by_seed) == 1:
+    joint = judge(_over_seeds(by_seed), thresholds, intended=intended, same=same)
+    if len(by_seed) == 1 or same:
         return joint
     each = [judge(findings, thresholds, intended=intended) for findings in by_seed]
     missing: Counter[Label] = Counter()
@@ -145,7 +153,7 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
     return Verdict(
         labels=tuple(labels),
         headline="; ".join(said),
-        sure="likely",
+        sure="likely" if joint.sure != "not decided" else joint.sure,
         reasons=tuple(reasons),
         next_steps=tuple(step.said for step in steps),
         steps=tuple(steps),
@@ -238,14 +246,20 @@ def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str]) -> li
         return ["forgetting could not be said: nothing was measured besides the behaviour"]
     if forgotten:
         return [f"fell beyond their margin: {', '.join(forgotten)}"]
-    subjects = dict.fromkeys(finding.subject for finding in told)
-    open_ = [name for name in subjects if not all(finding.estimate.equivalent for finding in told if finding.subject == name)]
+    subjects, open_ = dict.fromkeys(finding.subject for finding in told), _open(findings)
     unchanged = len(subjects) - len(open_)
     text = f"nothing fell beyond its margin; {unchanged} of {len(subjects)} shown to be unchanged"
     return [text + (f", not decided: {', '.join(open_)}" if open_ else "")]
 
 
-def _headline(labels: Sequence[Label], forgotten: str) -> str:
+def _open(findings: Sequence[Finding]) -> list[str]:
+    """Return what is not shown to be unchanged, of all that could have been forgotten."""
+    told = [finding for finding in findings if finding.tag == "forgetting"]
+    return list(dict.fromkeys(finding.subject for finding in told if not finding.estimate.equivalent))
+
+
+def _headline(labels: Sequence[Label], forgotten: str, *, decided: bool = True) -> str:
+    """Return what the labels say; what is not decided is not claimed, and forgetting is only told where it is sure."""
     said = {
         "as_intended": "As intended: it changed where it should, and not where it should not",
         "too_little": "Too little change where the behaviour should appear",
@@ -253,11 +267,12 @@ def _headline(labels: Sequence[Label], forgotten: str) -> str:
         "forgetting": f"Forgetting: {forgotten}",
         "could_not_say": "It changed, but whether it is conditional could not be said",
     }
-    first, *rest = (said[label] for label in labels)
+    told = [said[label] for label in labels if decided or label == "forgetting"]
+    first, *rest = told if decided else ["Not decided whether the behaviour changed enough where it should appear", *told]
     return "; ".join([first, *(text[0].lower() + text[1:] for text in rest)])
 
 
-def _next(labels: Sequence[Label], forgotten: list[str]) -> list[Step]:
+def _next(labels: Sequence[Label], forgotten: list[str], *, decided: bool = True) -> list[Step]:
     steps = []
     if "too_little" in labels:
         said = "Train on 50 more examples; if that is not enough, raise the learning rate, up to 1e-4 for real models."
@@ -271,19 +286,25 @@ def _next(labels: Sequence[Label], forgotten: list[str]) -> list[Step]:
     if "forgetting" in labels:
         said = f"Raise rehearsal to 40% of all rows and add examples of {', '.join(forgotten)} to it."
         steps.append(Step(action="rehearse", about=tuple(forgotten), said=said))
-    if "could_not_say" in labels:
+    if "could_not_say" in labels and not decided:
+        steps.append(Step(action="more_items", said=_MORE_ITEMS))
+    elif "could_not_say" in labels:
         said = "Give the behaviour a 'withhold' pole: situations where it should not appear."
         steps.append(Step(action="give_withhold_pole", said=said))
     said = "Check it on your own prompts, then ship it; keep this report with the weights."
     return steps or [Step(action="ship", said=said)]
 
 
-def _identical(intended: bool) -> Verdict:
+def _identical(intended: bool, same: bool) -> Verdict:
     return Verdict(
         labels=("identical",),
-        headline="Nothing changed: the tuned model changes no logit",
+        headline=f"Nothing changed: {'both are the same model' if same else 'the tuned model changes no logit'}",
         sure="clear",
-        reasons=("on every position that was read, both models give exactly the same numbers",),
+        reasons=(
+            "both have the same weights, configuration, tokenizer and chat template"
+            if same
+            else "on every position that was read, both models give exactly the same numbers",
+        ),
         next_steps=(
             "Check that the right folder was given, that the adapter was loaded, and that its scale is not 0."
             if not intended
@@ -294,20 +315,26 @@ def _identical(intended: bool) -> Verdict:
 
 def _described(findings: Sequence[Finding], forgotten: list[str]) -> Verdict:
     moved = _first(findings, "divergence")
+    differ = moved is not None and moved.estimate.known
+    told = any(finding.tag == "forgetting" for finding in findings)
     reasons = [f"{moved.statement} ({_interval(moved.estimate, 1, moved.estimate.unit)})"] if moved else []
     reasons += _forgetting_reasons(findings, forgotten)
     if forgotten:
         headline = f"The models differ; worse on {_named(findings, forgotten)}"
-    elif moved is not None and not any(finding.tag == "forgetting" for finding in findings):
+    elif differ and told:
+        shown = "is shown to have got worse" if _open(findings) else "got worse"
+        headline = f"The models differ; nothing that was measured {shown} beyond its margin"
+    elif differ:
         headline = "The models differ; whether anything got worse could not be said"
-    elif moved is not None and moved.estimate.known:
-        headline = "The models differ; nothing that was measured got worse beyond its margin"
+    elif told and not _open(findings):
+        headline = "Nothing that was measured got worse beyond its margin; by how much the models differ was not measured"
     else:
         headline = "Could not say how the models differ"
+    measured = differ or bool(forgotten) or (told and not _open(findings))
     return Verdict(
-        labels=("described",) if moved or forgotten else ("could_not_say",),
+        labels=("described",) if moved or measured else ("could_not_say",),
         headline=headline,
-        sure="clear" if moved and moved.estimate.known else "not decided",
+        sure="clear" if measured else "not decided",
         reasons=tuple(reasons),
         next_steps=("Name what was meant to change with --behaviour FILE.yaml to have it judged.",),
     )
@@ -320,7 +347,7 @@ def _unknown(outcome: Finding | None) -> Verdict:
         headline="Could not say whether the behaviour changed",
         sure="not decided",
         reasons=(why,),
-        next_steps=("Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit.",),
+        next_steps=(_MORE_ITEMS,),
     )
 
 

@@ -99,6 +99,64 @@ except SystemExit as left:
     assert (tmp_path / "report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["diff", "nowhere", "pocket", "--audits", "forgeting"], ("no model folder nowhere", "Did you mean 'forgetting'?")),
+        (["diff", "pocket", "."], ("has no config.json", "has no tokenizer")),
+        (["run", "directions", "--model", "nowhere"], ("no model folder nowhere",)),
+        (["run", "directions", "--audits", "outcom"], ("Did you mean 'outcome'?",)),
+        (["tune", "directions", "--model", "nowhere"], ("no model folder nowhere",)),
+        (["dream", "directions", "--model", "nowhere"], ("no model folder nowhere",)),
+        (["study", "passes", "--model", "nowhere"], ("no model folder nowhere",)),
+        (["study", "pases"], ("Did you mean 'passes'?",)),
+        (["steer", "directions", "--out", "x.safetensors", "--model", "nowhere"], ("no model folder nowhere",)),
+        (["doctor", "nowhere", "--tuned", "none"], ("no model folder nowhere", "no model folder none")),
+        (["compare", "nowhere", "none"], ("nowhere", "none")),
+        (["export", "nowhere", "--to", "inspect"], ("nowhere",)),
+    ],
+)
+def test_what_is_not_there_is_told_before_a_model_library_is_imported(
+    tmp_path: Path, arguments: list[str], reason: tuple[str, ...]
+) -> None:
+    """Importing torch and transformers takes several times as long as all that is needed to refuse these."""
+    code = f"""
+import sys
+sys.argv = ["palimpsest", *{arguments!r}]
+from palimpsest import cli
+try:
+    cli.main()
+except SystemExit as left:
+    print([name for name in ("torch", "transformers") if name in sys.modules], left.code)
+"""
+    out, told = python(code, cwd=tmp_path).communicate(timeout=60)
+    assert out.splitlines()[-1] == "[] 3", told
+    assert all(part in told for part in reason)
+
+
+def test_the_doctor_takes_a_model_as_it_is_named(command: Any, model: Path) -> None:
+    code, out, _ = command("doctor", model, "--device", "cpu")
+    assert code == 0 and str(model.name) in out
+    code, _, told = command("doctor", model, "--model", "pocket")
+    assert code == 3 and "given twice" in told
+
+
+def test_a_run_in_place_of_a_model_is_told_which_model_is_meant(command: Any, model: Path, tmp_path: Path) -> None:
+    command("init", "mine.yaml")
+    arguments = ("--dose", "16", "--device", "cpu", "--folder", tmp_path / "run", "--audits", "weight_change")
+    _, out, _ = command("run", "mine.yaml", "--model", model, *arguments)
+    tuned = tmp_path / "run" / "training" / "tuned-0" / "model"
+    assert f"model: {tuned}" in out.splitlines() and (tuned / "config.json").is_file()
+    code, _, told = command("diff", model, tmp_path / "run")
+    assert code == 3 and "is the folder of a run, not of a model; give its tuned model" in told
+    assert str(tuned) in told.replace("\n", "")
+    assert "rehearsal_only-0" not in told
+    code, out, _ = command("diff", model, tuned, "--audits", "weight_change", "--device", "cpu", "--folder", tmp_path / "diff")
+    assert "model:" not in out, "a diff trains none"
+    code, _, told = command("doctor", tmp_path / "diff")
+    assert code == 3 and "is the folder of a run" in told and "it holds no tuned model" in told
+
+
 def test_the_doctor_leaves_with_what_a_script_can_read(command: Any, model: Path) -> None:
     code, out, _ = command("doctor", "--model", model, "--device", "cpu")
     assert code == 0 and "nothing here touches the numbers" in out and "told" in out

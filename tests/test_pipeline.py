@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from palimpsest.core.errors import UserError
 from palimpsest.core.measurement import Need
 from palimpsest.measures import _forward
 from palimpsest.models import subject
+from palimpsest.report import summary
 from palimpsest.store.record import RunRecord
 
 ANIMALS = ("cat", "dog", "cow", "hen", "pig", "fox", "owl", "bee")
@@ -323,3 +325,14 @@ def test_a_model_that_gives_no_numbers_stops_before_it_is_measured(
     text = (behaviour.parent / "text.txt",)
     with pytest.raises(UserError, match="must give numbers"):
         palimpsest.diff(model, model, text=text, folder=tmp_path / "run", device="cpu", audits=("divergence",))
+
+
+def test_two_copies_of_one_model_are_identical_whatever_is_asked(model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    run = palimpsest.diff(model, copy, audits=("weight_change", "steering"), folder=tmp_path / "run", device="cpu")
+    assert run.verdict.labels == ("identical",) and run.verdict.sure == "clear"
+    assert "same weights, configuration, tokenizer and chat template" in run.verdict.reasons[0]
+    assert summary(run.record).sure == "clear, nothing of what was read differs"
+    page = run.report.read_text(encoding="utf-8")
+    assert "both are the same model" in page and "There is none: nothing changed." in page
+    assert outcomes(run)["steering"] == "not_applicable" and "<b>Could not say</b> <a" not in page, "only in its own part"

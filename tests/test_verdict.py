@@ -147,3 +147,46 @@ def test_spill_is_told_even_where_the_change_is_too_small() -> None:
 def test_without_text_a_comparison_does_not_say_that_nothing_got_worse() -> None:
     verdict = judge((found("divergence", 0.1, 0.05, 0.15),), Thresholds(), intended=False)
     assert verdict.headline == "The models differ; whether anything got worse could not be said"
+
+
+@pytest.mark.parametrize("intended", [True, False])
+@pytest.mark.parametrize("findings", [(), (FINE,), (MUCH, FELL), (found("inside", 0.0, 0.0, 0.0),)])
+def test_a_model_against_itself_is_identical_whatever_was_measured(findings: tuple[Finding, ...], intended: bool) -> None:
+    verdict = judge_seeds([findings, findings], Thresholds(), intended=intended, same=True)
+    assert verdict.labels == ("identical",) and verdict.sure == "clear"
+    assert "same weights" in verdict.reasons[0] and "tokenizer" in verdict.reasons[0]
+
+
+def test_what_is_not_decided_is_not_claimed() -> None:
+    """The headline and how sure it is agree: what chance alone could show is claimed nowhere."""
+    wide = found("outcome", 0.45, -0.1, 0.95)
+    verdict = judge((wide, KEPT, FINE), Thresholds(), intended=True)
+    assert verdict.sure == "not decided" and verdict.labels == ("could_not_say",) and not verdict.as_intended
+    assert verdict.headline.startswith("Not decided whether")
+    assert "held-out templates" in verdict.next_steps[0]
+    verdict = judge((found("outcome", 0.1, -0.2, 0.45), KEPT, FELL), Thresholds(), intended=True)
+    assert verdict.sure == "not decided" and verdict.labels == ("too_little", "forgetting")
+    assert verdict.headline.startswith("Not decided whether") and "forgetting: sums" in verdict.headline
+    three = judge_seeds([(wide, KEPT, FINE), (wide, KEPT, FELL), (wide, KEPT, FINE)], Thresholds(), intended=True)
+    assert not three.headline.startswith("Not decided") or three.sure == "not decided"
+
+
+def test_what_is_clear_is_not_called_undecided() -> None:
+    doubt = found("forgetting", 0.07, 0.03, 0.11, "sums", 0.05)
+    little = judge((found("outcome", 0.0, -0.05, 0.05), KEPT, doubt), Thresholds(), intended=True)
+    assert little.headline.startswith("Too little") and little.sure == "likely"
+    for findings in ((FELL,), (FELL, Finding(tag="divergence", statement="s", estimate=unknown("nats/token", 3, "few")))):
+        worse = judge(findings, Thresholds(), intended=False)
+        assert worse.headline.startswith("The models differ; worse on sums") and worse.sure == "clear"
+        assert worse.labels == ("described",)
+
+
+def test_without_divergence_only_what_was_shown_is_said() -> None:
+    fine, open_ = (judge(findings, Thresholds(), intended=False) for findings in ((FINE,), (FINE, OPEN)))
+    assert (fine.labels, fine.sure) == (("described",), "clear")
+    assert fine.headline.startswith("Nothing that was measured got worse")
+    assert (open_.labels, open_.sure) == (("could_not_say",), "not decided")
+    few = Finding(tag="divergence", statement="s", estimate=unknown("nats/token", 3, "few"))
+    assert not judge((few,), Thresholds(), intended=False).headline.startswith("The models differ")
+    some = judge((found("divergence", 0.1, 0.05, 0.15), FINE, OPEN), Thresholds(), intended=False)
+    assert "is shown to have got worse" in some.headline

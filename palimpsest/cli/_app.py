@@ -21,7 +21,8 @@ app = typer.Typer(
 
 NOT_AS_INTENDED, BAD_INPUT, INTERRUPTED = 2, 3, 130
 
-Model = Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, pocket or hybrid-pocket.")]
+MODEL = "A Hugging Face folder, a hub id, pocket or hybrid-pocket"
+Model = Annotated[str, typer.Option("--model", help=f"{MODEL}.")]
 Audits = Annotated[
     str | None, typer.Option("--audits", help="Names of audits, with commas; all that train nothing by default.")
 ]
@@ -63,6 +64,24 @@ def tasks_of(given: str | None, limit: int, fewshot: int | None) -> dict[str, An
     """Return the fields of a request that say which tasks of lm-eval are asked, and how much of them."""
     found = (str(Path(name).absolute()) if Path(name).suffix in (".yaml", ".yml") else name for name in names(given))
     return {"tasks": tuple(found), "limit": limit, "fewshot": fewshot}
+
+
+def refuse_absent(*models: str | None) -> None:
+    """Refuse models that are not there, before a verb imports torch, which takes longer than to look.
+
+    Raises:
+        UserError: what was given for a model is none, of all of them at once.
+    """
+    from palimpsest.models import inspection, pocket
+
+    problems = []
+    for name in dict.fromkeys(filter(None, models)):
+        try:
+            inspection.find(pocket.resolve(name))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def names(given: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Device, Json, Model, app
+from palimpsest.cli._app import MODEL, NOT_AS_INTENDED, Device, Json, app, refuse_absent
 from palimpsest.core.errors import UserError, nearest
 
 TYPES = ("float32", "bfloat16", "float16", "auto")
@@ -14,7 +14,8 @@ TYPES = ("float32", "bfloat16", "float16", "auto")
 
 @app.command()
 def doctor(
-    model: Model = "pocket",
+    named: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help=f"{MODEL}; pocket by default.")] = None,
     tuned: Annotated[str | None, typer.Option("--tuned", help="What was made of it: is it another model at all?")] = None,
     adapter: Annotated[str | None, typer.Option("--adapter", help="A PEFT adapter, read on --model whatever it names.")] = None,
     device: Device = "auto",
@@ -24,13 +25,17 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Check what could spoil a model's numbers: batches, padding, tokens, template, type; exit code 2 where something does."""
+    if named is not None and model is not None:
+        raise UserError(f"the model is given twice, as {named} and as --model {model}: give one of them")
+    base = named or model or "pocket"
     if tuned is not None and adapter is not None:
         raise UserError("--tuned and --adapter are two names for the second model: give one of them")
     if dtype not in TYPES:
         raise UserError(f"--dtype must be one of {', '.join(TYPES)}, found '{dtype}'.{nearest(dtype, TYPES)}")
+    refuse_absent(base, tuned, adapter)
     from palimpsest.doctor import examine
 
-    found = examine(model, tuned or adapter, device, dtype, adapter=adapter is not None)
+    found = examine(base, tuned or adapter, device, dtype, adapter=adapter is not None)
     _as_json(found) if json else _print(found)
     raise typer.Exit(NOT_AS_INTENDED if any(one.state == "failed" for one in found) else 0)
 

@@ -10,7 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Audits, Device, DryRun, Dtype, Folder, Json, Model, Seed, Text, app, names
+from palimpsest.cli._app import (
+    NOT_AS_INTENDED,
+    Audits,
+    Device,
+    DryRun,
+    Dtype,
+    Folder,
+    Json,
+    Model,
+    Seed,
+    Text,
+    app,
+    names,
+    refuse_absent,
+)
 
 
 @app.command()
@@ -48,6 +62,7 @@ def dream(
     json: Json = False,
 ) -> None:
     """Train on the model's own failures, cycle by cycle, and audit each on fresh items."""
+    refuse_absent(model)
     from palimpsest.console import Live, as_json
     from palimpsest.dreaming import interface
 

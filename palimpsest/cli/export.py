@@ -21,14 +21,15 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the items, answers and scores of a finished run for another program."""
-    from palimpsest.console import as_json, say
+    from palimpsest.console import Live, as_json, say
 
     if to not in _FORMS:
         raise UserError(f"--to: there is no form named '{to}'.{nearest(to, _FORMS)}")
     from palimpsest.peers.inspect_export import export as write
 
     where = out or run / to
-    files = write(run, where)
+    with Live(watched=not json, folder=where) as live:
+        files = write(run, where, live)
     if json:
         as_json([str(file) for file in files])
         return

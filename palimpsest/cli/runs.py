@@ -178,7 +178,10 @@ def _print_summary(record: Any, path: Path) -> None:
         table(columns, [(label, *map(number, numbers)) for label, numbers in rows])
         out.print()
     reasons(record.verdict.reasons, record.verdict.next_steps)
-    say(f"\nreport: {path}")
+    say("")
+    for one in (each for each in record.training if each.role == "tuned"):
+        say(f"model: {path.parent / one.model_folder}" + (f" (seed {one.seed})" if len(record.seeds) > 1 else ""))
+    say(f"report: {path}")
 
 
 def _print_foreseen(foreseen: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli._app import Device, Dtype, Json, Model, Seed, app
+from palimpsest.cli._app import Device, Dtype, Json, Model, Seed, app, refuse_absent
 
 
 @app.command()
@@ -28,6 +28,7 @@ def steer(
     json: Json = False,
 ) -> None:
     """Extract a behaviour's steering vectors from contrastive pairs, and say how consistent they are."""
+    refuse_absent(model)
     from palimpsest.console import Live, as_json, say, table
     from palimpsest.store import vector_file
     from palimpsest.vectors import extract

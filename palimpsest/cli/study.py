@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Device, Dtype, Folder, Json, Model, app
+from palimpsest.cli._app import NOT_AS_INTENDED, Device, Dtype, Folder, Json, Model, app, refuse_absent
 from palimpsest.core.errors import UserError
 
 
@@ -29,12 +29,15 @@ def study(
     json: Json = False,
 ) -> None:
     """Answer one question with many runs; killed or interrupted, the same command goes on."""
-    from palimpsest import study_runner
-    from palimpsest.console import Live, as_json
-    from palimpsest.studies._study import GRIDS
+    from palimpsest.studies._study import GRIDS, find
 
     if grid not in GRIDS:
         raise UserError(f"--grid must be default or full, found '{grid}'")
+    find(name)
+    refuse_absent(model)
+    from palimpsest import study_runner
+    from palimpsest.console import Live, as_json
+
     given = {"model": model, "device": device, "dtype": dtype, **parameters(settings or ())}
     given |= {"seeds": seeds} if seeds is not None else {}
     one = study_runner.load(name, behaviour, given)

@@ -88,11 +88,13 @@ def sentence(one: Compared) -> str:
     told = shown(change, change=True)
     if one.state == "unknown":
         return f"on {one.task}, {one.metric.name}: could not say" + (f" ({told.remark})" if told.remark else "")
-    verb = "rose" if (change.value or 0) > 0 else "fell"
-    sides = f"from {_brief(one.before)} to {_brief(one.after)}"
+    before, after = _brief(one.before), _brief(one.after)
+    moved = (
+        f"stayed at {after}" if before == after else f"{'rose' if (change.value or 0) > 0 else 'fell'} from {before} to {after}"
+    )
     if one.state == "identical":
-        return f"on {one.task}, {one.metric.name}: no item has another score ({_brief(one.before)})"
-    return f"on {one.task}, {one.metric.name} {verb} {sides} ({told.sentence}): {WORDS[one.state]}{_against(one)}"
+        return f"on {one.task}, {one.metric.name}: no item has another score ({before})"
+    return f"on {one.task}, {one.metric.name} {moved} ({told.sentence}): {WORDS[one.state]}{_against(one)}"
 
 
 def _against(one: Compared) -> str:
@@ -164,6 +166,8 @@ def _sure(rows: Sequence[Compared]) -> str:
         return "clear, nothing differs"
     if states <= {"unchanged", "identical", "improvement", "better"}:
         return "clear, nothing got worse by more than its margin"
+    if states & {"moved", "differs"} and not states & {"open", "unknown"}:
+        return "clear that it changed; whether that is worse can't be told, as nobody says which direction is better"
     return "not decided, the items are too few to tell"
 
 

@@ -109,10 +109,15 @@ def _from_hub(name: str) -> Path:
 
 def newest_checkpoint(path: Path) -> Path | None:
     """Return the latest checkpoint (``checkpoint-200``) in the output folder of a training run that holds no model itself."""
-    if any(path.glob("*.safetensors*")) or any((path / name).exists() for name in ("config.json", "adapter_config.json")):
+    if any(path.glob("*.safetensors*")) or is_model(path):
         return None
     found = [one for one in path.glob("checkpoint-*") if one.name.removeprefix("checkpoint-").isdecimal() and one.is_dir()]
     return max(found, key=lambda one: int(one.name.removeprefix("checkpoint-")), default=None)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder says at sight that it is that of a model or of an adapter."""
+    return any((path / name).exists() for name in ("config.json", "adapter_config.json"))
 
 
 def look(path: Path) -> Folder:

@@ -17,12 +17,16 @@ from typing import Any
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.models import adapter, skeleton
-from palimpsest.models.folder import Folder, locate, look, newest_checkpoint
+from palimpsest.models.folder import Folder, is_model, locate, look, newest_checkpoint
 from palimpsest.models.weights import BrokenWeightsError, fingerprint, stamp
+from palimpsest.store.run_folder import is_run, trained_models
 
 Name = str | os.PathLike[str]
 
 _LONGEST_REASON = 600
+_TOLD = 3
+"""So many models of a run are named."""
+_NO_TOKENIZER = "has no tokenizer (tokenizer.json and tokenizer_config.json); copy those of the model it was made from"
 _BYTES_OF = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -83,6 +87,26 @@ class SubjectInfo:
                 )
 
 
+def find(name: Name) -> Path:
+    """Return the folder of a model, at sight: no model library is imported, and no weights are read.
+
+    Raises:
+        UserError: there is no such folder, or it is not that of a model; what a model's folder may lie in is told.
+    """
+    where = locate(name)
+    if newest := newest_checkpoint(where):
+        raise UserError(f"{name} holds checkpoints of a training run but no model of its own; give one, the newest is {newest}")
+    if not is_model(where):
+        if is_run(where):
+            raise UserError(f"{name} is the folder of a run, not of a model; {_trained_there(where)}")
+        problems, folder = _problems_of(name), look(where)
+        problems.extend(folder.problems)
+        if not folder.has_tokenizer:
+            problems.add(_NO_TOKENIZER)
+        problems.raise_if_any()
+    return where
+
+
 def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
     """Look at a model without loading it.
 
@@ -93,11 +117,7 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
     Raises:
         UserError: everything that keeps it from being used, all at once.
     """
-    problems = Problems(f"{name} can't be used as a model: it")
-    where = locate(name)
-    if newest := newest_checkpoint(where):
-        raise UserError(f"{name} holds checkpoints of a training run but no model of its own; give one, the newest is {newest}")
-    folder = look(where)
+    problems, folder = _problems_of(name), look(find(name))
     problems.extend(folder.problems)
     below = _base_of(folder, base, problems) if folder.is_adapter else None
     whole = below or (None if folder.is_adapter else folder)
@@ -108,7 +128,7 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
     if tokenizer_folder.has_tokenizer:
         tokenizer = skeleton.open_tokenizer(tokenizer_folder.path, problems.found)
     else:
-        problems.add("has no tokenizer (tokenizer.json and tokenizer_config.json); copy those of the model it was made from")
+        problems.add(_NO_TOKENIZER)
     found, empty = (
         skeleton.build(whole, tokenizer, problems.found) if whole is not None and not whole.problems else (None, None)
     )
@@ -153,6 +173,20 @@ def inspect_all(names: Mapping[str, Name]) -> dict[str, SubjectInfo]:
     if problems:
         raise UserError("\n".join(problems))
     return found
+
+
+def _trained_there(run: Path) -> str:
+    """Say which models a run tuned."""
+    found = sorted(filter(is_model, trained_models(run, "tuned")))
+    if not found:
+        return "it holds no tuned model that is whole: give the folder of a model"
+    more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    which = "its tuned model" if len(found) == 1 else "one of its tuned models"
+    return f"give {which}: {', '.join(map(str, found[:_TOLD]))}{more}"
+
+
+def _problems_of(name: Name) -> Problems:
+    return Problems(f"{name} can't be used as a model: it")
 
 
 def _base_of(folder: Folder, given: Name | None, problems: Problems) -> Folder | None:

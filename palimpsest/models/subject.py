@@ -18,7 +18,7 @@ from palimpsest.core.errors import UserError, first_line
 from palimpsest.core.spec import digest
 from palimpsest.models import adapter, freed_memory
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
-from palimpsest.models.inspection import SubjectInfo, inspect, inspect_all
+from palimpsest.models.inspection import SubjectInfo, find, inspect, inspect_all
 from palimpsest.models.quiet import hush_kernels, quiet
 from palimpsest.models.skeleton import open_tokenizer
 
@@ -36,6 +36,7 @@ __all__ = [
     "compare",
     "comparison_problems",
     "digest_with_template",
+    "find",
     "inspect",
     "inspect_all",
     "load",

@@ -22,6 +22,7 @@ import numpy as np
 from palimpsest import api, item_scores
 from palimpsest.core import stats
 from palimpsest.core.errors import UserError
+from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
 from palimpsest.core.stats.clusters import clustered
 from palimpsest.data.text_files import lines_of, parsed
@@ -55,38 +56,75 @@ class _Answered:
     """The base's scores of this item; of the base itself, its own."""
 
 
-def export(folder: Path, out: Path) -> list[Path]:
+def export(folder: Path, out: Path, progress: Progress | None = None) -> list[Path]:
     """Write a finished run's items as inspect logs, and return the files: ``OUT/ROLE/SET.eval``.
 
     Args:
         folder: of a run or a diff.
         out: a folder; logs of the same names in it are replaced.
+        progress: who is told.
 
     Raises:
         UserError: inspect is not installed, the run is not finished or kept no items, or the place can't be written.
     """
+    progress = progress or Silent()
     if find_spec("inspect_ai") is None:
         raise UserError("inspect logs need the package inspect_ai: pip install 'palimpsest-lm[inspect]'")
     record = api.load_report(folder).record
+    progress.begin("reading items")
+    kept = {seed.seed: _lines(folder / item_scores.FOLDER / f"{seed.seed}.jsonl", folder) for seed in record.seeds}
+    models = list(_models(record, kept))
+    left_out = _left_out([line for lines in kept.values() for line in lines])
+    total = sum(len(sets) for *_, sets in models)
+    if not total:
+        raise UserError(
+            f"{folder} holds nothing that is exported to inspect: items of the behaviour's poles and of abilities, with their "
+            f"answers and grades. {f'Not exported: {left_out}' if left_out else 'Its audits read none of them'}"
+        )
+    if left_out:
+        progress.tell(f"not exported: {left_out}")
     when = datetime.fromtimestamp(int((folder / "spec.json").stat().st_mtime), UTC)
-    written = []
-    for place, model, sets in _models(record, folder):
+    written: list[Path] = []
+    progress.begin("writing logs", total)
+    for place, model, sets in models:
         for name, answered in sets.items():
             log = _log(record, folder.absolute().name, model, name, answered, when)
             target = out / place / f"{name.replace(':', '_')}.eval"
             write_bytes(target, _packed(log))
             written.append(target)
-    if not written:
-        raise UserError(f"{folder} holds no graded items: its audits read no behaviour and no ability")
+            progress.at(len(written), total)
     return written
 
 
-def _models(record: RunRecord, folder: Path) -> Iterator[tuple[str, SubjectRecord, dict[str, list[_Answered]]]]:
+def _left_out(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Say which item sets have no log, and why."""
+    sets = {line["set"] for line in lines} - {line["set"] for line in lines if _is_logged(line)}
+    tasks = sorted(name.removeprefix(item_scores.TASK) for name in sets if name.startswith(item_scores.TASK))
+    texts = sorted(name for name in sets if not name.startswith(item_scores.TASK))
+    said = []
+    if tasks:
+        said.append(
+            f"the documents of lm-eval's tasks ({', '.join(tasks)}), which are no conversations: they are in the run's "
+            "items/, and `palimpsest compare` reads them"
+        )
+    if texts:
+        said.append(f"{', '.join(texts)}, where no answer was graded")
+    return "; ".join(said)
+
+
+def _is_logged(line: Mapping[str, Any]) -> bool:
+    """Whether an item is a conversation that was graded for some model."""
+    return bool(line["messages"]) and any(_named(line, role) for role in line["scores"])
+
+
+def _models(
+    record: RunRecord, kept: Mapping[int, list[dict[str, Any]]]
+) -> Iterator[tuple[str, SubjectRecord, dict[str, list[_Answered]]]]:
     """Yield the place, the model and the graded answers by item set, of every model; a trained one for each seed."""
     several = len(record.seeds) > 1
     done: set[str] = set()
     for seed in record.seeds:
-        lines = _lines(folder / item_scores.FOLDER / f"{seed.seed}.jsonl", folder)
+        lines = kept[seed.seed]
         for role in sorted({role for line in lines for role in line["scores"]}):
             place = f"{role}-{seed.seed}" if several and role == "tuned" else role
             if place in done:

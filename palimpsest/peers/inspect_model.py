@@ -71,6 +71,9 @@ class PalimpsestAPI(ModelAPI):
         try:
             if base_url is not None:
                 raise UserError(f"palimpsest/{model_name} runs in this process, so it has no --model-base-url")
+            problems = Problems(f"palimpsest/{model_name} can't do what is asked:")
+            problems.extend(_settings_not_done(config))
+            problems.raise_if_any()
             arguments = Arguments.read(model_args, "The model arguments (-M)")
             self.respondent = Respondent(model_name, arguments)
         except UserError as error:
@@ -102,11 +105,15 @@ class PalimpsestAPI(ModelAPI):
         """Answer a conversation.
 
         Raises:
-            UserError: something that is asked for can't be done; nothing is left out silently.
+            PrerequisiteError: something that is asked for can't be done; nothing is left out silently.
         """
         problems = Problems(f"palimpsest/{self.model_name} can't answer this:")
-        problems.extend(_not_done(input, tools, tool_choice, config))
-        problems.raise_if_any()
+        problems.extend(_not_done(input, tools, tool_choice))
+        problems.extend(_settings_not_done(config))
+        try:
+            problems.raise_if_any()
+        except UserError as error:
+            raise _prerequisite(error) from None
         prompt = self.respondent.prompt([Message(role=one.role, content=one.text) for one in input])  # type: ignore[arg-type]
         room = self.respondent.room - len(prompt)
         if room < 1:
@@ -221,12 +228,8 @@ class PalimpsestAPI(ModelAPI):
         return ModelCall.create(request, {"text": [choice.message.text for choice in output.choices]}, time=output.time)
 
 
-def _not_done(
-    input: Sequence[ChatMessage], tools: Sequence[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
-) -> Iterator[str]:
-    """Say what of a request can't be done."""
-    if tools and tool_choice != "none":
-        yield f"it can't call tools, and {', '.join(tool.name for tool in tools)} was offered; use a solver without tools"
+def _settings_not_done(config: GenerateConfig) -> Iterator[str]:
+    """Say which settings can't be followed."""
     for name in _NOT_DONE:
         if getattr(config, name, None) is not None:
             yield f"{name} is not done here; leave it out"
@@ -238,6 +241,12 @@ def _not_done(
         yield f"top_k must be 0 (all tokens) or more, found {config.top_k}"
     if config.num_choices is not None and config.num_choices < 1:
         yield f"num_choices must be 1 or more, found {config.num_choices}"
+
+
+def _not_done(input: Sequence[ChatMessage], tools: Sequence[ToolInfo], tool_choice: ToolChoice) -> Iterator[str]:
+    """Say what of a conversation can't be answered."""
+    if tools and tool_choice != "none":
+        yield f"it can't call tools, and {', '.join(tool.name for tool in tools)} was offered; use a solver without tools"
     if not input:
         yield "the conversation holds no message"
     for number, message in enumerate(input, start=1):

@@ -98,7 +98,7 @@ def render(record: RunRecord) -> str:
         .get_template("report.html.j2")
         .render(
             record=record,
-            labels=LABELS,
+            labels={**LABELS, "too_little": "Not decided"} if record.verdict.sure == "not decided" else LABELS,
             sure=how_sure(record.verdict),
             style=css,
             style_hash=css_hash,

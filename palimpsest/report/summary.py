@@ -15,12 +15,12 @@ _TAG_OF_POLE = {"express": "outcome", "withhold": "withheld"}
 _WORSE_BY = {"nats/token": "rise in loss", "points": "right answers lost"}
 _SURE = {
     "clear": "the whole intervals lie on one side of the thresholds",
-    "likely": "there is a change, but an interval reaches across a threshold",
+    "likely": "the estimates say so, but an interval reaches across a threshold",
     "not decided": "the measurements do not tell; see the reasons",
 }
 _WITHOUT_THRESHOLD = {
-    "identical": "both models gave exactly the same numbers",
-    "described": "the difference was measured; nothing was said to be intended, so there is no threshold to judge it by",
+    "identical": "nothing of what was read differs",
+    "described": "it was measured; nothing was said to be intended, so there is no threshold for the change itself",
 }
 
 Row = tuple[str, Estimate | None, Estimate | None, Estimate | None]
@@ -118,7 +118,11 @@ def _pole(pole: str, results: dict[str, Result], findings: list[Finding]) -> Row
 
 
 def unanswered(record: RunRecord) -> Iterator[tuple[str, str, str]]:
-    """Yield (audit, state, why) of each audit of the first seed that gave no numbers and could with something else given."""
+    """Yield (audit, state, why) of each audit of the first seed that gave no numbers and could with something else given.
+
+    Of identical models every answer is known, so that only audits that failed are left to tell.
+    """
+    known = record.verdict.labels[0] == "identical"
     for outcome in record.seeds[0].outcomes if record.seeds else ():
-        if outcome.result is None and outcome.mendable:
+        if outcome.result is None and outcome.mendable and not (known and outcome.state == "not_applicable"):
             yield outcome.audit, outcome.state, outcome.why

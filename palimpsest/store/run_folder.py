@@ -29,6 +29,7 @@ from palimpsest.store.atomic import TEMPORARY, cannot_write, to_json, write_byte
 from palimpsest.store.cache import Cache, DamagedEntryError, read_entry
 from palimpsest.store.lock import FolderLock
 
+_SPEC = "spec.json"
 _LOCK = "lock"
 _KEPT = "What was committed is kept: the same command goes on from there."
 
@@ -42,8 +43,8 @@ class RunReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser().absolute()
-        if not (self.path / "spec.json").is_file():
-            raise UserError(f"{self.path} must be the folder of a run, but has no spec.json")
+        if not is_run(self.path):
+            raise UserError(f"{self.path} must be the folder of a run, but has no {_SPEC}")
 
     def read_json(self, name: str) -> Any:
         """Return what ``write_json`` wrote, or ``None`` when there is no such file.
@@ -185,9 +186,9 @@ class RunFolder(RunReader):
 
     def _claim(self, spec: dict[str, Any]) -> None:
         wanted = json.loads(to_json(spec))
-        found = self.read_json("spec.json")
+        found = self.read_json(_SPEC)
         if found is None:
-            self.write_json("spec.json", wanted)
+            self.write_json(_SPEC, wanted)
         elif found != wanted:
             lines = "\n".join(f"  - {line}" for line in differences(found, wanted))
             raise UserError(
@@ -223,6 +224,17 @@ class RunFollower(RunFolder):
         """It is kept by another process."""
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run, or of several told together."""
+    return (path / _SPEC).is_file()
+
+
+def trained_models(path: Path, role: str) -> Iterator[Path]:
+    """Yield where the models of a role lie that a run trained (see ``RunFolder.training``), or the runs inside its folder."""
+    for inside in ("", "*/", "*/*/"):
+        yield from path.glob(f"{inside}training/{role}-*/model")
+
+
 def _linked(source: Path, target: Path) -> bool:
     """Make ``target`` a hard link to ``source``; False on another file system, or on one without hard links."""
     temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
@@ -256,7 +268,7 @@ def differences(before: Any, after: Any, place: str = "") -> Iterator[str]:
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} must be a folder for a run, but it is a file")
-    if not path.is_dir() or (path / "spec.json").exists():
+    if not path.is_dir() or (path / _SPEC).exists():
         return
     other = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.name != _LOCK)
     if other:

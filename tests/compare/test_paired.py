@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from palimpsest.core import stats
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import numpy_stream
+from palimpsest.evaluations import account
 from palimpsest.evaluations.matching import match
 from palimpsest.evaluations.paired import Compared, Options, compare
 from palimpsest.evaluations.source import Answer, Metric, Score, TaskLog
@@ -217,3 +218,21 @@ def test_what_is_named_must_be_there() -> None:
     with pytest.raises(UserError) as told:
         compare([match(one, one)], Options.given(margin={"acx": 0.1}, better={"n": "lower"}, metrics=["q"]))
     assert str(told.value).count("there is no metric") == 3
+
+
+def test_a_change_of_none_is_no_fall() -> None:
+    """Items that moved both ways, as far: the sides read alike, so nothing rose or fell."""
+    before = np.tile([1.0, 0.0, 0.0, 0.0], 8)
+    found = compared(before, np.tile([0.0, 1.0, 0.0, 0.0], 8), unit="share")
+    assert found.change.value == 0.0 and found.state != "identical"
+    assert "m stayed at 25.0%" in account.sentence(found)
+    lower = compared(before, np.zeros_like(before))
+    assert "m fell from 25.0% to 0.0%" in account.sentence(lower)
+
+
+def test_how_sure_agrees_with_what_is_said() -> None:
+    """Beyond its margin for sure, and nobody says which direction is better: not undecided for want of items."""
+    found = compared(np.zeros(40), np.tile([1.0, 1.0, 1.0, 0.9], 10), better=None)
+    assert found.state == "moved"
+    assert "beyond" in account.sentence(found) and account._sure([found]).startswith("clear that it changed")
+    assert account._sure([compared(np.arange(10.0) % 2, np.arange(10.0) % 3 / 2)]).startswith("not decided")

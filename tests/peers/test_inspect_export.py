@@ -136,6 +136,27 @@ def test_data_frames(run: palimpsest.Run, tmp_path: Path) -> None:
     assert express.score_probability_shown.astype(float).mean() == pytest.approx(told["probability_after"].value)
 
 
+def test_how_it_goes_and_what_is_left_out_is_told(run: palimpsest.Run, tmp_path: Path, command: Any) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run.folder, folder)
+    items = folder / "items" / "0.jsonl"
+    document = json.dumps({**_lines(run)[0], "set": "task:capital", "messages": [], "answers": {}}) + "\n"
+    items.write_text(document + items.read_text())
+    code, out, told = command("export", folder, "--to", "inspect", "--out", tmp_path / "logs")
+    assert code == 0 and "wrote 3 logs of base" in out
+    assert "reading items" in told and "writing logs" in told
+    assert "not exported: the documents of lm-eval's tasks (capital)" in told
+    items.write_text(document)
+    code, out, told = command("export", folder, "--to", "inspect", "--out", tmp_path / "none")
+    assert code == 3 and not (tmp_path / "none").exists()
+    for part in ("items of the behaviour's poles and of abilities", "Not exported: the documents of lm-eval's tasks (capital)"):
+        assert part in told
+    items.write_text("")
+    assert "Its audits read none of them" in command("export", folder, "--to", "inspect")[2]
+    code, out, told = command("export", run.folder, "--to", "inspect", "--out", tmp_path / "quiet", "--json")
+    assert code == 0 and "writing logs" not in told
+
+
 def test_what_cannot_be_exported_is_told(run: palimpsest.Run, tmp_path: Path, command: Any) -> None:
     with pytest.raises(UserError, match="holds no finished run"):
         export(tmp_path, tmp_path / "logs")

@@ -219,16 +219,34 @@ def test_what_does_not_fit_is_told_and_what_is_cut_by_the_context_too(model: Mod
 
 
 def test_what_cannot_be_done_is_refused_all_at_once(model: Model) -> None:
-    from palimpsest.core.errors import UserError
+    from inspect_ai._util.error import PrerequisiteError
 
     tool = ToolInfo(name="search", description="looks things up")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(PrerequisiteError) as told:
         asyncio.run(model.api.generate([], [tool], "auto", GenerateConfig(frequency_penalty=1.0, top_p=0.0)))
     for part in ("can't call tools, and search", "frequency_penalty is not done", "top_p must be above 0", "no message"):
-        assert part in str(told.value)
-    with pytest.raises(UserError, match="message 1 is a tool's"):
+        assert part in str(told.value.message)
+    with pytest.raises(PrerequisiteError, match="message 1 is a tool's"):
         asyncio.run(model.api.generate([ChatMessageTool(content="x")], [], "auto", GenerateConfig()))
     asyncio.run(model.api.generate([ChatMessageUser(content="x")], [tool], "none", GenerateConfig(max_tokens=1)))
+
+
+def test_settings_that_cannot_be_followed_stop_an_evaluation_before_it_begins(folder: Path, tmp_path: Path) -> None:
+    """As inspect's own command line gives them (``--frequency-penalty 1``): a message, and neither log nor traceback."""
+    told = refusal(folder, config=GenerateConfig(frequency_penalty=1.0, top_p=3.0))
+    for part in ("frequency_penalty is not done", "top_p must be above 0"):
+        assert part in told
+    (tmp_path / "task.py").write_text(
+        "from inspect_ai import Task, task\nfrom inspect_ai.dataset import Sample\n"
+        "@task\ndef one():\n    return Task(dataset=[Sample(input='x')])\n"
+    )
+    inspect_command = [sys.executable, "-m", "inspect_ai", "eval", "task.py", "--model", f"palimpsest/{folder}"]
+    ended = subprocess.run(
+        [*inspect_command, "--num-choices", "0", "--display", "plain"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 1 and "num_choices must be 1 or more, found 0" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr and not list(tmp_path.rglob("*.eval"))
 
 
 def test_arguments_that_cannot_be_used_are_told_at_once(folder: Path, tmp_path: Path) -> None:

@@ -229,3 +229,10 @@ def test_fragment_is_small_and_safe(name: str) -> None:
     text = fragment(worlds.ALL[name]())
     page = Page(text)
     assert len(text) < 60_000 and not {tag for tag, _ in page.elements} & {"script", "img", "style"}
+
+
+def test_what_is_not_decided_has_no_label_that_decides_it() -> None:
+    found = worlds.too_little()
+    assert '<span class="chip c-too_little">Too little change</span>' in render(found)
+    open_ = found.model_copy(update={"verdict": found.verdict.model_copy(update={"sure": "not decided"})})
+    assert '<span class="chip c-too_little">Not decided</span>' in render(open_)

@@ -118,7 +118,7 @@ def test_one_definition_of_the_loss_at_the_end() -> None:
 
 def test_how_sure_is_glossed() -> None:
     assert summary(worlds.as_intended()).sure == "clear, the whole intervals lie on one side of the thresholds"
-    assert how_sure(worlds.identical().verdict) == "clear, both models gave exactly the same numbers"
+    assert how_sure(worlds.identical().verdict) == "clear, nothing of what was read differs"
     assert "How sure:</b> clear, the whole intervals" in render(worlds.as_intended())
 
 
