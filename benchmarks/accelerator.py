@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -168,7 +168,7 @@ def made(config: Any, device: str) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def scoring(place: Place, report: Report, name: str) -> None:
+def scoring(place: Place, report: Report, name: str, batches: Sequence[int]) -> None:
     """Multiple choice and perplexity of one model, ours beside lm-eval's `hf`."""
     import logging
 
@@ -191,18 +191,25 @@ def scoring(place: Place, report: Report, name: str) -> None:
         budget = Budget.on(model.device, model.context_length)
         for told, items, measure in (("choice", _choice(questions), "options"), ("perplexity", _documents(texts), "losses")):
             taking = _measure.load(measure, {})
-
             work = partial(taking.take, model, items, budget, None, lambda *_: None)
-            work()
+            few = items.model_copy(update={"items": items.items[: max(count // 5, 8)]})
+            taking.take(model, few, budget, None, lambda *_: None)
+            passes: list[int] = []
+            handle = model.model.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
             numbers: dict[str, float] = {}
             with place.peak(numbers):
-                seconds, ours[told] = place.timed(work, 3)
+                seconds, ours[told] = place.timed(work, 2)
+            handle.remove()
             report.add(
-                f"scoring {name}, {told}, {count} items, ours", seconds=seconds, items_a_second=count / seconds, **numbers
+                f"scoring {name}, {told}, {count} items, ours",
+                seconds=seconds,
+                items_a_second=count / seconds,
+                passes=len(passes) // 2,
+                **numbers,
             )
     for told, requests, call in (("choice", choice, "loglikelihood"), ("perplexity", rolling, "loglikelihood_rolling")):
         best: tuple[float, int, Any] | None = None
-        for batch in (16, 64, 256):
+        for batch in batches:
             peer = HFLM(str(folder), device=place.device, dtype="bfloat16", batch_size=batch, add_bos_token=told == "choice")
             getattr(peer, call)(requests[:batch], disable_tqdm=True)
             seconds, found = place.timed(
@@ -242,7 +249,7 @@ def _documents(texts: list[str]) -> Any:
     return ItemSet(name="items", items=tuple(text_example(one, str(number)) for number, one in enumerate(texts)))
 
 
-def writing(place: Place, report: Report, name: str) -> None:
+def writing(place: Place, report: Report, name: str, batches: Sequence[int]) -> None:
     """500 answers of at most 32 tokens, greedy and sampled, ours beside `generate` of transformers."""
     import generation
 
@@ -258,7 +265,7 @@ def writing(place: Place, report: Report, name: str) -> None:
                 seconds, ours = place.timed(partial(generation.write_ours, model, items, temperature, 1, False), 2)
             tokens = sum(map(len, ours))
             report.add(f"writing {name}, {count} answers, {told}, ours", seconds=seconds, tokens=tokens, **numbers)
-            for batch in (64, 128, 256, 500):
+            for batch in batches:
                 with place.peak(numbers):
                     work = partial(generation.write_theirs, model, items, temperature, batch, False)
                     seconds, theirs = place.timed(work)
@@ -274,7 +281,7 @@ def writing(place: Place, report: Report, name: str) -> None:
                 )
 
 
-def whole_diff(place: Place, report: Report, name: str) -> None:
+def whole_diff(place: Place, report: Report, name: str, _batches: Sequence[int]) -> None:
     """A whole diff, from folders to report, beside bare forwards over what it read and `generate` of what it wrote."""
     import whole_diff as told
 
@@ -404,6 +411,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
     parser.add_argument("--only", nargs="*", default=["scoring", "writing", "diff", "training"], help="which sections")
+    parser.add_argument("--batches", type=int, nargs="*", default=[16, 64, 256, 512], help="the peers' batch sizes")
     parser.add_argument("--out", type=Path, help="a file for what is found, as JSON")
     given = parser.parse_args()
     import torch
@@ -417,10 +425,10 @@ def main() -> None:
     works = {"scoring": scoring, "writing": writing, "diff": whole_diff}
     first, *others = _SHAPES
     sections: list[tuple[str, Callable[[], None]]] = [
-        (told, partial(work, place, report, first)) for told, work in works.items()
+        (told, partial(work, place, report, first, given.batches)) for told, work in works.items()
     ]
     sections.append(("training", partial(largest, place, report)))
-    sections += [(told, partial(work, place, report, name)) for name in others for told, work in works.items()]
+    sections += [(told, partial(work, place, report, name, given.batches)) for name in others for told, work in works.items()]
     for section, work in sections:
         if section in given.only:
             began = time.monotonic()
