@@ -25,8 +25,6 @@ _SHARED = 0.5
 """A row joins a line when at least so much of it stands there already."""
 _WIDEST = 2
 """A line is at most so many times as wide as its first row, because attention costs the square of it."""
-_AGREEMENT, _LOOSE_AGREEMENT = 1e-3, 0.05
-"""By how much logits may differ in the trial, in standard deviations of the logits; half precision has the loose one."""
 _widths: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
@@ -209,7 +207,7 @@ def _reads_trees(subject: Any) -> bool:
     for place, line in enumerate(lines):
         for index, columns in line.columns.items():
             alone = model(**model_inputs(lines_of([inputs[index]], [0], 0, False), subject, len(columns))).logits[0]
-            if not agrees(model, found[place, columns + found.shape[1] - line.width], alone):
+            if not reading.agree(found[place, columns + found.shape[1] - line.width], alone, model.dtype):
                 return False
     return True
 
@@ -226,9 +224,3 @@ def tried(work: Callable[[], bool]) -> bool:
         if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
             raise
         return False
-
-
-def agrees(model: Any, found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Whether logits are those that a model gives in one ordinary pass, up to rounding."""
-    allowed = _AGREEMENT if model.dtype in (torch.float32, torch.float64) else _LOOSE_AGREEMENT
-    return float((found.float() - wanted.float()).abs().max()) <= allowed * float(wanted.float().std())

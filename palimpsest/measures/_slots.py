@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from palimpsest.measures._sharing import agrees, tried
+from palimpsest.measures._sharing import tried
+from palimpsest.models import reading
 
 _CPU_AT_ONCE, _AT_ONCE = 2_048, 8_192
 """So many tokens of prompts are read in one pass."""
@@ -129,4 +130,4 @@ def _goes_on(subject: Any) -> bool:
     for lines, more in ((steps[0], []), (order, [draw[-1]])):
         alone = [model(input_ids=torch.tensor([rows[line] + more], device=subject.device)).logits[0, -1] for line in lines]
         wanted.append(torch.stack(alone))
-    return all(agrees(model, one, other) for one, other in zip(found, wanted, strict=True))
+    return all(reading.agree(one, other, model.dtype) for one, other in zip(found, wanted, strict=True))
