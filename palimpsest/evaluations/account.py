@@ -34,6 +34,8 @@ COLUMNS = ("task, metric", "A", "B", "change", "items worse, better", "McNemar p
 _ROWS = 24
 """Rows of one figure."""
 _NAMED = 4
+_COUNTED = ("regression", "improvement")
+_CHANCE = 0.05
 _METHOD = (
     "Every item is compared with itself: the difference B - A of its score (its mean over epochs, where there are several) is "
     "the unit, clustered where items belong together. 0/1 scores: Bonett and Price's interval for paired proportions with a "
@@ -148,11 +150,22 @@ def _headline(label: str, rows: Sequence[Compared]) -> str:
         how = "with no margin stated" if unstated else "not shown to be by more than the margin"
         more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
         return f"B is worse than A in {len(worse)} of {len(rows)} comparisons, {how}: {said}{more}"
-    counts = [(word, sum(one.state == state for one in rows)) for state, word in WORDS.items()]
-    told = ", ".join(f"{count} {word}" for word, count in counts if count)
     if len(rows) == 1:
-        return sentence(rows[0])
-    return f"No regression beyond the margin is shown: {told}"
+        said = sentence(rows[0])
+        return said[:1].upper() + said[1:]
+    return f"No regression beyond the margin is shown: {_counted(rows, tuple(WORDS))}"
+
+
+def _counted(rows: Sequence[Compared], order: Sequence[State]) -> str:
+    """Return how many came to what, such as "2 regressions, 1 unchanged"."""
+    counts = [(WORDS[state], sum(one.state == state for one in rows)) for state in order]
+    return ", ".join(f"{count} {word}{'s' if count > 1 and word in _COUNTED else ''}" for word, count in counts if count)
+
+
+def _of_these(items: int) -> str:
+    """Return what items that are all alike say of others: were more to differ, all of these would seldom be alike."""
+    most = amount(1.0 - _CHANCE ** (1.0 / items), "share")
+    return f"clear for these items: no score differs; of others like them up to {most} could (n = {items}, 95%)"
 
 
 def _sure(rows: Sequence[Compared]) -> str:
@@ -163,7 +176,7 @@ def _sure(rows: Sequence[Compared]) -> str:
     if "worse" in states:
         return "likely: something got worse, but it could be by less than its margin, or no margin was stated"
     if states <= {"identical"}:
-        return "clear, nothing differs"
+        return _of_these(min(one.change.n or len(one.pairs) for one in rows))
     if states <= {"unchanged", "identical", "improvement", "better"}:
         return "clear, nothing got worse by more than its margin"
     if states & {"moved", "differs"} and not states & {"open", "unknown"}:
@@ -198,14 +211,13 @@ def _next(rows: Sequence[Compared]) -> list[str]:
 
 def _summary(found: Found) -> Part:
     rows = found.compared
-    told = [(WORDS[state], sum(one.state == state for one in rows)) for state in _ORDER]
     items = sum(len(one.pairs) for one in found.matched)
     tasks = f"{len(found.matched)} task{'s' if len(found.matched) > 1 else ''}"
     return Part(
         name="all comparisons",
         question="By how much does each score differ, and is that beyond its margin?",
         answer=f"{items:,} items of {tasks}, {len(rows)} comparison{'s' if len(rows) > 1 else ''}: "
-        + ", ".join(f"{count} {word}" for word, count in told if count) + ".",
+        + f"{_counted(rows, _ORDER)}.",
         figures=tuple(_figures(rows)),
         tables=(table(sorted(rows, key=_rank)),),
         cannot_say=tuple(note for one in found.matched for note in one.differing),

@@ -236,3 +236,17 @@ def test_how_sure_agrees_with_what_is_said() -> None:
     assert found.state == "moved"
     assert "beyond" in account.sentence(found) and account._sure([found]).startswith("clear that it changed")
     assert account._sure([compared(np.arange(10.0) % 2, np.arange(10.0) % 3 / 2)]).startswith("not decided")
+
+
+def test_few_items_that_are_alike_say_little_of_others() -> None:
+    """Ten of ten alike: at 25.9% that differ this would happen once in twenty times."""
+    few, many = (account._sure([compared(np.tile([1.0, 0.0], n), np.tile([1.0, 0.0], n))]) for n in (5, 500))
+    assert "up to 25.9% could" in few and 0.95 < 1 - (1 - 0.259) ** 10 < 0.951
+    assert "up to 0.3% could" in many
+
+
+def test_a_headline_begins_like_a_sentence_and_counts_rightly() -> None:
+    up, down = ([compared(*sides)] for sides in ((np.zeros(40), np.ones(40)), (np.ones(40), np.zeros(40))))
+    assert account._headline("described", up)[:1].isupper()
+    states = down[0].state, up[0].state
+    assert account._counted([*down, *down, *up], states) == f"2 {account.WORDS[states[0]]}s, 1 {account.WORDS[states[1]]}"
