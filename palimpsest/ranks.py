@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from palimpsest.core import launch
@@ -44,7 +47,10 @@ def connect(device: str) -> None:
     on_gpu = device != "cpu" and torch.cuda.is_available() and place < torch.cuda.device_count()
     if on_gpu:
         torch.cuda.set_device(place)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_HANG)
+    store, rank, size = next(rendezvous("env://", timeout=_HANG))
+    # A launcher that starts all again keeps its store, in which the addresses of those that ended still stand.
+    store = PrefixStore(f"palimpsest {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=_HANG)
     _others = dist.new_group(backend="gloo", timeout=_PATIENCE)
     atexit.register(_disconnect)  # a process that ends with an open group may never end
 
