@@ -219,8 +219,11 @@ def load_report(folder: str | Path) -> Run:
     path = Path(folder)
     try:
         return Run(RunRecord.model_validate_json((path / "record.json").read_text(encoding="utf-8")), path)
+    except FileNotFoundError:
+        why = "there is no record.json in it" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path} holds no finished run: {why}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} holds no finished run: {error}") from error
+        raise UserError(f"{path} holds no finished run: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write_report(record: RunRecord, folder: Path) -> Path:

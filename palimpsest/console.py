@@ -6,6 +6,7 @@ Only this module and the command line print. Text from models is untrusted: cont
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -56,11 +57,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     lines = list(rows)
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(columns):
-        whole = place == 0 and all(len(line[0]) <= _NAME for line in lines)
+        whole = place == 0 and all(len(part) <= _NAME for line in lines for part in line[0].split("\n"))
         drawn.add_column(name, no_wrap=whole, overflow="fold")
     for line in lines:
         drawn.add_row(*(Text(safe(cell)) for cell in line))
     out.print(drawn)
+
+
+def folded(name: str) -> list[str]:
+    """Return a name in pieces that are short enough for a column of names, broken where its parts meet."""
+    pieces = [""]
+    for part in re.findall(r"[^_:./\s-]*[_:./\s-]*", name):
+        if len(pieces[-1]) + len(part) > _NAME and pieces[-1]:
+            pieces.append("")
+        pieces[-1] += part
+    return pieces
 
 
 def headline(text: str, sure: str) -> None:

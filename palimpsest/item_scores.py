@@ -25,6 +25,10 @@ from palimpsest.data.tasks import TaskSet
 FOLDER = "items"
 TASK = "task:"
 """What the name of a task's set begins with."""
+LOSS = "nats/token"
+"""The unit of a loss."""
+_LOSS_MARGIN = 0.05
+"""How much of a loss still counts as unchanged, as in the audit ``forgetting``."""
 _READ = ("losses", "generations", "options")
 _TASKS = "task_scores"
 
@@ -69,6 +73,21 @@ def as_lines(case: Case, needs: Iterable[Need], get: Callable[[Need], Measuremen
     ]
     lines += [line for name, found in sorted(tasks.items()) for line in _task_lines(case.tasks[name], found)]
     return "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in lines)
+
+
+def metric(name: str, set_name: str, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a score counts: which direction is better, its unit, and what counts as unchanged where that is no share.
+
+    Args:
+        name: of the score.
+        set_name: of the item set; where the behaviour should not appear, less of it is better.
+        told: what the item itself says of it (documents of lm-eval's tasks do).
+    """
+    known = dict(told or {}) or (
+        {"better": "lower", "unit": LOSS} if name == "loss"
+        else {"better": "lower" if set_name == "withhold" else "higher", "unit": "share"}
+    )  # fmt: skip
+    return {**known, **({"margin": _LOSS_MARGIN} if known.get("unit") == LOSS else {})}
 
 
 def _add(case: Case, need: Need, found: Measurement, into: _Set) -> None:
@@ -164,7 +183,7 @@ def _task_scores(task: TaskSet, found: Measurement) -> dict[str, task_reading.Ea
     """Return every score that one model has for each document."""
     known = {metric.name: each for metric in task.metrics if (each := task_reading.each(metric, found)) is not None}
     loss = task_reading.losses(task, found)
-    return known if loss is None else {"loss": task_reading.Each(loss, unit="nats/token"), **known}
+    return known if loss is None else {"loss": task_reading.Each(loss, unit=LOSS), **known}
 
 
 def _at(place: int, columns: Mapping[str, np.ndarray]) -> dict[str, float]:

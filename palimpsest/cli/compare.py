@@ -10,6 +10,9 @@ import typer
 from palimpsest.cli._app import NOT_AS_INTENDED, Json, app, names
 from palimpsest.core.errors import UserError
 
+_FEW = 6
+"""So many comparisons are shown in full; of more, those that did not move are only named."""
+_QUIET, _OPEN = ("unchanged", "identical"), "not decided"
 _LOG = "An inspect log (.eval, .json), an lm-eval samples file, the folder of one of our runs, or a folder of logs."
 
 
@@ -88,25 +91,40 @@ def _print(found: Any) -> None:
     from palimpsest.console import headline, out, reasons, say, table
 
     account = found.account
+    rows = account.parts[0].tables[0].rows
     headline(account.headline, account.sure)
-    table(("", "A", "B", "change", "worse, better", ""), [_row(*row) for row in account.parts[0].tables[0].rows])
+    reasons(account.reasons)
     out.print()
-    reasons(account.reasons, account.next_steps)
+    drawn = rows if len(rows) <= _FEW else [row for row in rows if row[-1] not in _QUIET]
+    table(("", "A", "B", "B \N{MINUS SIGN} A", ""), [_row(*row) for row in drawn])
+    for quiet in _QUIET:
+        if hidden := [name for name, *_, state in rows if state == quiet and len(drawn) < len(rows)]:
+            say(f"{quiet} ({len(hidden)}): {', '.join(hidden)}", style="dim")
+    out.print()
+    reasons((), account.next_steps)
     for note in account.notes:
         say(f"note: {note}", style="dim")
     say(f"\nreport: {found.report}")
 
 
-def _row(name: str, before: Any, after: Any, change: Any, moved: str, _: Any, comes_to: str) -> tuple[str, ...]:
+def _row(name: str, before: Any, after: Any, change: Any, moved: str, _: Any, state: str) -> tuple[str, ...]:
     """Return a row of the table in the width of a terminal: levels without their intervals, which the report has."""
-    from palimpsest.console import number
-    from palimpsest.core.wording import shown
+    from palimpsest.console import folded
+    from palimpsest.core.wording import remark, shown
 
-    levels = [shown(one, change=False) for one in (before, after)]
+    told = shown(change, change=True)
+    counts = "no item differs" if moved == "0, 0" else "{} worse, {} better".format(*moved.split(", "))
+    found = remark(change, brief=True).partition("; ")[2] if state == _OPEN else ""
+    if state == _OPEN and change.above(0.0) is not None:
+        found = "differs before Holm only"
     return (
-        name,
-        *(f"{one.value}{one.unit if one.unit == '%' else ''}" for one in levels),
-        number(change),
-        moved,
-        comes_to,
+        "\n".join(folded(name)),
+        *(
+            f"{one.value}{one.unit if one.unit == '%' else ''}"
+            for one in (shown(side, change=False) for side in (before, after))
+        ),
+        "\n".join(
+            [f"{told.value} {told.unit}".strip(), "" if change.interval == (0.0, 0.0) else told.interval or "no interval"]
+        ),
+        "\n".join([state, counts, *([found] if found else [])]),
     )

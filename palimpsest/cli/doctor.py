@@ -62,10 +62,8 @@ def _print(found: Any) -> None:
         out.print()
         before |= set(map(_said, answers))
     failed = sum(answer.state == "failed" for one in found for answer in one.answers)
-    say(
-        f"{failed} of these touch numbers: see what follows from each" if failed else "nothing here touches the numbers",
-        style="bold",
-    )
+    touching = f"{failed} of these {'touches' if failed == 1 else 'touch'} numbers: see what follows from each"
+    say(touching if failed else "nothing here touches the numbers", style="bold")
 
 
 def _said(answer: Any) -> tuple[str, ...]:

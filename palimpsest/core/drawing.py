@@ -37,6 +37,8 @@ LABEL, SMALL = 12.0, 11.0
 ROW, LINE = 42.0, 0.62
 """Height of a row with one interval, and where in it the interval lies."""
 _SIDE, _BELOW, _NOTE = 1.0, 40.0, 14.0
+_LETTERS, _NARROWER = 48, 0.9
+"""Letters of a label that fill a figure's width, and the width of a number's beside them."""
 _SQUEEZED = 5.0
 """So many times as wide as three quarters of the changes (or as the margin) makes the widest change squeeze the others."""
 
@@ -55,9 +57,7 @@ def before_after_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     low, high = (0.0, 1.0) if shares else limits_of((*before, *after))
     _rows(axes, len(labels), 66.0, (low, high))
     for row, (label, first, second) in enumerate(zip(labels, before, after, strict=True)):
-        _left(axes, row, label, room=44 if changes is None else 26)
-        if changes is not None:
-            _right(axes, row, _rounded(*_read([changes[row]])))
+        _line(axes, row, label, "" if changes is None else _rounded(*_read([changes[row]])))
         axes.hlines([row + 0.40, row + 0.69], low, high, color=FAINT, linewidth=0.8, zorder=1)
         _named(axes, "before", first, row + 0.40, BEFORE, filled=False, limits=(low, high))
         _named(axes, "after", second, row + 0.69, AFTER, filled=True, limits=(low, high))
@@ -95,8 +95,7 @@ def change_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     if margin:
         _key(axes, [mark for mark in (_UNCHANGED, _OPEN, _WORSE, _BETTER, _LESS, _MORE) if mark in marks])
     for row, (label, change, (_, marker, colour, filled)) in enumerate(zip(labels, changes, marks, strict=True)):
-        _left(axes, row, label, room=26)
-        _right(axes, row, _sentence(change, unit=False))
+        _line(axes, row, label, _sentence(change, unit=False))
         _interval(axes, change, row + LINE, colour, marker=marker, filled=filled)
     _scaled(axes, changes, straight)
     _axis(axes, figure.get("unit", changes[0].unit if changes else ""), *notes)
@@ -113,8 +112,7 @@ def value_rows(axes: Axes, figure: Mapping[str, Any]) -> None:
     _rows(axes, len(labels), ROW, limits_of(values, 0.0))
     _tracks(axes, len(labels), None)
     for row, (label, value) in enumerate(zip(labels, values, strict=True)):
-        _left(axes, row, label, room=26)
-        _right(axes, row, _sentence(value, unit=False))
+        _line(axes, row, label, _sentence(value, unit=False))
         _interval(axes, value, row + LINE, AFTER, filled=value.known)
     _scaled(axes, values)
     _axis(axes, figure.get("unit", values[0].unit if values else ""))
@@ -221,12 +219,14 @@ def _both_ways(axes: Axes, straight: float) -> list[float]:
     return sorted(kept)
 
 
-def _left(axes: Axes, row: int, label: str, room: int = 44) -> None:
-    _text(axes, 0.0, row, one_line(label, room), ha="left", color=INK, fontsize=LABEL, weight="bold")
-
-
-def _right(axes: Axes, row: int, text: str) -> None:
-    _text(axes, 1.0, row, text, ha="right", color=MUTED, fontsize=SMALL)
+def _line(axes: Axes, row: int, label: str, said: str) -> None:
+    """Write a row's label, as much of it as there is room beside its number; what is cut is its middle."""
+    room = max(12, int(_LETTERS - _NARROWER * len(said)))
+    name = one_line(label, len(label) or 1)
+    if len(name) > room:
+        name = f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
+    _text(axes, 0.0, row, name, ha="left", color=INK, fontsize=LABEL, weight="bold")
+    _text(axes, 1.0, row, said, ha="right", color=MUTED, fontsize=SMALL)
 
 
 def _rounded(one: Estimate) -> str:

@@ -15,6 +15,7 @@ from palimpsest.core.estimate import Estimate
 MINUS = "\N{MINUS SIGN}"
 COULD_NOT_SAY = "could not say"
 
+_MOST_DECIMALS = 9
 _SHOWN: dict[str, tuple[float, int, str]] = {
     "points": (100.0, 1, "points"),
     "share": (100.0, 1, "%"),
@@ -68,8 +69,18 @@ def shown(estimate: Estimate | None, *, decimals: int | None = None, change: boo
     if estimate.interval is None:
         state = "exact" if estimate.method == "exact" else "no interval"
         return Shown(value, "", unit, "exact" if state == "exact" else _reason(estimate), state)
+    if decimals is None and estimate.interval[0] < estimate.interval[1]:  # an interval that is there is not written as a point
+        digits = _apart(factor * estimate.interval[0], factor * estimate.interval[1], digits)
+        value = number(factor * estimate.value, digits, signed=signed)
     low, high = (number(factor * bound, digits, signed=signed) for bound in estimate.interval)
     return Shown(value, f"[{low}, {high}]", unit, remark(estimate) if signed else "", "known")
+
+
+def _apart(low: float, high: float, digits: int) -> int:
+    """Return how many decimals tell two bounds apart, at least so many."""
+    while digits < _MOST_DECIMALS and number(low, digits) == number(high, digits):
+        digits += 1
+    return digits
 
 
 def remark(estimate: Estimate, *, brief: bool = False) -> str:

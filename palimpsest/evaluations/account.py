@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from palimpsest.audit import Table
 from palimpsest.core.estimate import Estimate
+from palimpsest.core.stats.means import NO_SPREAD
 from palimpsest.core.wording import amount, chance, shown
 from palimpsest.evaluations import flips
 from palimpsest.evaluations.comparison import Found
@@ -30,10 +31,14 @@ WORDS: dict[State, str] = {
 _ORDER: tuple[State, ...] = (
     "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
 )  # fmt: skip
-COLUMNS = ("task, metric", "A", "B", "change", "items worse, better", "McNemar p", "comes to")
+COLUMNS = ("task, metric", "A", "B", "B − A", "items worse, better", "McNemar p", "comes to")
 _ROWS = 24
 """Rows of one figure."""
 _NAMED = 4
+_TOLD = 8
+"""Comparisons told in sentences; all are in the table."""
+_QUIET: tuple[State, ...] = ("open", "unchanged", "identical")
+"""What only the table tells of."""
 _COUNTED = ("regression", "improvement")
 _CHANCE = 0.05
 _METHOD = (
@@ -88,15 +93,24 @@ def sentence(one: Compared) -> str:
     """Return what one comparison says."""
     change = one.change
     told = shown(change, change=True)
-    if one.state == "unknown":
-        return f"on {one.task}, {one.metric.name}: could not say" + (f" ({told.remark})" if told.remark else "")
     before, after = _brief(one.before), _brief(one.after)
+    if one.state == "unknown":
+        return f"on {one.task}, {one.metric.name} went from {before} to {after} ({told.value} {told.unit}".rstrip() + (
+            f"): could not say whether that is more than chance ({_unknown(one)})"
+        )
     moved = (
         f"stayed at {after}" if before == after else f"{'rose' if (change.value or 0) > 0 else 'fell'} from {before} to {after}"
     )
     if one.state == "identical":
         return f"on {one.task}, {one.metric.name}: no item has another score ({before})"
     return f"on {one.task}, {one.metric.name} {moved} ({told.sentence}): {WORDS[one.state]}{_against(one)}"
+
+
+def _unknown(one: Compared) -> str:
+    """Return why nothing can be said of a change."""
+    if one.change.method == NO_SPREAD:
+        return "every item moved by as much, so there is no spread to take an interval from"
+    return shown(one.change, change=True).remark
 
 
 def _against(one: Compared) -> str:
@@ -136,11 +150,12 @@ def _headline(label: str, rows: Sequence[Compared]) -> str:
         more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
         return f"B is worse than A beyond the margin: {', '.join(said)}{more}"
     if label == "identical":
-        return "Identical: every item has the same answer and the same score"
+        rounded = ", up to rounding" if any(one.rounded for one in rows) else ""
+        return f"Identical: every item has the same answer and the same score{rounded}"
     if label == "unchanged":
         return "Unchanged: every score lies within its margin"
     if label == "could_not_say":
-        return f"Could not say: there are too few clusters ({rows[0].change.n}; 8 are needed)"
+        return f"Could not say: {'; '.join(dict.fromkeys(_unknown(one) for one in rows))}"
     worse = [one for one in rows if one.state == "worse"]
     if worse:
         said = ", ".join(
@@ -185,17 +200,26 @@ def _sure(rows: Sequence[Compared]) -> str:
 
 
 def _reasons(found: Found, rows: Sequence[Compared]) -> list[str]:
-    first, second = (
-        f"{letter} is {one.model or 'not named'} ({path})"
-        for letter, one, path in zip("AB", (found.matched[0].before, found.matched[0].after), found.paths, strict=True)
-    )
-    told = [f"{first}; {second}"]
-    differing = [note for one in found.matched for note in one.differing]
-    told += [f"asked differently, so not all of the change need be the model's: {note}" for note in differing[:6]]
-    shown_rows = [one for one in rows if one.state not in ("unchanged", "identical")][:8]
-    told += [sentence(one) for one in shown_rows or rows[:3]]
-    rest = len(rows) - len(shown_rows or rows[:3])
-    return told + ([f"{rest} more in the table"] if rest > 0 else [])
+    sides = zip("AB", (found.matched[0].before, found.matched[0].after), found.paths, strict=True)
+    told = [f"{letter} is {one.model or 'not named'} ({path})" for letter, one, path in sides]
+    told += [f"left out: {one}" for one in found.left_out]
+    if differing := _asked_differently(found.matched):
+        told.append(f"asked differently, so not all of the change need be the model's: {'; '.join(differing)}")
+    if len(rows) > 1:  # of one alone the headline says it
+        told += [sentence(one) for one in rows if one.state not in _QUIET][:_TOLD]
+    return told
+
+
+def _asked_differently(matched: Sequence[Matched]) -> list[str]:
+    """Return each way in which the two were asked differently, once, with the tasks that it holds of."""
+    tasks: dict[str, list[str]] = {}
+    for each in matched:
+        for how in each.differing:
+            tasks.setdefault(how, []).append(each.before.task)
+    return [
+        how if len(matched) == 1 else f"{how} (in {'all tasks' if len(names) == len(matched) else ', '.join(names)})"
+        for how, names in tasks.items()
+    ]
 
 
 def _next(rows: Sequence[Compared]) -> list[str]:
@@ -220,7 +244,7 @@ def _summary(found: Found) -> Part:
         + f"{_counted(rows, _ORDER)}.",
         figures=tuple(_figures(rows)),
         tables=(table(sorted(rows, key=_rank)),),
-        cannot_say=tuple(note for one in found.matched for note in one.differing),
+        cannot_say=tuple(f"Asked differently: {how}" for how in _asked_differently(found.matched)),
         details={"Method": _METHOD, "What it comes to": _STATES, "Limits": _LIMITS,
                  "Reference": "Miller 2024, arXiv 2411.00640 (paired, clustered); Bonett and Price 2012; McNemar 1947; "
                  "Schuirmann 1987; Holm 1979."},
@@ -254,7 +278,7 @@ def _note(rows: Sequence[Compared]) -> str:
 
 def _figures(rows: Sequence[Compared]) -> list[Figure]:
     """Return figures of the changes: those of one unit, one margin and one better side together."""
-    several = len({one.task for one in rows}) > 1
+    tasks = _short([one.task for one in rows])
     groups: dict[tuple[str, float | None, int], list[Compared]] = {}
     for one in rows:
         if one.change.value is not None:
@@ -271,7 +295,7 @@ def _figures(rows: Sequence[Compared]) -> list[Figure]:
                 caption=f"B - A on the same items, with 95% intervals over clusters.{more}",
                 drawing="change_rows",
                 numbers={
-                    "labels": [_label_of(one, several) for one in kept],
+                    "labels": [f"{tasks[one.task]} {one.metric.name}".strip() for one in kept],
                     "changes": [one.change.model_dump() for one in kept],
                     "margin": margin,
                     "unit": f"{'percentage points' if unit == 'points' else unit or 'score'}, B - A",
@@ -287,8 +311,13 @@ def _rank(one: Compared) -> tuple[int, bool]:
     return _ORDER.index(one.state), one.sign == 0
 
 
-def _label_of(one: Compared, several: bool) -> str:
-    return f"{one.metric.name}, {one.task.split(':', 1)[-1]}" if several else one.metric.name
+def _short(tasks: Sequence[str]) -> dict[str, str]:
+    """Return tasks without the words with which all of them begin; a single task needs no name."""
+    names = list(dict.fromkeys(tasks))
+    first, last = min(names), max(names)
+    alike = next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    end = 1 + max(first[:alike].rfind(mark) for mark in "_:-/. ")
+    return {name: name[end:] if len(names) > 1 else "" for name in names}
 
 
 def _same_answers(matched: Matched) -> bool:

@@ -16,7 +16,7 @@ from palimpsest.core.errors import Problems, UserError, first_line
 from palimpsest.core.files import open_file
 from palimpsest.evaluations import source
 from palimpsest.evaluations.matching import Matched, match, mean_of
-from palimpsest.evaluations.paired import Compared, Options, compare
+from palimpsest.evaluations.paired import ROUNDING, Compared, Options, compare
 from palimpsest.evaluations.source import TaskLog
 
 _AGREES = 1e-6
@@ -36,6 +36,8 @@ class Found:
     """The source's name."""
     matched: tuple[Matched, ...]
     compared: tuple[Compared, ...]
+    left_out: tuple[str, ...]
+    """Tasks that could not be compared, and why."""
     notes: tuple[str, ...]
     digests: Mapping[str, str]
     """Of every file that was read, by its path."""
@@ -64,15 +66,17 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
     """
     problems = Problems("These can't be compared:")
     kinds, logs = _read(before, after, problems)
-    pairs, notes = _same_tasks(logs, (before, after), tasks, problems)
+    pairs, left_out = _same_tasks(logs, (before, after), tasks, problems)
     matched = []
     for one, other in pairs:
         try:
             matched.append(match(one, other, cluster))
         except UserError as error:
             problems.add(str(error))
+    if problems.found and matched:
+        problems.add(f"without {'this' if len(problems.found) == 1 else 'these'}: --tasks {_listed(matched)}")
     problems.raise_if_any()
-    told = [*notes, *(note for side in logs for log in side for note in log.notes)]
+    told = [note for side in logs for log in side for note in log.notes]
     told += [note for one in matched for note in one.notes]
     told += [note for one in matched for note in _own_means(one)]
     if len(kinds) > 1:
@@ -81,7 +85,16 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
         told.insert(0, "A and B are the same file or folder.")
     compared = compare(matched, options)
     digests = {str(file): _digest(file) for one in matched for log in (one.before, one.after) for file in log.files}
-    return Found((before, after), " and ".join(kinds), tuple(matched), tuple(compared), tuple(dict.fromkeys(told)), digests)
+    told += _rounded(compared)
+    return Found(
+        (before, after),
+        " and ".join(kinds),
+        tuple(matched),
+        tuple(compared),
+        tuple(left_out),
+        tuple(dict.fromkeys(told)),
+        digests,
+    )
 
 
 def lines(found: Found) -> str:
@@ -113,6 +126,8 @@ def _read(before: Path, after: Path, problems: Problems) -> tuple[tuple[str, ...
         if not (first.holds_documents and second.holds_documents):
             problems.add(f"both must be of one kind: {before} holds {first.what}, {after} holds {second.what}")
     ours, theirs = (_tasks(kind, path, problems) for kind, path in zip(kinds, (before, after), strict=True))
+    if problems.found:
+        problems.extend(one.trouble for one in (*ours, *theirs) if one.trouble)
     problems.raise_if_any()
     if kinds[0] != kinds[1]:  # each tells much that the other does not know of
         ours, theirs = _with_settings_of(ours, theirs), _with_settings_of(theirs, ours)
@@ -139,20 +154,39 @@ def _tasks(kind: str | None, path: Path, problems: Problems) -> Sequence[TaskLog
 def _same_tasks(
     logs: tuple[Sequence[TaskLog], Sequence[TaskLog]], paths: tuple[Path, Path], wanted: Sequence[str], problems: Problems
 ) -> tuple[list[tuple[TaskLog, TaskLog]], list[str]]:
-    """Return the tasks that both hold, and what is told of the others."""
+    """Return the tasks that both hold, and what is told of those that are left out."""
     ours, theirs = ({one.task: one for one in side} for side in logs)
-    both = [name for name in ours if name in theirs]
-    if not both:
+    troubled: dict[str, list[str]] = {}
+    for one in (*ours.values(), *theirs.values()):
+        if one.trouble:
+            troubled.setdefault(one.task, []).append(one.trouble)
+    both = [name for name in ours if name in theirs and name not in troubled]
+    if not both and troubled:
+        problems.extend(why for told in troubled.values() for why in told)
+    elif not both:
         held = "; ".join(f"{path} holds {', '.join(one.task for one in side)}" for path, side in zip(paths, logs, strict=True))
         problems.add(f"both must hold the same task, and no task is in both: {held}")
     for name in wanted:
         if name not in both and both:
-            problems.add(f"--tasks: there is no task '{name}' in both; there are {', '.join(both)}")
-    notes = []
-    for letter, side, other in (("A", ours, theirs), ("B", theirs, ours)):
-        if alone := [name for name in side if name not in other and not wanted]:
-            notes.append(f"Only in {letter}, left out: {', '.join(alone)}.")
-    return [(ours[name], theirs[name]) for name in both if not wanted or name in wanted], notes
+            problems.extend(troubled.get(name) or [f"--tasks: there is no task '{name}' in both; there are {', '.join(both)}"])
+    left_out = []
+    if not wanted:
+        for letter, side, other in (("A", ours, theirs), ("B", theirs, ours)):
+            if alone := [name for name in side if name not in other and name not in troubled]:
+                left_out.append(f"only in {letter}: {', '.join(alone)}")
+        left_out += [f"{name}: {'; '.join(why)}" for name, why in troubled.items()]
+    return [(ours[name], theirs[name]) for name in both if not wanted or name in wanted], left_out
+
+
+def _listed(matched: Sequence[Matched]) -> str:
+    return ",".join(one.before.task for one in matched)
+
+
+def _rounded(compared: Sequence[Compared]) -> list[str]:
+    """Say where all scores differ by rounding alone, which counts as no difference."""
+    told = [f"{one.name} ({one.rounded:,} of {len(one.pairs):,} items)" for one in compared if one.same and one.rounded]
+    bound = f"{ROUNDING:.0e}".replace("e-0", "e-")
+    return [f"Scores that differ by no more than {bound} of their size count as equal: {', '.join(told)}."] if told else []
 
 
 def _own_means(matched: Matched) -> list[str]:

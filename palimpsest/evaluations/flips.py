@@ -32,8 +32,8 @@ def _moved(rows: Sequence[Compared]) -> list[tuple[Pair, list[Compared]]]:
     shares = [one for one in rows if one.metric.unit == "share"]
     moved: dict[int, tuple[Pair, list[Compared]]] = {}
     for one in sorted(flipped or shares or rows, key=lambda one: one.sign == 0):
-        for pair, first, second in zip(one.pairs, *one.values, strict=True):
-            if first != second:
+        for pair, by in zip(one.pairs, one.moved, strict=True):
+            if by:
                 moved.setdefault(id(pair), (pair, []))[1].append(one)
     return sorted(moved.values(), key=lambda pair: _gain(*pair))
 

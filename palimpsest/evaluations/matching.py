@@ -110,7 +110,7 @@ def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matche
         after,
         tuple(found),
         tuple(f"{before.task}: {one}" for one in (*notes, *told)),
-        tuple(f"{before.task}: {one}" for one in _differing(before, after, pairs)),
+        tuple(_differing(before, after, pairs)),
         {"paired": len(pairs), "alone before": len(alone[0]), "alone after": len(alone[1])},
     )
 

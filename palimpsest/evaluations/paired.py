@@ -18,6 +18,8 @@ from palimpsest.evaluations.matching import Matched, Pair
 from palimpsest.evaluations.source import SHARE_MARGIN, Better, Metric
 
 ONE_SIDED = 0.025
+ROUNDING = 1e-5
+"""Scores that differ by no more than this of their size are equal: two programs, or two batch sizes, sum in another order."""
 State = Literal["regression", "improvement", "moved", "worse", "better", "differs", "unchanged", "identical", "open", "unknown"]
 """Beyond the margin: ``regression``, ``improvement``, or ``moved`` where nobody says which is better. Different from no change,
 but not shown to be beyond the margin: ``worse``, ``better``, ``differs``. Inside the margin: ``unchanged``. No item has another
@@ -90,6 +92,8 @@ class Compared:
     """Whether it is beyond the margin after Holm's correction over all."""
     left: int = 0
     """Items without a score on one side."""
+    rounded: int = 0
+    """Items whose scores differ by no more than rounding."""
 
     @property
     def name(self) -> str:
@@ -102,8 +106,13 @@ class Compared:
 
     @property
     def same(self) -> bool:
-        """Whether every item has the same score on both sides."""
-        return bool(np.array_equal(*self.values))
+        """Whether every item has the same score on both sides, up to rounding."""
+        return not self.moved.any()
+
+    @property
+    def moved(self) -> np.ndarray:
+        """By how much each item's score moved, [items]; 0 where it is no more than rounding."""
+        return _moved(*self.values)
 
     @property
     def state(self) -> State:
@@ -176,6 +185,9 @@ def _of_metric(matched: Matched, metric: Metric, options: Options) -> Compared:
     clusters = np.array([pair.cluster for pair, _, _ in kept])
     metric = _settled(metric, values, options)
     margin, unit = metric.margin, "points" if metric.unit == "share" else metric.unit or ""
+    moved = _moved(values[:, 0], values[:, 1])
+    if not moved.any():
+        after = before  # of nothing but rounding nobody wants a test
     if stats.is_outcome(values) and metric.unit == "share":
         sides = [stats.rate(one, clusters) for one in (before, after)]
         change = stats.rate_difference(before, after, clusters, unit=unit, margin=margin)
@@ -184,12 +196,21 @@ def _of_metric(matched: Matched, metric: Metric, options: Options) -> Compared:
         sides = [stats.level(one, clusters, unit=metric.unit or "") for one in (before, after)]
         change = stats.mean_difference(before, after, clusters, unit=unit, margin=margin)
         exact = None
-    moved = (values[:, 1] - values[:, 0]) * (-1 if metric.better == "lower" else 1)
+    gained = moved * (-1 if metric.better == "lower" else 1)
     return Compared(
         task, metric, tuple(pair for pair, _, _ in kept), (values[:, 0], values[:, 1]), sides[0], sides[1], change,
-        int((moved < 0).sum()), int((moved > 0).sum()), exact, _beyond(before, after, clusters, metric, change.value),
-        left=len(scored) - len(kept),
+        int((gained < 0).sum()), int((gained > 0).sum()), exact, _beyond(before, after, clusters, metric, change.value),
+        left=len(scored) - len(kept), rounded=int(((moved == 0.0) & (values[:, 0] != values[:, 1])).sum()),
     )  # fmt: skip
+
+
+def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return after - before, and 0 where that is no more than rounding; what is counted is never rounded."""
+    difference = after - before
+    if not (before % 1.0).any() and not (after % 1.0).any():
+        return difference
+    sizes = np.maximum(np.maximum(abs(before), abs(after)), (abs(before).mean() + abs(after).mean()) / 2)
+    return np.where(abs(difference) <= ROUNDING * sizes, 0.0, difference)
 
 
 def _linear(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

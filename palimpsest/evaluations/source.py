@@ -85,6 +85,8 @@ class TaskLog:
     answers: tuple[Answer, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
     """How it was asked and scored; what differs between two logs is told."""
+    trouble: str = ""
+    """Why it can't be compared, where it can't; then it has no answers, and other tasks go on without it."""
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     """What was read."""

@@ -1,8 +1,9 @@
 """Inspect export: what would inspect have logged of the items of a run?
 
 A log for each model and item set, in a folder for each model, as inspect's own library writes them; ``inspect view``,
-``read_eval_log`` and ``samples_df`` read them like any other. The same run gives the same bytes: ids are digests, the time is
-that of the run's beginning, and the archive is packed again without the time of packing.
+``read_eval_log`` and ``samples_df`` read them like any other. What each score counts and which samples belong together stands
+in the log's metadata (``scores`` and ``cluster``), where ``palimpsest compare`` finds it. The same run gives the same bytes:
+ids are digests, the time is that of the run's beginning, and the archive is packed again without the time of packing.
 """
 
 from __future__ import annotations
@@ -200,6 +201,10 @@ def _log(record: RunRecord, run: str, model: SubjectRecord, name: str, answered:
             "source": record.provenance.get("source"),
             "command": " ".join(map(str, record.provenance.get("command", ()))),
             "verdict": record.verdict.headline,
+            "cluster": "template",
+            "scores": {
+                score: item_scores.metric(score, "") for score in answered[0].scores
+            },  # all but the loss: more is better
         },
     )
     return EvalLog(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from palimpsest.core.errors import UserError
+from palimpsest.evaluations.account import account
 from palimpsest.evaluations.comparison import Found, carry_out
 from palimpsest.evaluations.paired import Options
 from tests.compare import kit
@@ -190,7 +191,45 @@ def test_a_folder_takes_the_newest_log_of_each_task_and_skips_what_did_not_finis
         "2 logs of x are there; the newest, 2.eval, was read" in said
         and "did not finish and another log of the task did: 3.eval" in said
     )
-    assert "Only in A, left out: y." in said and "Only in B, left out: z." in said
+    assert found.left_out == ("only in A: y", "only in B: z")
+
+
+def test_a_task_that_did_not_finish_is_told_and_others_go_on(tmp_path: Path) -> None:
+    rows = [kit.sample(n) for n in NUMBERS]
+    for side, status in (("a", "success"), ("b", "cancelled")):
+        kit.write(tmp_path / side / "x.json", kit.log(rows, task="x"))
+        kit.write(tmp_path / side / "y.json", kit.log(rows, task="y", status=status))
+    found = carry_out(tmp_path / "a", tmp_path / "b", Options())
+    assert [one.task for one in found.compared] == ["x"]
+    (left,) = found.left_out
+    assert left.startswith("y: ") and "y.json" in left and "its status is 'cancelled'" in left
+    assert any(one.startswith("left out: y: ") for one in account(found, {}).reasons)
+    with pytest.raises(UserError, match="its status is 'cancelled'"):
+        carry_out(tmp_path / "a", tmp_path / "b", Options(), tasks=["y"])
+
+
+def test_tasks_that_do_not_match_are_told_with_those_that_do(tmp_path: Path) -> None:
+    rows = [kit.sample(n) for n in NUMBERS]
+    for side in ("a", "b"):
+        kit.write(tmp_path / side / "x.json", kit.log(rows, task="x"))
+        others = [kit.sample(f"{side} {n}") for n in NUMBERS]
+        kit.write(tmp_path / side / "y.json", kit.log(others, task="y"))
+    with pytest.raises(UserError, match=r"y: no item is in both logs(.|\n)*without this: --tasks x"):
+        carry_out(tmp_path / "a", tmp_path / "b", Options())
+    assert [one.task for one in carry_out(tmp_path / "a", tmp_path / "b", Options(), tasks=["x"]).compared] == ["x"]
+
+
+def test_what_was_asked_differently_everywhere_is_told_once(tmp_path: Path) -> None:
+    rows = [kit.sample(n) for n in NUMBERS]
+    for side, version in (("a", "0.3.1"), ("b", "0.3.2")):
+        for task in "xyz":
+            epochs = {"epochs": 2} if (task, side) == ("z", "b") else {}
+            about = {"packages": {"inspect_ai": version}, "config": epochs}
+            kit.write(tmp_path / side / f"{task}.json", kit.log(rows, task=task, eval=about))
+    told_of = account(carry_out(tmp_path / "a", tmp_path / "b", Options()), {})
+    (said,) = (one for one in told_of.reasons if one.startswith("asked differently"))
+    assert said.count("version of inspect differs: 0.3.1 in A, 0.3.2 in B (in all tasks)") == 1
+    assert "epochs differs: 1 in A, 2 in B (in z)" in said and said.count("differs") == 2
 
 
 def test_a_folder_of_two_models(tmp_path: Path) -> None:
@@ -258,5 +297,5 @@ def test_other_few_shot_examples_are_told(tmp_path: Path) -> None:
         about = {"results": {"t": {"acc,none": 0.5}}, "n-shot": {"t": shots}, "configs": {"t": {}}, "model_name": f"org/{side}"}
         kit.write(tmp_path / side / "results_2026-01-01T00-00-00.000001.json", about)
     found = lm_eval(tmp_path, rows, [{**one, "prompt_hash": "five"} for one in rows])
-    assert "t: few-shot examples differs: 0 in A, 5 in B" in told(found) and found.names == ("a", "b")
+    assert "few-shot examples differs: 0 in A, 5 in B" in told(found) and found.names == ("a", "b")
     assert not any("itself says" in note for note in found.notes)

@@ -250,3 +250,41 @@ def test_a_headline_begins_like_a_sentence_and_counts_rightly() -> None:
     assert account._headline("described", up)[:1].isupper()
     states = down[0].state, up[0].state
     assert account._counted([*down, *down, *up], states) == f"2 {account.WORDS[states[0]]}s, 1 {account.WORDS[states[1]]}"
+
+
+def test_rounding_is_no_difference() -> None:
+    """Two programs add in another order: what differs by a millionth of itself is the same, in all places."""
+    rng = numpy_stream(6, "rounding")
+    before = rng.uniform(0.5, 4.0, 40)
+    noise = 1.0 + 2e-6 * rng.standard_normal(40)
+    found = compared(before, before * noise, better="lower", unit="nats")
+    assert found.state == "identical" and found.rounded == 40 and (found.worse, found.improved) == (0, 0)
+    assert account._headline("identical", [found]).endswith(", up to rounding")
+    moved = before * noise + np.where(np.arange(40) % 4, 0.0, 0.1)
+    found = compared(before, moved, better="lower", unit="nats")
+    assert found.state != "identical" and (found.worse, found.improved, found.rounded) == (10, 0, 30)
+    counted = np.arange(40.0) + 1e6
+    assert compared(counted, counted + (np.arange(40) == 3), better="lower").worse == 1, "what is counted is not rounded"
+
+
+def test_a_change_without_spread_says_why_there_is_no_interval() -> None:
+    found = compared(np.arange(40.0), np.arange(40.0) + 13, better="lower")
+    assert found.state == "unknown" and found.change.interval is None
+    said = account._headline("could_not_say", [found])
+    assert said == "Could not say: every item moved by as much, so there is no spread to take an interval from"
+    assert "went from 19.5 to 32.5 (+13.0)" in account.sentence(found) and "[" not in account.sentence(found)
+    few = compared(np.arange(5.0), np.arange(5.0) ** 2, better="lower")
+    assert account._headline("could_not_say", [few]) == "Could not say: 5 clusters, 8 are needed"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "short"),
+    [
+        (["demo_express", "demo_withhold"], ["express", "withhold"]),
+        (["mmlu", "mmlu_law"], ["mmlu", "mmlu_law"]),
+        (["arc", "boolq"], ["arc", "boolq"]),
+        (["only_one", "only_one"], [""]),
+    ],
+)
+def test_names_in_a_figure_leave_out_what_all_begin_with(tasks: list[str], short: list[str]) -> None:
+    assert list(account._short(tasks).values()) == short

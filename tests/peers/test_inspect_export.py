@@ -114,12 +114,30 @@ def test_the_same_run_gives_the_same_bytes_and_compare_pairs_them(run: palimpses
     shutil.copytree(run.folder, moved)
     assert [one.read_bytes() for one in export(moved, tmp_path / "third")] == [one.read_bytes() for one in again]
     where = run.folder / "inspect"
-    code, told, _ = command("compare", where / "base", where / "tuned", "--cluster", "template", "--json")
+    code, told, _ = command("compare", where / "base", where / "tuned", "--json")
     assert code in (0, 2)
-    found = json.loads(told)["estimates"]["model_against_other_express probability_shown"]
+    account = json.loads(told)
+    found = account["estimates"]["model_against_other_express probability_shown"]
     ours = run.estimates("outcome")["probability_change"]
     assert found["value"] == pytest.approx(ours.value) and found["n"] == ours.n
     assert found["interval"] == pytest.approx(ours.interval), "what compare makes of the logs is what the audit found"
+    known = account["specification"]["comparisons"]
+    assert {one["better"] for name, one in known.items() if not name.endswith("loss")} == {"higher"}
+    losses = [(one["better"], one["margin"]) for name, one in known.items() if name.endswith("loss")]
+    assert losses and set(losses) == {("lower", 0.05)}
+    _told_as_of_the_run(where / "base" / "express.eval")
+
+
+def _told_as_of_the_run(log: Path) -> None:
+    """A log's metadata are anybody's: what they say of scores is taken only where it makes sense."""
+    from palimpsest.evaluations.sources import inspect_log
+
+    read = inspect_log._open(log)
+    for odd in (7, {"shown": 7}, {"probability_shown": {"better": "up", "unit": 3, "margin": "x"}}, {"loss": {"margin": -1}}):
+        read.header["eval"]["metadata"] |= {"scores": odd, "cluster": odd}
+        found = inspect_log._task_log("t", read, ())
+        assert found.metrics["probability_shown"].better is None and found.metrics["shown"].better == "higher"
+        assert not any(one.cluster for one in found.answers)
 
 
 def test_data_frames(run: palimpsest.Run, tmp_path: Path) -> None:

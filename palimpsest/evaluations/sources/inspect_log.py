@@ -3,13 +3,17 @@
 ``.eval`` and ``.json`` logs, or a folder of them. A score is read as inspect's own metrics read it (C, P, I and N are 1, 0.5, 0
 and 0; yes, no, true and false; numbers), except that what is no number is no score, where inspect counts it as 0. Each key of a
 score that is a dictionary is a metric of its own, ``SCORER.KEY``.
+
+inspect does not say which direction of a score is better, what its unit is, or which samples belong together. A task may say so
+in its own metadata, as the logs that we export do: ``scores`` (by metric ``better``, ``unit`` and ``margin``) and ``cluster``
+(a key of the samples' metadata).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,13 +86,17 @@ class InspectLog(Source):
                 logs.append(log)
         done = {log.task for log in logs}
         left = [file.name for file, (log, _) in unfinished.items() if log.task in done]
-        problems.extend(f"{file}: {why}" for file, (log, why) in unfinished.items() if log.task not in done)
         notes = (f"Left out, because they did not finish and another log of the task did: {', '.join(left)}.",) if left else ()
         models = sorted({str(log.about.get("model")) for log in logs})
         if len(models) > 1:
             problems.add(f"{path}: holds logs of {len(models)} models ({', '.join(models)}); give a folder of one of them")
             return []
-        return [_task_log(name, log, (*notes, *told)) for name, log, told in _latest(logs)]
+        troubled = (
+            TaskLog(log.task, str(log.about.get("model", "")), file, {}, (), trouble=f"{file}: {why}")
+            for file, (log, why) in unfinished.items()
+            if log.task not in done
+        )
+        return [*(_task_log(name, log, (*notes, *told)) for name, log, told in _latest(logs)), *troubled]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -155,8 +163,8 @@ def _task_log(name: str, log: _Log, notes: tuple[str, ...]) -> TaskLog:
         task=name,
         model=str(log.about.get("model", "")),
         place=log.path,
-        metrics={one: Metric(one, _better(one, log.graded), own=own.get(one)) for one in sorted(metrics)},
-        answers=log.answers,
+        metrics={one: _metric(one, log, own.get(one)) for one in sorted(metrics)},
+        answers=_clustered(log),
         settings=_settings(log.header),
         notes=(*notes, *_told(name, log)),
         files=(log.path,),
@@ -169,6 +177,34 @@ def _told(name: str, log: _Log) -> Iterator[str]:
     reducers = (log.about.get("config") or {}).get("epochs_reducer") or ["mean"]
     if reducers != ["mean"]:
         yield f"{name}: the log {log.path.name} reduces epochs by {', '.join(map(str, reducers))}; compared is their mean."
+
+
+def _metadata(log: _Log) -> Mapping[str, Any]:
+    """Return what the task says of itself."""
+    found = log.about.get("metadata")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _metric(name: str, log: _Log, own: float | None) -> Metric:
+    scores = _metadata(log).get("scores")
+    said = scores.get(name) if isinstance(scores, Mapping) else None
+    said = said if isinstance(said, Mapping) else {}
+    better, unit, margin = said.get("better"), said.get("unit"), finite(said.get("margin"))
+    return Metric(
+        name,
+        better if better in ("higher", "lower") else _better(name, log.graded),
+        unit=unit[:40] if isinstance(unit, str) else None,
+        margin=margin if margin is not None and margin > 0 else None,
+        own=own,
+    )
+
+
+def _clustered(log: _Log) -> tuple[Answer, ...]:
+    """Return the answers with the clusters that the task names."""
+    field = _metadata(log).get("cluster")
+    if not isinstance(field, str):
+        return log.answers
+    return tuple(replace(one, cluster=str(one.fields[field])) if field in one.fields else one for one in log.answers)
 
 
 def _better(metric: str, graded: frozenset[str]) -> Better | None:

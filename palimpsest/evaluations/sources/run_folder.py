@@ -23,8 +23,6 @@ from palimpsest.evaluations.source import Answer, Metric, Score, Source, TaskLog
 _ROLE = "tuned"
 _TASK = item_scores.TASK
 _LARGEST = 2**28
-_LOSS, _LOSS_MARGIN = "nats/token", 0.05
-"""The unit of a loss, and how much of it still counts as unchanged, as in the audit ``forgetting``."""
 _AGAIN = "give its command again (what was measured is not measured again)"
 
 
@@ -147,16 +145,10 @@ def _answer(line: Mapping[str, Any], epoch: int) -> Answer:
 
 
 def _metrics(task: str, one: _Set) -> Iterator[tuple[str, Metric]]:
-    """Yield what is known of each score: where the behaviour should not appear, less of it is better."""
+    """Yield what is known of each score."""
     own = one.first.get("metrics", {})  # of a task of lm-eval
     for name in sorted({name for answer in one.answers for name in answer.scores}):
-        if name in own:
-            unit = own[name].get("unit")
-            yield name, Metric(name, own[name]["better"], unit=unit, margin=_LOSS_MARGIN if unit == _LOSS else None)
-        elif name == "loss":
-            yield name, Metric(name, "lower", unit=_LOSS, margin=_LOSS_MARGIN)
-        else:
-            yield name, Metric(name, "lower" if task == "withhold" else "higher", unit="share")
+        yield name, Metric(name, **item_scores.metric(name, task, own.get(name)))
 
 
 def _settings(name: str, line: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
