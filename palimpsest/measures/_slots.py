@@ -1,12 +1,14 @@
 """Slots: where is kept what lines of different lengths leave behind while each is still written?
 
-One buffer of keys and values is allocated once; a line that ends frees its slot for the next prompt. That is right where
-attention alone mixes tokens, so each model is tried first.
+Keys and values lie in one buffer, whose lines are as wide as what is written now needs: short prompts go on in many lines at
+once, long ones in few. A line that ends frees its slot for the next prompt. That is right where attention alone mixes tokens,
+so each model is tried first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,28 +21,33 @@ from palimpsest.models import reading
 
 _CPU_AT_ONCE, _AT_ONCE = 2_048, 8_192
 """So many tokens of prompts are read in one pass."""
+_WIDER = 16
+"""Buffers grow by so many tokens at once, because growing copies them."""
 _slotted: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 class Slots(DynamicCache):
-    """Keys and values of lines of different lengths, each from column 0 on, in buffers of a fixed size.
+    """Keys and values of lines of different lengths, each from column 0 on.
 
     Args:
-        size: how many lines.
-        width: tokens of the longest one.
+        room: so many tokens are held at once, or one line.
+        most: tokens that are written after a prompt.
+        lines: never more lines than these.
         device: where.
     """
 
-    def __init__(self, size: int, width: int, device: str) -> None:
+    def __init__(self, room: int, most: int, lines: int, device: str) -> None:
         super().__init__()
-        self.size, self.width, self.device = size, width, device
+        self.room, self.most, self.most_lines, self.device = room, most, lines, device
+        self.count = self.width = 0
         self.buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.lengths = np.zeros(0, dtype=np.int64)
 
     def read(self, model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read prompts into free slots, and return the logits after each [prompts, vocabulary]."""
+        """Read prompts into new lines, and return the logits after each [prompts, vocabulary]."""
         lengths = np.array([len(prompt) for prompt in prompts])
         width, first = int(lengths.max()), len(self.lengths)
+        self._hold(first + len(prompts), width + self.most)
         if (half := len(prompts) // 2) and len(prompts) * width > (_CPU_AT_ONCE if self.device == "cpu" else _AT_ONCE):
             return torch.cat([self.read(model, prompts[:half]), self.read(model, prompts[half:])])
         tokens = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -49,19 +56,32 @@ class Slots(DynamicCache):
         filled, keep = DynamicCache(), width - int(lengths.min()) + 1
         # padding on the right is seen by nothing but padding
         places = torch.arange(width, device=self.device).expand(tokens.shape)
-        logits = model(
-            input_ids=tokens.to(self.device), position_ids=places, past_key_values=filled, use_cache=True, logits_to_keep=keep
-        ).logits
+        last = torch.from_numpy(lengths - 1 - (width - keep)).to(self.device)
+        with _head_reads(model, last, keep):
+            logits = model(
+                input_ids=tokens.to(self.device), position_ids=places, past_key_values=filled, use_cache=True,
+                logits_to_keep=keep,
+            ).logits  # fmt: skip
         for number, layer in enumerate(filled.layers):
             read: Any = layer  # every kind of layer keeps keys and values, or the trial fails
             for buffer, values in zip(self._buffers(number, read.keys, read.values), (read.keys, read.values), strict=True):
                 buffer[first : first + len(prompts), :, :width] = values
         self.lengths = np.concatenate([self.lengths, lengths])
-        return logits[torch.arange(len(prompts)), torch.from_numpy(lengths - 1 - (width - keep))]
+        return _picked(logits, last, keep)[:, 0]
+
+    def _hold(self, count: int, width: int) -> None:
+        """Say how large the buffers must be; each grows when its layer is written to."""
+        if count > self.count or width > self.width:
+            self.width = max(self.width, -(-width // _WIDER) * _WIDER)
+            self.count = max(count, min(self.room // self.width, self.most_lines))
 
     def _buffers(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if layer not in self.buffers:
-            made = [one.new_zeros(self.size, one.shape[1], self.width, one.shape[3]) for one in (keys, values)]
+        """Return the buffers of a layer, large enough, with what they held."""
+        known = self.buffers.get(layer)
+        if known is None or known[0].shape[0] < self.count or known[0].shape[2] < self.width:
+            made = [one.new_zeros(self.count, one.shape[1], self.width, one.shape[3]) for one in (keys, values)]
+            for new, old in zip(made, known or (), strict=False):
+                new[: len(self.lengths), :, : old.shape[2]] = old[: len(self.lengths)]
             self.buffers[layer] = made[0], made[1]
         return self.buffers[layer]
 
@@ -91,10 +111,11 @@ class Slots(DynamicCache):
         order = np.arange(len(kept))
         order[holes] = movers
         if len(holes):
+            reach = int(self.lengths.max())
             to, source = torch.from_numpy(holes).to(self.device), torch.from_numpy(movers).to(self.device)
             for buffers in self.buffers.values():
                 for buffer in buffers:
-                    buffer[to] = buffer[source]
+                    buffer[to, :, :reach] = buffer[source, :, :reach]
         self.lengths = self.lengths[order]
         return order
 
@@ -109,6 +130,27 @@ class Slots(DynamicCache):
         return int(self.lengths.max(initial=0))
 
 
+@contextmanager
+def _head_reads(model: Any, places: torch.Tensor, columns: int) -> Iterator[None]:
+    """Give a model's head one position of each row alone, where it would get so many columns."""
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, given: (_picked(given[0], places, columns), *given[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _picked(found: torch.Tensor, places: torch.Tensor, columns: int) -> torch.Tensor:
+    """Return one column of each row [rows, 1, width] of what has so many; what has another number of them as it is."""
+    if found.ndim != 3 or found.shape[1] != columns:
+        return found
+    return found[torch.arange(len(found), device=found.device), places][:, None]
+
+
 def reads_slots(subject: Any) -> bool:
     """Try whether a model goes on from slots as in one pass over everything."""
     if subject.model not in _slotted:
@@ -120,7 +162,7 @@ def _goes_on(subject: Any) -> bool:
     model = subject.model
     draw = np.random.Generator(np.random.Philox(1)).integers(0, model.config.get_text_config().vocab_size, 16).tolist()
     rows = [draw[:4], draw[4:10], draw[10:13]]
-    slots, steps = Slots(3, 8, subject.device), [(0, 1, 2), (1, 2)]
+    slots, steps = Slots(24, 3, 3, subject.device), [(0, 1, 2), (1, 2)]
     slots.read(model, [row[:-1] for row in rows[:1]])
     slots.read(model, [row[:-1] for row in rows[1:]])
     found = [slots.step(model, np.array([rows[line][-1] for line in steps[0]]))]

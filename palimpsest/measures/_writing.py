@@ -1,9 +1,9 @@
 """Writing: how do many prompts go on at once, with no step spent on one that has ended?
 
-Prompts are read in batches of similar lengths; what they leave is kept in slots of one buffer that is allocated once. Each step
-adds one token to every slot that is still writing; when enough slots are free, the next prompts are read into them (continuous
-batching: Yu et al. 2022, Orca, OSDI). That is right where attention alone mixes tokens, so a model is tried first; any other
-writes with ``generate`` of transformers.
+Prompts are read in batches of similar lengths; what they leave is kept in slots of one buffer. Each step adds one token to
+every slot still writing; when enough of the buffer is free, the next prompts are read into it (continuous batching: Yu
+et al. 2022, Orca, OSDI). That is right where attention alone mixes tokens, so a model is tried first; any other writes with
+``generate`` of transformers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from palimpsest.measures._slots import Slots, reads_slots
 from palimpsest.models import reading
 
 _REFILL = 4
-"""Prompts are read into free slots once a quarter of all is free."""
+"""Prompts are read into free slots once they are a quarter of all."""
 _CPU_ROOM = 8_192
 """More slots are no faster on a CPU."""
 _SHARE, _MOST = 8, 8
@@ -144,8 +144,7 @@ def write(
         and _chooses_freely(subject.model)
     )
     work = _in_slots if fits and reads_slots(subject) else _generated
-    size = max(_room(subject, room) // max(longest, 1), 1)
-    return work(subject, prompts, names, most, dice, Ends(subject, until), size, told)
+    return work(subject, prompts, names, most, dice, Ends(subject, until), _room(subject, room), told)
 
 
 def _room(subject: Any, room: int) -> int:
@@ -172,22 +171,22 @@ def _in_slots(
     most: int,
     dice: Dice,
     ends: Ends,
-    size: int,
+    room: int,
     told: Told,
 ) -> list[list[int]]:
-    """Write with so many slots; the same prompt with the same noise is written once."""
+    """Write with slots for so many tokens; the same prompt with the same noise is written once."""
     firsts: dict[tuple[Any, ...], int] = {}
     same = [firsts.setdefault((names[index], *prompt), index) for index, prompt in enumerate(prompts)]
     waiting = sorted(firsts.values(), key=lambda index: (len(prompts[index]), index))
-    size, written = min(size, len(waiting)), {index: [] for index in waiting}
-    slots = Slots(size, max(map(len, prompts)) + most, subject.device)
+    written: dict[int, list[int]] = {index: [] for index in waiting}
+    widths = np.array([len(prompts[index]) + most for index in waiting])
+    slots = Slots(room, most, len(waiting), subject.device)
     stops = np.array(ends.tokens, dtype=np.int64)
     live: list[int] = []
     done, logits = 0, torch.empty(0)
     while waiting or live:
-        fresh = waiting[: size - len(live)] if size - len(live) >= min(max(size // _REFILL, 1), len(waiting)) else []
-        if fresh:
-            waiting = waiting[len(fresh) :]
+        if more := _admitted(widths, len(live), room):
+            fresh, waiting, widths = waiting[:more], waiting[more:], widths[more:]
             added = slots.read(subject.model, [prompts[index] for index in fresh])
             logits = torch.cat([logits, added]) if live else added
             live += fresh
@@ -208,6 +207,20 @@ def _in_slots(
     return [list(written[index]) for index in same]
 
 
+def _admitted(widths: np.ndarray, live: int, room: int) -> int:
+    """Return how many of those that wait are read next: none before they are worth a pass of their own.
+
+    Args:
+        widths: of the lines that wait, prompts with what is written, the narrowest first [waiting].
+        live: lines that are being written, none wider than these.
+        room: tokens that all of them may take.
+    """
+    fitting = int(((live + np.arange(1, len(widths) + 1)) * widths <= room).sum()) if len(widths) else 0
+    if not live:
+        return min(max(fitting, 1), len(widths))
+    return fitting if fitting >= min(max((live + fitting) // _REFILL, 1), len(widths)) else 0
+
+
 def _chooses_freely(model: Any) -> bool:
     """Whether a model's generation settings leave the choice of a token to its logits."""
     return not any(getattr(model.generation_config, name, None) for name in _STEERED)
@@ -220,10 +233,11 @@ def _generated(
     most: int,
     dice: Dice,
     ends: Ends,
-    size: int,
+    room: int,
     told: Told,
 ) -> list[list[int]]:
-    """Write so many at a time with the library's own loop."""
+    """Write as many at a time as take so many tokens, with the library's own loop."""
+    size = max(room // max(max(map(len, prompts), default=0) + most, 1), 1)
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     written: list[list[int]] = [[]] * len(prompts)
     batches = list(reading.batches(order, size, None if subject.writes_padded else [len(prompt) for prompt in prompts]))
