@@ -23,6 +23,7 @@ from palimpsest.data.chat import Example, ItemSet
 from palimpsest.data.render import Renderer
 from palimpsest.measures._measure import Budget, Measure, Progress
 from palimpsest.measures._sharing import Line, lines_of, model_inputs, widest_line
+from palimpsest.models import reading
 
 _ANY = 2**31
 _CPU_TOKENS, _CPU_LOGITS = 2_048, 2**24
@@ -69,14 +70,13 @@ class Predicted:
 
     Args:
         batch: of all rows of the pass.
-        line: in which line of it the row lies.
-        columns: where in the columns that were kept.
+        places: where among the positions of the pass.
         own: where among the predictions of all rows.
     """
 
-    def __init__(self, batch: _Predictions, line: int, columns: slice | np.ndarray, own: slice) -> None:
+    def __init__(self, batch: _Predictions, places: slice | np.ndarray, own: slice) -> None:
         self._batch, self._own = batch, own
-        self._place = line, columns if isinstance(columns, slice) else torch.from_numpy(columns).to(batch.logits.device)
+        self._place = places if isinstance(places, slice) else torch.from_numpy(places).to(batch.logits.device)
 
     @property
     def logits(self) -> torch.Tensor:
@@ -108,16 +108,14 @@ class _Predictions:
     """What the rows of a pass predict.
 
     Args:
-        logits: float32 [lines, columns kept, vocabulary].
-        line: of each prediction of every row, in which line it lies.
-        column: and in which of the columns.
+        logits: float32 [positions, vocabulary].
+        place: of each prediction of every row, which of the positions it is made at.
         tokens: and what came.
     """
 
-    def __init__(self, logits: torch.Tensor, line: np.ndarray, column: np.ndarray, tokens: np.ndarray) -> None:
+    def __init__(self, logits: torch.Tensor, place: np.ndarray, tokens: np.ndarray) -> None:
         self.logits = logits
-        line_of, column_of, self.targets = torch.from_numpy(np.stack([line, column, tokens])).to(logits.device)
-        self._place = line_of, column_of
+        self._place, self.targets = torch.from_numpy(np.stack([place, tokens])).to(logits.device)
 
     @cached_property
     def log_normaliser(self) -> torch.Tensor:
@@ -125,7 +123,7 @@ class _Predictions:
 
     @cached_property
     def log_probability(self) -> np.ndarray:
-        return (self.logits[*self._place, self.targets] - self.log_normaliser[self._place]).cpu().numpy()
+        return (self.logits[self._place, self.targets] - self.log_normaliser[self._place]).cpu().numpy()
 
     @cached_property
     def correct(self) -> np.ndarray:
@@ -284,7 +282,7 @@ def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, p
         batches = plan(rows, budget, vocabulary, widest_line(subject), inside, pass_cost=cost)
     done = 0
     for own, everybody, counts in ranks.turns(batches):
-        passed = _pass(subject, own, readers if counts else ())
+        passed = _pass(subject, own, readers if counts else (), inside)
         for rank, lines in enumerate(everybody):
             _hand_out(rows, readers, lines, ranks.from_rank(rank, passed))
             done += sum(len(line.columns) for line in lines)
@@ -293,45 +291,55 @@ def _run(subject: Any, rows: list[Row], readers: list[Reader], budget: Budget, p
         reader.gather()
 
 
-def _pass(subject: Any, lines: list[Line], readers: Sequence[Reader]) -> torch.Tensor:
-    """Return the logits of one batch where any of its lines predicts something, float32 [lines, columns kept, vocabulary]."""
+def _pass(subject: Any, lines: list[Line], readers: Sequence[Reader], inside: bool) -> torch.Tensor:
+    """Return the logits of all positions of a batch that predict something, float32 [positions, vocabulary]."""
     where = Batch(lines, max(line.width for line in lines))
-    kept = _kept(where)
+    places = _predicting(where)
+    kept, own = np.unique(places[1], return_inverse=True)
+    keep = len(kept) if len(kept) == where.width - kept[0] else kept.tolist()
+    line, column = torch.from_numpy(np.stack([places[0], own])).to(subject.device)
     for reader in readers:
         reader.begin(where)
-    logits = subject.model(**model_inputs(lines, subject, kept if len(kept) < kept[-1] - kept[0] + 1 else len(kept))).logits
+    # who looks inside may ask the head for more, which is then not told
+    with reading.head_at(subject.model, line, column, -1 if inside else len(kept)) as read:
+        logits = subject.model(**model_inputs(lines, subject, keep)).logits
+        if len(logits) == len(lines) and logits.shape[1] == where.width:  # a model that can't be asked for some columns
+            logits = logits[:, kept]
+        logits = read(logits)
     for reader in readers:
         reader.end()
-    return (logits if logits.shape[1] == len(kept) else logits[:, kept]).float()
+    return logits.float()
 
 
-def _kept(where: Batch) -> list[int]:
-    """Return the columns of a batch that predict something in any line."""
-    if all(line.is_plain for line in where.lines):
-        return list(range(where.width - max(line.trailing for line in where.lines), where.width))
-    return sorted({column + where.width - line.width for line in where.lines for column in line.predicting()})
+def _predicting(where: Batch) -> np.ndarray:
+    """Return line and column of all positions of a batch that predict something, in the order of both [2, positions]."""
+    each = [
+        np.arange(where.width - line.trailing, where.width)
+        if line.is_plain
+        else np.array(sorted(line.predicting())) + (where.width - line.width)
+        for line in where.lines
+    ]
+    return np.stack([np.repeat(np.arange(len(each)), list(map(len, each))), np.concatenate(each)])
 
 
 def _hand_out(rows: list[Row], readers: list[Reader], lines: list[Line], logits: torch.Tensor) -> None:
-    """Give every reader the logits [lines, columns kept, vocabulary] of each row of a batch."""
+    """Give every reader the logits [positions, vocabulary] of each row of a batch."""
     where = Batch(lines, max(line.width for line in lines))
-    kept = _kept(where)
-    place = np.zeros(where.width, dtype=np.int64)
-    place[kept] = np.arange(len(kept))
+    place = np.zeros((len(lines), where.width), dtype=np.int64)
+    place[*_predicting(where)] = np.arange(len(logits))
     held = [
-        (line, index, place[where.columns(line, index, rows[index].first - 1, len(rows[index].tokens) - 1)])
+        (index, place[line, where.columns(line, index, rows[index].first - 1, len(rows[index].tokens) - 1)])
         for line, index in where.rows()
     ]
-    ends = np.cumsum([0, *(len(columns) for _, _, columns in held)])
+    ends = np.cumsum([0, *(len(places) for _, places in held)])
     predictions = _Predictions(
         logits,
-        np.repeat([line for line, _, _ in held], np.diff(ends)),
-        np.concatenate([columns for _, _, columns in held]),
-        np.concatenate([rows[index].tokens[rows[index].first :] for _, index, _ in held]),
+        np.concatenate([places for _, places in held]),
+        np.concatenate([rows[index].tokens[rows[index].first :] for index, _ in held]),
     )
-    for (line, index, found), low, high in zip(held, ends[:-1], ends[1:], strict=True):
+    for (index, found), low, high in zip(held, ends[:-1], ends[1:], strict=True):
         whole = found[-1] - found[0] + 1 == len(found)
-        columns = slice(int(found[0]), int(found[-1]) + 1) if whole else found
-        seen = Predicted(predictions, line, columns, slice(int(low), int(high)))
+        places = slice(int(found[0]), int(found[-1]) + 1) if whole else found
+        seen = Predicted(predictions, places, slice(int(low), int(high)))
         for reader in readers:
             reader.read(index, seen)

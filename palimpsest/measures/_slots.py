@@ -7,8 +7,7 @@ so each model is tried first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -56,18 +55,24 @@ class Slots(DynamicCache):
         filled, keep = DynamicCache(), width - int(lengths.min()) + 1
         # padding on the right is seen by nothing but padding
         places = torch.arange(width, device=self.device).expand(tokens.shape)
+        rows = torch.arange(len(prompts), device=self.device)
         last = torch.from_numpy(lengths - 1 - (width - keep)).to(self.device)
-        with _head_reads(model, last, keep):
-            logits = model(
-                input_ids=tokens.to(self.device), position_ids=places, past_key_values=filled, use_cache=True,
-                logits_to_keep=keep,
-            ).logits  # fmt: skip
+        with reading.head_at(model, rows, last, keep) as read:
+            logits = read(
+                model(
+                    input_ids=tokens.to(self.device),
+                    position_ids=places,
+                    past_key_values=filled,
+                    use_cache=True,
+                    logits_to_keep=keep,
+                ).logits
+            )
         for number, layer in enumerate(filled.layers):
-            read: Any = layer  # every kind of layer keeps keys and values, or the trial fails
-            for buffer, values in zip(self._buffers(number, read.keys, read.values), (read.keys, read.values), strict=True):
+            left: Any = layer  # every kind of layer keeps keys and values, or the trial fails
+            for buffer, values in zip(self._buffers(number, left.keys, left.values), (left.keys, left.values), strict=True):
                 buffer[first : first + len(prompts), :, :width] = values
         self.lengths = np.concatenate([self.lengths, lengths])
-        return _picked(logits, last, keep)[:, 0]
+        return logits
 
     def _hold(self, count: int, width: int) -> None:
         """Say how large the buffers must be; each grows when its layer is written to."""
@@ -128,27 +133,6 @@ class Slots(DynamicCache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.lengths.max(initial=0))
-
-
-@contextmanager
-def _head_reads(model: Any, places: torch.Tensor, columns: int) -> Iterator[None]:
-    """Give a model's head one position of each row alone, where it would get so many columns."""
-    head = model.get_output_embeddings()
-    if head is None:
-        yield
-        return
-    hook = head.register_forward_pre_hook(lambda _, given: (_picked(given[0], places, columns), *given[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _picked(found: torch.Tensor, places: torch.Tensor, columns: int) -> torch.Tensor:
-    """Return one column of each row [rows, 1, width] of what has so many; what has another number of them as it is."""
-    if found.ndim != 3 or found.shape[1] != columns:
-        return found
-    return found[torch.arange(len(found), device=found.device), places][:, None]
 
 
 def reads_slots(subject: Any) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -133,6 +134,38 @@ def sees_ahead(model: Any) -> bool:
 def trial_logits(model: Any, row: Sequence[int] | None = None) -> torch.Tensor:
     """Return the logits [tokens, vocabulary] of a few tokens, by default always the same ones, in a plain call."""
     return _logits(model, {"input_ids": torch.tensor([row or _trial(model)], device=model.device)})[0]
+
+
+@contextmanager
+def head_at(
+    model: Any, lines: torch.Tensor, columns: torch.Tensor, width: int
+) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Let a model's head see some positions alone, as one row, where it would get so many columns of every line.
+
+    What is yielded turns the logits of the model [lines, width, vocabulary] into those of the positions [positions,
+    vocabulary], whether the head could be told or not.
+
+    Args:
+        model: a causal language model.
+        lines: of each position [positions].
+        columns: of each position, among those that the head would get [positions].
+        width: how many it would get.
+    """
+    told: list[bool] = []
+
+    def pick(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if given[0].ndim != 3 or given[0].shape[1] != width:
+            return None
+        told.append(True)
+        return given[0][lines, columns][None], *given[1:]
+
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(pick) if head is not None else None
+    try:
+        yield lambda logits: logits[0] if told else logits[lines, columns]
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:

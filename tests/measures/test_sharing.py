@@ -87,6 +87,31 @@ def test_what_rows_have_in_common_is_run_once_where_attention_alone_mixes_tokens
         assert counted.tokens < whole / 3
 
 
+def test_the_head_sees_the_positions_that_predict_and_no_others(one: subject.Subject) -> None:
+    """Whether it can be told or not, and whether the model can be asked for some columns or not, the numbers are the same."""
+    given, seen = [*options(12, "a"), *options(20, "d")], []
+    head = one.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[:-1].numel()))
+    found = Kept()
+    run_rows(one, given, [found], Budget(64), lambda *_: None)
+    hook.remove()
+    assert sum(seen) <= sum(map(len, found.found.values()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.model, "get_output_embeddings", lambda: None)
+        untold = Kept()
+        run_rows(one, given, [untold], Budget(64), lambda *_: None)
+        accepted = _sharing.reading.accepted
+        patch.setattr(
+            _sharing.reading, "accepted",
+            lambda model, offered: accepted(model, {name: one for name, one in offered.items() if name != "logits_to_keep"}),
+        )  # fmt: skip
+        whole = Kept()
+        run_rows(one, given, [whole], Budget(64), lambda *_: None)
+    for index, logits in found.found.items():
+        assert torch.allclose(logits, untold.found[index], atol=1e-5)
+        assert torch.allclose(logits, whole.found[index], atol=1e-5)
+
+
 def test_a_vector_is_added_and_the_stream_is_read_at_the_same_places(
     one: subject.Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
