@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from palimpsest.measures._sharing import tried
 from palimpsest.models import reading
 
-_CPU_AT_ONCE, _AT_ONCE = 2_048, 8_192
+_CPU_AT_ONCE, _AT_ONCE = 1_024, 8_192
 """So many tokens of prompts are read in one pass."""
 _WIDER = 16
 """Buffers grow by so many tokens at once, because growing copies them."""
