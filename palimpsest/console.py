@@ -65,12 +65,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
 
 
 def folded(name: str) -> list[str]:
-    """Return a name in pieces that are short enough for a column of names, broken where its parts meet."""
+    """Return a name in pieces that are short enough for a column of names: words, and of a long word its parts."""
     pieces = [""]
-    for part in re.findall(r"[^_:./\s-]*[_:./\s-]*", name):
-        if len(pieces[-1]) + len(part) > _NAME and pieces[-1]:
-            pieces.append("")
-        pieces[-1] += part
+    for word in name.split():
+        space = " " if pieces[-1] else ""
+        for part in re.findall(r"[^_:./-]+[_:./-]*|[_:./-]+", word) if len(word) > _NAME else [word]:
+            if pieces[-1] and len(pieces[-1] + space + part) > _NAME:
+                pieces.append("")
+                space = ""
+            pieces[-1] += space + part
+            space = ""
     return pieces
 
 

@@ -195,3 +195,17 @@ def test_an_interrupt_that_something_swallowed_comes_again() -> None:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "who ignores it goes on ignoring it"
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [
+        ("sums digits.first_digit", ["sums digits.first_digit"]),
+        ("pocket_stories bits_per_byte", ["pocket_stories", "bits_per_byte"]),
+        ("capability:directions_options right", ["capability:directions_", "options right"]),
+        ("x" * 30, ["x" * 30]),
+        ("", [""]),
+    ],
+)
+def test_a_long_name_is_broken_between_its_words_before_it_is_broken_inside_them(name: str, pieces: list[str]) -> None:
+    assert console.folded(name) == pieces

@@ -12,7 +12,6 @@ from palimpsest.core.errors import UserError
 
 _FEW = 6
 """So many comparisons are shown in full; of more, those that did not move are only named."""
-_QUIET, _OPEN = ("unchanged", "identical"), "not decided"
 _LOG = "An inspect log (.eval, .json), an lm-eval samples file, the folder of one of our runs, or a folder of logs."
 
 
@@ -89,17 +88,20 @@ def _size(text: str, option: str) -> float:
 
 def _print(found: Any) -> None:
     from palimpsest.console import headline, out, reasons, say, table
+    from palimpsest.core.wording import MINUS
+    from palimpsest.evaluations.account import WORDS
 
     account = found.account
     rows = account.parts[0].tables[0].rows
+    named = () if len(rows) <= _FEW else (WORDS["unchanged"], WORDS["identical"])
     headline(account.headline, account.sure)
     reasons(account.reasons)
     out.print()
-    drawn = rows if len(rows) <= _FEW else [row for row in rows if row[-1] not in _QUIET]
-    table(("", "A", "B", "B \N{MINUS SIGN} A", ""), [_row(*row) for row in drawn])
-    for quiet in _QUIET:
-        if hidden := [name for name, *_, state in rows if state == quiet and len(drawn) < len(rows)]:
-            say(f"{quiet} ({len(hidden)}): {', '.join(hidden)}", style="dim")
+    if drawn := [_row(*row) for row in rows if row[-1] not in named]:
+        table(("", "A", "B", f"B {MINUS} A", ""), drawn)
+    for state in named:
+        if alike := [name for name, *_, own in rows if own == state]:
+            say(f"{state} ({len(alike)}): {', '.join(alike)}", style="dim")
     out.print()
     reasons((), account.next_steps)
     for note in account.notes:
@@ -110,21 +112,20 @@ def _print(found: Any) -> None:
 def _row(name: str, before: Any, after: Any, change: Any, moved: str, _: Any, state: str) -> tuple[str, ...]:
     """Return a row of the table in the width of a terminal: levels without their intervals, which the report has."""
     from palimpsest.console import folded
-    from palimpsest.core.wording import remark, shown
+    from palimpsest.core.wording import amount, shown
+    from palimpsest.evaluations.account import WORDS
 
+    levels = [shown(one, change=False) for one in (before, after)]
     told = shown(change, change=True)
-    counts = "no item differs" if moved == "0, 0" else "{} worse, {} better".format(*moved.split(", "))
-    found = remark(change, brief=True).partition("; ")[2] if state == _OPEN else ""
-    if state == _OPEN and change.above(0.0) is not None:
-        found = "differs before Holm only"
+    interval = "" if change.interval == (0.0, 0.0) else told.interval or "no interval"
+    comes_to = [state, "no item differs" if moved == "0, 0" else "{} worse, {} better".format(*moved.split(", "))]
+    if state == WORDS["open"] and change.above(0.0) is not None:
+        comes_to.append("differs before Holm only")
+    elif state == WORDS["open"] and change.minimum_detectable is not None:
+        comes_to.append(f"finds ≥ {amount(change.minimum_detectable, change.unit)}")
     return (
         "\n".join(folded(name)),
-        *(
-            f"{one.value}{one.unit if one.unit == '%' else ''}"
-            for one in (shown(side, change=False) for side in (before, after))
-        ),
-        "\n".join(
-            [f"{told.value} {told.unit}".strip(), "" if change.interval == (0.0, 0.0) else told.interval or "no interval"]
-        ),
-        "\n".join([state, counts, *([found] if found else [])]),
+        *(f"{one.value}{one.unit if one.unit == '%' else ''}" for one in levels),
+        f"{told.value} {told.unit}".strip() + f"\n{interval}",
+        "\n".join(comes_to),
     )

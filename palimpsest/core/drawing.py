@@ -222,10 +222,7 @@ def _both_ways(axes: Axes, straight: float) -> list[float]:
 def _line(axes: Axes, row: int, label: str, said: str) -> None:
     """Write a row's label, as much of it as there is room beside its number; what is cut is its middle."""
     room = max(12, int(_LETTERS - _NARROWER * len(said)))
-    name = one_line(label, len(label) or 1)
-    if len(name) > room:
-        name = f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
-    _text(axes, 0.0, row, name, ha="left", color=INK, fontsize=LABEL, weight="bold")
+    _text(axes, 0.0, row, one_line(label, room, middle=True), ha="left", color=INK, fontsize=LABEL, weight="bold")
     _text(axes, 1.0, row, said, ha="right", color=MUTED, fontsize=SMALL)
 
 

@@ -180,10 +180,11 @@ def visible(text: object, limit: int | None = None) -> str:
     return clean if len(cut) == len(said) else f"{clean} … ({len(said) - len(cut):,} more characters)"
 
 
-def one_line(text: str, room: int) -> str:
-    """Return untrusted text in one line of at most so many characters, with an ellipsis where it was cut."""
+def one_line(text: str, room: int, *, middle: bool = False) -> str:
+    """Return untrusted text in one line of at most so many characters, with an ellipsis where its end or middle was cut."""
     line = " ".join(visible(text).split())
-    return line if len(line) <= room else f"{line[: room - 1]}…"
+    end = room // 2 if middle else 0
+    return line if len(line) <= room else f"{line[: room - 1 - end]}…{line[len(line) - end :]}"
 
 
 def _visible(char: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from palimpsest.audit import Table
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.means import NO_SPREAD
-from palimpsest.core.wording import amount, chance, shown
+from palimpsest.core.wording import MINUS, amount, chance, shown
 from palimpsest.evaluations import flips
 from palimpsest.evaluations.comparison import Found
 from palimpsest.evaluations.matching import Matched
@@ -31,7 +31,7 @@ WORDS: dict[State, str] = {
 _ORDER: tuple[State, ...] = (
     "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
 )  # fmt: skip
-COLUMNS = ("task, metric", "A", "B", "B − A", "items worse, better", "McNemar p", "comes to")
+COLUMNS = ("task, metric", "A", "B", f"B {MINUS} A", "items worse, better", "McNemar p", "comes to")
 _ROWS = 24
 """Rows of one figure."""
 _NAMED = 4
@@ -95,8 +95,10 @@ def sentence(one: Compared) -> str:
     told = shown(change, change=True)
     before, after = _brief(one.before), _brief(one.after)
     if one.state == "unknown":
-        return f"on {one.task}, {one.metric.name} went from {before} to {after} ({told.value} {told.unit}".rstrip() + (
-            f"): could not say whether that is more than chance ({_unknown(one)})"
+        by = f"{told.value} {told.unit}".strip()
+        return (
+            f"on {one.task}, {one.metric.name} went from {before} to {after} ({by}): could not say whether that is more than "
+            f"chance ({_unknown(one)})"
         )
     moved = (
         f"stayed at {after}" if before == after else f"{'rose' if (change.value or 0) > 0 else 'fell'} from {before} to {after}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -92,8 +93,6 @@ class Compared:
     """Whether it is beyond the margin after Holm's correction over all."""
     left: int = 0
     """Items without a score on one side."""
-    rounded: int = 0
-    """Items whose scores differ by no more than rounding."""
 
     @property
     def name(self) -> str:
@@ -109,10 +108,15 @@ class Compared:
         """Whether every item has the same score on both sides, up to rounding."""
         return not self.moved.any()
 
-    @property
+    @cached_property
     def moved(self) -> np.ndarray:
         """By how much each item's score moved, [items]; 0 where it is no more than rounding."""
         return _moved(*self.values)
+
+    @property
+    def rounded(self) -> int:
+        """Items whose scores differ, but by no more than rounding."""
+        return int(((self.moved == 0.0) & (self.values[0] != self.values[1])).sum())
 
     @property
     def state(self) -> State:
@@ -200,7 +204,7 @@ def _of_metric(matched: Matched, metric: Metric, options: Options) -> Compared:
     return Compared(
         task, metric, tuple(pair for pair, _, _ in kept), (values[:, 0], values[:, 1]), sides[0], sides[1], change,
         int((gained < 0).sum()), int((gained > 0).sum()), exact, _beyond(before, after, clusters, metric, change.value),
-        left=len(scored) - len(kept), rounded=int(((moved == 0.0) & (values[:, 0] != values[:, 1])).sum()),
+        left=len(scored) - len(kept),
     )  # fmt: skip
 
 

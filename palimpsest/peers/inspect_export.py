@@ -202,9 +202,8 @@ def _log(record: RunRecord, run: str, model: SubjectRecord, name: str, answered:
             "command": " ".join(map(str, record.provenance.get("command", ()))),
             "verdict": record.verdict.headline,
             "cluster": "template",
-            "scores": {
-                score: item_scores.metric(score, "") for score in answered[0].scores
-            },  # all but the loss: more is better
+            # as exported, more of all but the loss is better (see ``_named``)
+            "scores": {score: item_scores.metric(score, "") for score in answered[0].scores},
         },
     )
     return EvalLog(
