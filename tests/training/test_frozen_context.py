@@ -7,6 +7,7 @@ that of the copy is the ordinary gradient, and the frozen gradient is the model'
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -194,17 +195,50 @@ def test_decisions_that_share_a_context_share_its_pass(name: str, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_context_can_be_read_twice(name: str) -> None:
+def test_a_context_can_be_read_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(name)
     objective = FrozenContext()
     objective.prepare(model)
     part = objective.parts(rows())["frozen"]
     cache = objective._read(model, part)
     objective._read = lambda *_: cache  # type: ignore[method-assign]
+    monkeypatch.setattr(frozen_context, "FrozenCache", lambda cache, which, once: FrozenCache(cache, which))
     first, second = (objective.logits(model, part) for _ in range(2))
     first.sum().backward()
     second.sum().backward()
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_context_read_once_is_not_held_twice(name: str) -> None:
+    model = build(name)
+    objective = FrozenContext()
+    objective.prepare(model)
+    part = objective.parts(rows())["frozen"]
+    read, filled = objective._read, []
+
+    def seen(*given: Any) -> Any:
+        cache = read(*given)
+        filled.extend(
+            weakref.ref(layer.keys) for layer in cache.layers if isinstance(getattr(layer, "keys", None), torch.Tensor)
+        )
+        return cache
+
+    objective._read = seen  # type: ignore[method-assign]
+    kept = objective.logits(model, part)
+    assert filled and not any(one() is not None for one in filled)
+    kept.sum().backward()
+
+
+def test_freed_memory_is_given_back_where_gradients_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given_back = build("llama"), []
+    monkeypatch.setattr(frozen_context.freed_memory, "give_back", lambda: given_back.append(True))
+    for large, times in ((2**26, 0), (1, 2)):
+        monkeypatch.setattr(frozen_context, "_LARGE", large)
+        objective = FrozenContext()
+        objective.prepare(model)
+        objective(model, objective.parts(rows())["frozen"])
+        assert len(given_back) == times
 
 
 @pytest.mark.parametrize("name", HYBRID)
@@ -213,7 +247,7 @@ def test_the_stock_cache_fails_where_states_are_written_in_place(name: str, monk
     model = build(name)
     objective = FrozenContext()
     objective.prepare(model)
-    monkeypatch.setattr(frozen_context, "FrozenCache", lambda cache, which: cache)
+    monkeypatch.setattr(frozen_context, "FrozenCache", lambda cache, which, once: cache)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         objective(model, objective.parts(rows()[:1])["frozen"]).sum().backward()
 
@@ -231,8 +265,8 @@ def test_an_architecture_that_loses_its_context_is_refused(name: str, monkeypatc
     """As transformers before 5.7 lost recurrent states, and gradient checkpointing loses everything: without an error."""
 
     class Forgetful(FrozenCache):
-        def __init__(self, filled: DynamicCache, which: Any = None) -> None:
-            super().__init__(filled, which)
+        def __init__(self, filled: DynamicCache, which: Any = None, *, once: bool = False) -> None:
+            super().__init__(filled, which, once=once)
             self.layers = [copy.copy(layer) for layer in self.layers]
             for layer in self.layers:
                 for key in ("keys", "values"):
