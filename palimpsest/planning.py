@@ -29,6 +29,8 @@ from palimpsest.training.settings import TrainingSettings
 from palimpsest.verdict import Thresholds
 
 _HEADING = "This can't be run:"
+_DEVICES = "auto", "cpu", "cuda", "hpu", "mps", "mtia", "npu", "xla", "xpu"
+"""Kinds of device that torch knows, with its plug-ins'; one of them may have a number behind a colon."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def see(request: Request) -> Seen:
     thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
     chosen = _audits(request, problems)
     folders = _folders(request, problems)
+    if (kind := request.device.partition(":")[0]) not in _DEVICES:
+        problems.add(f"there is no device named '{kind}'; say one of {', '.join(_DEVICES)}")
     materials = Materials()
     if "base" in folders:
         materials = open_materials(request, pocket.CAPABILITIES if pocket.speaks(folders["base"]) else (), problems)

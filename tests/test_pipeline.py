@@ -267,6 +267,8 @@ def test_a_device_that_is_not_there_is_refused_before_work_starts(model: Path, t
     missing = "cuda:7" if torch.cuda.is_available() else "cuda"
     with pytest.raises(UserError, match=f"the device must be there, found '{missing}'"):
         palimpsest.diff(model, model, folder=tmp_path / "run", device=missing)
+    with pytest.raises(UserError, match=r"(?s)tuned: there is no model folder.*no device named .gpu.; say one of auto, cpu"):
+        palimpsest.diff(model, tmp_path / "nowhere", folder=tmp_path / "run", device="gpu:1")
 
 
 def test_text_that_is_only_audited_on_is_used_as_a_whole(model: Path, tmp_path: Path) -> None:
