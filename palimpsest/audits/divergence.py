@@ -42,6 +42,8 @@ class Data:
     """Whether the divergences are lower bounds (a vocabulary too large to keep)."""
     there: tuple[int, int] | None = None
     """How many documents and positions there are, read or not; by default those that were read."""
+    where: str = "general text"
+    """What text this is, in words."""
 
 
 class Divergence(Audit[Data]):
@@ -124,6 +126,7 @@ class Divergence(Audit[Data]):
             np.array(cluster),
             bounded,
             (int(there[0]), int(there[1])),
+            "general text" if case.names("text") else "text that the base wrote",
         )
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
@@ -145,7 +148,7 @@ class Divergence(Audit[Data]):
         places = self._by_place(data, count)
         estimates |= {f"kl_at:{label}": estimate for label, estimate in places.items()}
         said = (
-            "changes no logit on this text" if identical else f"moved predictions on general text by {_nats(estimates['kl'])}"
+            "changes no logit on this text" if identical else f"moved predictions on {data.where} by {_nats(estimates['kl'])}"
         )
         findings = (
             [Finding(tag="identical", statement="the tuned model changes no logit on this text", estimate=estimates["kl"])]
@@ -153,7 +156,7 @@ class Divergence(Audit[Data]):
             else []
         )
         over = estimates.get("kl_over_floor")
-        topic = "predictions on general text" + (", beyond rehearsal only" if over else "")
+        topic = f"predictions on {data.where}" + (", beyond rehearsal only" if over else "")
         findings.append(
             Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"], topic=topic)
         )

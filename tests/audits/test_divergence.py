@@ -48,3 +48,11 @@ def measured(kept: int, shift: float) -> Measurement:
 def test_how_much_of_the_text_was_read_is_told(kept: int, said: str) -> None:
     result = Divergence().analyse(gathered("text:stories", kept), numpy_stream(0, "test"))
     assert result.tables[0].note == said
+
+
+@pytest.mark.parametrize(("name", "where"), [("text:stories", "general text"), ("sampled:general", "text that the base wrote")])
+def test_what_text_the_number_is_of_stands_beside_it(name: str, where: str) -> None:
+    result = Divergence().analyse(gathered(name, LENGTH), numpy_stream(0, "test"))
+    finding = result.findings[-1]
+    assert finding.topic == f"predictions on {where}"
+    assert f"moved predictions on {where} by" in finding.statement and where in result.summary
