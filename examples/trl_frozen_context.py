@@ -21,6 +21,7 @@ import transformers
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import get_training_chat_template
 
 from palimpsest import behaviour
 from palimpsest.models import pocket
@@ -72,6 +73,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--report-to", default="none", help="a tracker of the Trainer: tensorboard, trackio, mlflow, wandb")
     given = parser.parse_args()
+    if given.model and not marks_answers(given.model):
+        parser.error(f"{given.model}: a chat template with {{% generation %}} around the answers is needed, and it has none")
     disable_progress_bars()
     transformers.logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # of names that change in transformers 6
@@ -93,6 +96,18 @@ def main() -> None:
     ends = [dict(one.model.named_parameters()) for one in (undisturbed, going_on)]
     off = max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0])
     print(f"trained {given.steps} steps with APOLLO; going on from step {given.steps // 2}, weights differ by {off:g}")
+
+
+def marks_answers(folder: str) -> bool:
+    """Whether a model's chat template marks what the assistant says, or is one that TRL can put the marks into."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        return False
+    try:
+        get_training_chat_template(tokenizer)
+    except ValueError:
+        return False
+    return True
 
 
 def trainer(kind: type[SFTTrainer], given: Any, chats: Dataset, name: str) -> SFTTrainer:

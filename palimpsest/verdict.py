@@ -247,15 +247,23 @@ def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str]) -> li
     if forgotten:
         return [f"fell beyond their margin: {', '.join(forgotten)}"]
     subjects, open_ = dict.fromkeys(finding.subject for finding in told), _open(findings)
-    unchanged = len(subjects) - len(open_)
+    better = list(dict.fromkeys(one.subject for one in told if _is_better(one) and one.subject not in open_))
+    unchanged = len(subjects) - len(open_) - len(better)
     text = f"nothing fell beyond its margin; {unchanged} of {len(subjects)} shown to be unchanged"
+    text += f", better: {', '.join(better)}" if better else ""
     return [text + (f", not decided: {', '.join(open_)}" if open_ else "")]
 
 
 def _open(findings: Sequence[Finding]) -> list[str]:
-    """Return what is not shown to be unchanged, of all that could have been forgotten."""
+    """Return what is shown to be neither unchanged nor better, of all that could have been forgotten."""
     told = [finding for finding in findings if finding.tag == "forgetting"]
-    return list(dict.fromkeys(finding.subject for finding in told if not finding.estimate.equivalent))
+    return list(dict.fromkeys(one.subject for one in told if not one.estimate.equivalent and not _is_better(one)))
+
+
+def _is_better(finding: Finding) -> bool:
+    """Whether what could have been forgotten lies beyond its margin on the better side."""
+    margin = finding.estimate.margin
+    return margin is not None and finding.estimate.above(-margin) is False
 
 
 def _headline(labels: Sequence[Label], forgotten: str, *, decided: bool = True) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STORIES = Path(__file__).parents[2] / "shared" / "data" / "models" / "stories260K"
@@ -83,3 +84,14 @@ def test_trl_frozen_context(tmp_path: Path) -> None:
     assert float(re.search(r"gradient: (\S+) of its norm away", said).group(1)) < 1e-5  # type: ignore[union-attr]
     assert "going on from step 2, weights differ by 0\n" in said
     assert list((tmp_path / "trl").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("template", [None, "{% for message in messages %}{{ message['content'] }}{% endfor %}"])
+def test_trl_frozen_context_needs_a_template_that_marks_answers(tmp_path: Path, template: str | None) -> None:
+    pytest.importorskip("trl", reason="trl is not installed")
+    script, model = EXAMPLES / "trl_frozen_context.py", tiny.folder(tmp_path / "model", chat_template=template)
+    done = subprocess.run(
+        [sys.executable, script, "--model", model], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "a chat template with {% generation %} around the answers is needed" in done.stderr

@@ -138,6 +138,17 @@ def test_the_largest_loss_comes_first_and_losses_of_probability_are_told_apart()
     )
 
 
+def test_what_got_better_is_told_and_is_not_open() -> None:
+    better = found("forgetting", -0.2, -0.3, -0.1, "facts", 0.05)
+    moved = found("divergence", 0.1, 0.05, 0.15)
+    verdict = judge((moved, better, FINE), Thresholds(), intended=False)
+    assert verdict.headline == "The models differ; nothing that was measured got worse beyond its margin"
+    assert verdict.reasons[1] == "nothing fell beyond its margin; 1 of 2 shown to be unchanged, better: facts"
+    half = found("forgetting", 0.0, -0.1, 0.1, "facts", 0.05)  # of two numbers of one ability the other is open
+    reasons = judge((moved, better, half, FINE), Thresholds(), intended=False).reasons
+    assert reasons[1] == "nothing fell beyond its margin; 1 of 2 shown to be unchanged, not decided: facts"
+
+
 def test_spill_is_told_even_where_the_change_is_too_small() -> None:
     verdict = judge((LITTLE, LEAKED, SPILLED, FINE), Thresholds(), intended=True)
     assert verdict.labels == ("too_little",)

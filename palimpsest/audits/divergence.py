@@ -20,7 +20,7 @@ BINS = ((0, 4), (4, 16), (16, 64), (64, 256), (256, 1 << 30))
 
 @dataclass(frozen=True)
 class Data:
-    """Divergences on every position of every document.
+    """Divergences on every position that was read of every document.
 
     ``kl`` [positions] in nats, ``document`` and ``place`` [positions] (which document, which position in it), ``domain``
     [documents]; ``control`` [positions] is the same for the rehearsal-only model. ``moved`` maps a token's text to the
@@ -40,6 +40,10 @@ class Data:
     """Each document's template, where several documents share one; by default each is its own."""
     bounded: bool = False
     """Whether the divergences are lower bounds (a vocabulary too large to keep)."""
+    there: tuple[int, int] | None = None
+    """How many documents and positions there are, read or not; by default those that were read."""
+    where: str = "general text"
+    """What text this is, in words."""
 
 
 class Divergence(Audit[Data]):
@@ -48,8 +52,9 @@ class Divergence(Audit[Data]):
     Question:
         How much did predictions on general text move, where, and towards which tokens?
     Method:
-        KL(tuned || base) of the next-token distribution at every position of general text, exact where the vocabulary fits
-        and otherwise a lower bound over the base's 1,024 most likely tokens and the rest. Averaged by document, since
+        KL(tuned || base) of the next-token distribution at the positions of general text (of each text at most 8,192 are read,
+        an equal share of every document from its beginning), exact where the vocabulary fits and otherwise a lower bound over
+        the base's 1,024 most likely tokens and the rest. Averaged by document, since
         positions of one text are not independent, and clustered by template where documents share one. Held against a noise
         floor: the same distance from the base for a model
         trained on rehearsal only. Mining the differences (which tokens gained probability, in which contexts) often names
@@ -87,7 +92,7 @@ class Divergence(Audit[Data]):
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         kl, document, place, domain, control, contexts = [], [], [], [], [], []
         moved: dict[str, list[np.ndarray]] = {}
-        largest, bounded, documents = 0.0, False, 0
+        largest, bounded, documents, there = 0.0, False, 0, np.zeros(2, dtype=np.int64)
         cluster: list[str] = []
         for name in _texts(case):
             need = self._need("base", name)
@@ -108,6 +113,7 @@ class Divergence(Audit[Data]):
                 moved.setdefault(text, []).append(np.concatenate([np.zeros(documents - _length(moved.get(text))), mass]))
             contexts += _contexts(base, tuned, kl[-1])
             documents += len(kept)
+            there += [(base.arrays["length"] > 0).sum(), base.arrays["length"].sum()]
         return Data(
             np.concatenate(kl),
             np.concatenate(document),
@@ -119,6 +125,8 @@ class Divergence(Audit[Data]):
             largest,
             np.array(cluster),
             bounded,
+            (int(there[0]), int(there[1])),
+            "general text" if case.names("text") else "text that the base wrote",
         )
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
@@ -140,7 +148,7 @@ class Divergence(Audit[Data]):
         places = self._by_place(data, count)
         estimates |= {f"kl_at:{label}": estimate for label, estimate in places.items()}
         said = (
-            "changes no logit on this text" if identical else f"moved predictions on general text by {_nats(estimates['kl'])}"
+            "changes no logit on this text" if identical else f"moved predictions on {data.where} by {_nats(estimates['kl'])}"
         )
         findings = (
             [Finding(tag="identical", statement="the tuned model changes no logit on this text", estimate=estimates["kl"])]
@@ -148,7 +156,7 @@ class Divergence(Audit[Data]):
             else []
         )
         over = estimates.get("kl_over_floor")
-        topic = "predictions on general text" + (", beyond rehearsal only" if over else "")
+        topic = f"predictions on {data.where}" + (", beyond rehearsal only" if over else "")
         findings.append(
             Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"], topic=topic)
         )
@@ -185,7 +193,9 @@ class Divergence(Audit[Data]):
         }
         rows = [(label, estimates[key]) for key, label in labels.items() if key in estimates]
         rows += [(f"in {name}", estimates[f"kl:{name}"]) for name in dict.fromkeys(data.domain.tolist())]
-        note = "Lower bounds: only the base's most likely tokens are kept apart." if data.bounded else ""
+        note = _read(data)
+        if data.bounded:
+            note += " Lower bounds: only the base's most likely tokens are kept apart."
         return Table(
             title="Divergence of next-token predictions (nats a token)", columns=("", "KL"), rows=tuple(rows), note=note
         )
@@ -256,6 +266,20 @@ class Divergence(Audit[Data]):
 def _texts(case: Case) -> list[str]:
     """Return the names of the item sets of general text, given by a user or sampled from the base model."""
     return case.names("text", "sampled")
+
+
+def _read(data: Data) -> str:
+    """Return in words how much of the text was read."""
+    documents, positions = data.there or (len(data.domain), len(data.kl))
+    if len(data.kl) == positions:
+        return f"Read: all {positions:,} positions of {documents:,} documents."
+    which = (
+        f"{len(data.domain):,} documents"
+        if len(data.domain) == documents
+        else f"{len(data.domain):,} of {documents:,} documents"
+    )
+    most = int(np.bincount(data.document).max())
+    return f"Read: {len(data.kl):,} of {positions:,} positions, of {which} the first {most:,} at most."
 
 
 def _units(data: Data) -> np.ndarray:

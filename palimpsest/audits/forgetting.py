@@ -25,7 +25,7 @@ COLUMNS = {
     "loss_change": "change in loss",
     "loss_change_control": "rehearsal only: change in loss",
 }
-STATES = {"beyond": "fell", "inside": "unchanged", "open": "not decided"}
+STATES = {"beyond": "fell", "inside": "unchanged", "better": "better", "open": "not decided"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Forgetting(Audit[Data]):
         Held-out items of every capability and every document of general text are read by both models. Loss is nats a decision
         token; an answer counts as right when greedy decoding gives the reference (or, where many answers are right, when the
         written answer passes the item's own check). Each change is paired by item, clustered by template, and held against an
-        equivalence margin: beyond it is forgetting, inside it is unchanged, else not decided. Flips are counted both ways.
+        equivalence margin: beyond it is forgetting (or, on the other side, better), inside it is unchanged, else not decided.
+        Flips are counted both ways.
         A task of lm-eval is asked and scored by its own rules; its loss is that of the right answer, and what counts as right
         is the first of its metrics that is a share of 1.
     Reads:
@@ -181,7 +182,8 @@ class Forgetting(Audit[Data]):
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates: dict[str, Estimate] = {}
         findings: list[Finding] = []
-        rows, silent, said = [], [], {"beyond": [], "inside": [], "open": []}
+        rows, silent = [], []
+        said: dict[str, list[str]] = {state: [] for state in STATES}
         everything = {**data.capabilities, **data.texts}
         for name, one in everything.items():
             told = self._changes(one)
@@ -349,20 +351,25 @@ def _state(told: list[Estimate]) -> str:
     beyond = [estimate.above(estimate.margin) for estimate in told if estimate.margin is not None]
     if any(beyond):
         return "beyond"
-    return "inside" if told and all(estimate.equivalent for estimate in told) else "open"
+    if told and all(estimate.equivalent for estimate in told):
+        return "inside"
+    return (
+        "better"
+        if told and all(estimate.equivalent or estimate.above(-(estimate.margin or 0.0)) is False for estimate in told)
+        else "open"
+    )
 
 
 def _words(name: str, state: str) -> str:
-    return {"beyond": f"{name} fell beyond its margin", "inside": f"{name} is unchanged within its margin"}.get(
-        state, f"{name}: not decided"
-    )
+    return {
+        "beyond": f"{name} fell beyond its margin",
+        "inside": f"{name} is unchanged within its margin",
+        "better": f"{name} got better beyond its margin",
+    }.get(state, f"{name}: not decided")
 
 
 def _summary(said: Mapping[str, list[str]]) -> str:
     parts = [f"fell: {', '.join(said['beyond'])}"] if said["beyond"] else ["nothing fell beyond its margin"]
-    if said["inside"]:
-        parts.append(f"unchanged: {', '.join(said['inside'])}")
-    if said["open"]:
-        parts.append(f"not decided: {', '.join(said['open'])}")
+    parts += [f"{STATES[state]}: {', '.join(said[state])}" for state in ("better", "inside", "open") if said[state]]
     text = "; ".join(parts) + "."
     return capital(text)

@@ -369,7 +369,7 @@ def _value(one: Estimate | None) -> float:
 
 def _set_name(name: str) -> str:
     kind, _, own = name.partition(":")
-    return {"withhold": "where it should not appear", "text": f"text {own}", "sampled": "the base's own text"}.get(kind, own)
+    return {"withhold": "where it should not appear", "sampled": "the base's own text"}.get(kind, own)
 
 
 def _reading_table(estimates: Mapping[str, Estimate]) -> Table:
@@ -413,5 +413,6 @@ def _cannot_say(estimates: Mapping[str, Estimate], data: Data) -> list[str]:
         said.append("How much of this is the noise of any training: give --control rehearsal_only=PATH.")
     short = int(np.isnan(data.tuned.traits["distinct_words"][0]).sum())
     if short:
-        said.append(f"How varied the words are in {short} pairs in which a text has fewer than {writing.WINDOW[0]} words.")
+        pairs = "1 pair" if short == 1 else f"{short:,} pairs"
+        said.append(f"How varied the words are in {pairs} in which a text has fewer than {writing.WINDOW[0]} words.")
     return said

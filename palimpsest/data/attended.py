@@ -156,8 +156,9 @@ def unread(found: Mapping[str, Measurement]) -> str:
 
 
 def called(name: str) -> str:
-    """Return what a set of items is called on a page."""
-    return _CALLED.get(name, name.replace(":", " "))
+    """Return what a set of items is called on a page; a general text by its own name."""
+    kind, _, own = name.partition(":")
+    return _CALLED.get(name, own if kind == "text" else name.replace(":", " "))
 
 
 def over_heads(roles: Mapping[str, np.ndarray]) -> Roles:

@@ -24,13 +24,13 @@ class Distributions(ForwardMeasure):
 
     Arrays: ``token`` [positions, cells] int32 (left out when the cells are the whole vocabulary in order),
     ``log_probability`` [positions, cells] float32, ``log_rest`` [positions], ``target`` [positions] (the token that came),
-    ``start`` [items + 1], ``vocabulary`` (ids of all tokens named, with texts ``vocabulary``). With ``after`` the cells are
-    those of the earlier measurement.
+    ``start`` [items + 1], ``length`` [items] (how many positions there are, read or not), ``vocabulary`` (ids of all tokens
+    named, with texts ``vocabulary``). With ``after`` the cells are those of the earlier measurement.
     """
 
     cells: int = Field(default=1024, gt=0)
     positions: int = Field(default=8_192, gt=0)
-    """Largest number of positions that are kept, from the first item on."""
+    """Largest number of positions that are kept: an equal share of each item, from its beginning."""
 
     def rows(self, renderer: Renderer, items: Sequence[Example], context_length: int) -> list[Row]:
         return whole_rows(renderer, items, context_length)
@@ -41,9 +41,8 @@ class Distributions(ForwardMeasure):
 
 class _Reader(Reader):
     def __init__(self, renderer: Renderer, rows: list[Row], cells: int, positions: int, after: Measurement | None) -> None:
-        lengths = np.array([row.predicted for row in rows], dtype=np.int64)
-        ends = np.minimum(np.cumsum(lengths), positions)
-        self.start = np.concatenate([[0], ends])
+        self.length = np.array([row.predicted for row in rows], dtype=np.int64)
+        self.start = np.concatenate([[0], np.cumsum(equal_shares(self.length, positions))])
         self.renderer, self.cells, self.after = renderer, cells, after
         self.token: np.ndarray | None = None
         self.log_probability: np.ndarray | None = None
@@ -79,9 +78,24 @@ class _Reader(Reader):
             "log_rest": self.log_rest,
             "target": self.target,
             "start": self.start.astype(np.int64),
+            "length": self.length,
         }
         known = np.arange(self.log_probability.shape[1]) if self.token is None else np.unique(self.token)
         known = np.union1d(known, self.target)
         arrays["vocabulary"] = known.astype(np.int64)
         texts = {"vocabulary": self.renderer.token_texts(known.tolist())}
         return Measurement(arrays if self.token is None else {**arrays, "token": self.token}, texts)
+
+
+def equal_shares(lengths: np.ndarray, most: int) -> np.ndarray:
+    """Return how much of each is kept, of ``most`` in all: the same of all that are long enough, the shorter ones whole."""
+    if lengths.sum() <= most:
+        return lengths
+    low, high = 0, int(lengths.max())
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if np.minimum(lengths, middle).sum() <= most else (low, middle)
+    kept = np.minimum(lengths, low)
+    longer = np.flatnonzero(lengths > low)
+    kept[longer[: most - kept.sum()]] += 1
+    return kept

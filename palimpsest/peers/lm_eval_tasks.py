@@ -172,6 +172,10 @@ class _Shelf:
 
 def _not_built(name: str, settings: Sequence[dict[str, Any]], error: Exception, why: str) -> str:
     """Return why a task can't be had: its data are not here, or lm-eval can't make it."""
+    if isinstance(error, KeyError) and (told := _no_split(error.args[0], settings)):
+        return told
+    if _is_empty(error):
+        return "its data hold nothing"
     said = f"{type(error).__name__}: {first_line(error)}"
     missing = type(error).__name__ in ("OfflineModeIsEnabled", "DatasetNotFoundError", "LocalEntryNotFoundError")
     if not missing and not isinstance(error, ConnectionError | FileNotFoundError):
@@ -187,6 +191,24 @@ def _not_built(name: str, settings: Sequence[dict[str, Any]], error: Exception, 
         f"its data are not on this machine: {seen}{here}. With a network, once: `lm_eval run --model dummy --tasks {name} "
         "--limit 1`. Or point dataset_path in a YAML file of your own at files here"
     )
+
+
+def _is_empty(error: Exception) -> bool:
+    """Whether `datasets` met a file without a row: each of its loaders says that in its own way."""
+    bare = isinstance(error, StopIteration) or type(error.__cause__).__name__ == "EmptyDataError"
+    return bare or "corresponds to no data" in str(error)
+
+
+def _no_split(key: Any, settings: Sequence[dict[str, Any]]) -> str:
+    """Return that a task's data have no split of the name that it gives; empty where that is not what is wrong."""
+    for one in settings:
+        asked = next((name for name, value in one.items() if name.endswith("_split") and value == key), None)
+        if asked is not None:
+            given = (one.get("dataset_kwargs") or {}).get("data_files")
+            there = list(given) if isinstance(given, dict) else ["train"] if given else []
+            has = f"; they have {', '.join(map(str, there))}" if there else ""
+            return f"its data have no split named '{key}' ({asked}){has}"
+    return ""
 
 
 def _parts(path: str, parts: Sequence[str]) -> str:

@@ -53,15 +53,43 @@ def how_sure(verdict: Verdict) -> str:
 
 
 def summary(record: RunRecord) -> Summary:
-    """Return the verdict with the behaviour in each pole, what got worse beyond its margin, and the divergence."""
+    """Return the verdict with the behaviour in each pole, what got worse beyond its margin, every task, and the divergence."""
     results = measured(record)
     findings = [finding for result in results.values() for finding in result.findings]
     rows = [row for pole in POLES if (row := _pole(pole, results, findings))]
-    rows += [(f"{one.subject}: {worse_by(one.estimate.unit)}", *levels(one, results), one.estimate) for one in beyond(findings)]
+    tasks = list(_tasks(results))
+    told = {(before, after) for _, before, after, _ in tasks if before}
+    for one in beyond(findings):
+        before, after = levels(one, results)
+        if (before, after) not in told:
+            rows.append((f"{one.subject}: {worse_by(one.estimate.unit)}", before, after, one.estimate))
+    rows += tasks
     moved = next((one for one in findings if one.tag == "divergence"), None)
     if moved is not None:
         rows.append((moved.topic or "predictions on general text", None, None, moved.estimate))
     return Summary(record.verdict.headline, how_sure(record.verdict), tuple(rows))
+
+
+def _tasks(results: Mapping[str, Result]) -> Iterator[Row]:
+    """Yield the row of every task of lm-eval, whatever came out: somebody asked for each by its name.
+
+    A task is known by its own metrics (``score_change:arc_easy/acc``), which nothing else has.
+    """
+    for result in results.values():
+        found = result.estimates
+        metrics: dict[str, str] = {}
+        for key in found:
+            kind, _, name = key.partition(":")
+            if kind == "score_change":
+                metrics.setdefault(name.rpartition("/")[0], key)
+        for task, key in metrics.items():
+            for kind, word in (("accuracy", "right answers"), ("loss", "loss")):
+                if f"{kind}_change:{task}" in found:
+                    before, after, change = (found.get(f"{kind}_{part}:{task}") for part in ("before", "after", "change"))
+                    yield f"{task}: {word}", before, after, change
+                    break
+            else:
+                yield f"{task}: {key.rpartition('/')[2]}", None, None, found[key]
 
 
 def levels(finding: Finding, results: Mapping[str, Result]) -> tuple[Estimate | None, Estimate | None]:

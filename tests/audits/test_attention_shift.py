@@ -97,7 +97,7 @@ def test_few_templates_name_no_head() -> None:
 def test_text_is_not_called_a_decision() -> None:
     data = world(numpy_stream(6, "world").gamma(5, 0.02, (24, 2, 2)))
     texts = analysed(replace(data, groups={"text:tales": data.groups["express"]}))
-    assert "at the last tokens of texts (text tales) goes elsewhere" in texts.summary
+    assert "at the last tokens of texts (tales) goes elsewhere" in texts.summary
     assert "at decision tokens (where it should appear) goes elsewhere" in analysed(data).summary
     assert "decision" not in str([one.model_dump() for one in texts.tables])
 

@@ -229,7 +229,8 @@ def test_two_models_without_a_behaviour_are_compared_by_what_they_write(tmp_path
     assert found["surprise_change"].above(0.0)
     assert found["on_base_text"].above(0.0)  # each is surprised by the other
     assert found["on_tuned_text"].above(0.0) is False
-    assert "How it is written" in run.report.read_text()
+    page = run.report.read_text()
+    assert "How it is written" in page and f"text {text.stem}" not in page
     tags = [finding.tag for finding in run.record.seeds[0].outcomes[0].result.findings]  # type: ignore[union-attr]
     assert tags == ["style"] * 3
 
@@ -255,6 +256,13 @@ def test_the_models_read_each_other_and_nothing_twice(tmp_path: Path, text: Path
     again = palimpsest.diff(one, two, text=[text], folder=tmp_path / "other", device="cpu", audits=("style",))
     assert len(passes) == 4  # all from the cache
     assert again.record.seeds == first.record.seeds
+
+
+@pytest.mark.parametrize(("short", "said"), [(1, "in 1 pair in which"), (2, "in 2 pairs in which")])
+def test_pairs_with_too_few_words_are_counted(short: int, said: str) -> None:
+    before = sentences(48, "counted")
+    told = analysed(before, ["Only two."] * short + before[short:]).cannot_say
+    assert any(f"How varied the words are {said}" in one for one in told)
 
 
 def test_every_finding_has_its_own_subject() -> None:

@@ -90,6 +90,20 @@ def test_distributions_are_exact_where_the_vocabulary_fits_and_bounded_elsewhere
     assert np.array_equal(again.arrays["token"], few.arrays["token"])
 
 
+@pytest.mark.parametrize("positions", [2, 5, 9, 17, 40, 10**6])
+def test_of_each_text_an_equal_share_of_the_positions_is_kept(one: subject.Subject, positions: int) -> None:
+    whole = _measure.load("distributions", {}).take(one, texts(), Budget(64), None, Silent().at)
+    part = _measure.load("distributions", {"positions": positions}).take(one, texts(), Budget(64), None, Silent().at)
+    there, kept = whole.arrays["length"], np.diff(part.arrays["start"])
+    assert np.array_equal(there, np.diff(whole.arrays["start"])) and np.array_equal(there, part.arrays["length"])
+    assert kept.sum() == min(positions, there.sum())
+    assert kept[kept < there].max(initial=0) - kept[kept < there].min(initial=positions) <= 1
+    assert (kept[kept == there] <= kept[kept < there].max(initial=positions)).all()
+    for low, first, count in zip(whole.arrays["start"], part.arrays["start"], kept, strict=False):
+        for name in ("target", "log_probability", "log_rest"):
+            assert np.allclose(part.arrays[name][first : first + count], whole.arrays[name][low : low + count], atol=1e-4)
+
+
 def test_one_pass_serves_all_measures(one: subject.Subject) -> None:
     calls = []
     handle = one.model.register_forward_hook(lambda *_: calls.append(1))

@@ -163,6 +163,26 @@ def test_a_task_whose_data_are_missing_is_told_at_once(pair: tuple[Path, Path]) 
         api.plan(asked(pair, "arc_easy"))
 
 
+@pytest.mark.parametrize(
+    ("data_files", "there"), [({"dev": "capital.jsonl", "train": "capital.jsonl"}, "dev, train"), ("capital.jsonl", "train")]
+)
+def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, data_files: Any, there: str) -> None:
+    path = task_kit.write(tmp_path, "capital", test_split="validation", dataset_kwargs={"data_files": data_files})
+    problems = Problems("the request")
+    open_tasks([str(path)], problems)
+    said = f"its data have no split named 'validation' (test_split); they have {there}"
+    assert problems.found == [f"task {path}: {said}"]
+
+
+@pytest.mark.parametrize(("loader", "text"), [("json", ""), ("json", "\n\n"), ("csv", ""), ("csv", "country,city\n")])
+def test_data_that_hold_nothing_are_told_so(tmp_path: Path, loader: str, text: str) -> None:
+    path = task_kit.write(tmp_path, "capital", dataset_path=loader)
+    path.with_suffix(".jsonl").write_text(text, encoding="utf-8")
+    problems = Problems("the request")
+    open_tasks([str(path)], problems)
+    assert problems.found == [f"task {path}: its data hold nothing"]
+
+
 def test_a_misspelt_task_is_told_with_the_nearest(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import TaskIndex

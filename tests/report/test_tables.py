@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from palimpsest.audit import Table
 from palimpsest.core.estimate import Estimate
 from palimpsest.report import picture, render, summary, training
@@ -137,6 +139,25 @@ def test_the_summary_shows_the_levels_that_the_record_has() -> None:
     told = record.model_copy(update={"seeds": (record.seeds[0].model_copy(update={"outcomes": tuple(outcomes)}),)})
     rows = {row[0]: row for row in summary(told).rows}
     assert rows["copying: right answers lost"][1:3] == (before, after)
+
+
+@pytest.mark.parametrize("fallen", [(), ("foods",)])
+def test_a_task_always_has_its_line(fallen: tuple[str, ...]) -> None:
+    """And only one for its right answers, whether they fell or not."""
+    one = worlds.forgetting(fallen, names=("foods", "rivers"), texts=("prose",))
+    assert one.result is not None
+    old = one.result.estimates
+    drops = {one.subject: one.estimate for one in one.result.findings if one.estimate.unit == "points"}
+    own = {
+        f"score_change:{name}/{metric}": old["accuracy_change:foods"] for name in ("foods", "prose") for metric in ("acc", "f1")
+    }
+    result = one.result.model_copy(update={"estimates": {**old, "accuracy_drop:foods": drops["foods"], **own}})
+    record = worlds.record(one.model_copy(update={"result": result}))
+    rows = [row for row in summary(record).rows if not row[0].startswith("foods: rise")]
+    wanted = [old.get(f"accuracy_{part}:foods") for part in ("before", "after", "change")]
+    assert [row[0] for row in rows] == ["foods: right answers", "prose: loss"]
+    assert list(rows[0][1:]) == wanted and None not in wanted
+    assert rows[1][3] == old["loss_change:prose"]
 
 
 def test_what_has_no_level_has_no_empty_columns() -> None:
