@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from palimpsest.core.errors import UserError, first_line
-from palimpsest.models.folder import Folder, look
+from palimpsest.models.folder import Folder, found_here, look
 from palimpsest.models.quiet import quiet
+from palimpsest.models.weights import BrokenWeightsError, fingerprint
 
 _PROMPTS = (
     "PROMPT_TUNING",
@@ -24,6 +26,41 @@ _PROMPTS = (
     "TRAINABLE_TOKENS",
 )
 """Kinds that add positions, not weights: there is no merged model."""
+
+
+@dataclass(frozen=True)
+class MadeOn:
+    """The base that an adapter names as its own."""
+
+    name: str
+    """As the adapter's folder names it."""
+    weights: str | None
+    """Hash of that base's weights; ``None`` where it is not here, or can't be read."""
+
+
+def made_on(folder: Folder, below: Folder, weights: str) -> MadeOn | None:
+    """Return the base that an adapter names, or ``None`` where it names none.
+
+    Args:
+        folder: of the adapter.
+        below: of the base that it is put on.
+        weights: the hash of that base's weights, so that they are not read twice.
+    """
+    named, revision = (folder.config.get(key) for key in ("base_model_name_or_path", "revision"))
+    if not named:
+        return None
+    place = found_here(str(named), folder.path, revision if isinstance(revision, str) else None)
+    if place is None:
+        return MadeOn(str(named), None)
+    if place == below.path:
+        return MadeOn(str(named), weights)
+    found = look(place)
+    if found.is_adapter or found.problems:
+        return MadeOn(str(named), None)
+    try:
+        return MadeOn(str(named), fingerprint(found.tensors)[0])
+    except (BrokenWeightsError, OSError, ValueError):
+        return MadeOn(str(named), None)
 
 
 def unfit(folder: Folder, empty_base: Any) -> Iterator[str]:
