@@ -26,6 +26,8 @@ _PROMPTS = (
     "TRAINABLE_TOKENS",
 )
 """Kinds that add positions, not weights: there is no merged model."""
+_TOLD = 3
+"""So many tensors of another shape are named."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,24 @@ def made_on(folder: Folder, below: Folder, weights: str) -> MadeOn | None:
         return MadeOn(str(named), None)
 
 
-def unfit(folder: Folder, empty_base: Any) -> Iterator[str]:
-    """Say what keeps an adapter from being merged into its base (a model on the meta device, or ``None``)."""
+def unfit(folder: Folder, empty_base: Any, other: str = "") -> Iterator[str]:
+    """Say what keeps an adapter from being merged into a base.
+
+    Args:
+        folder: of the adapter.
+        empty_base: the base on the meta device, or ``None`` where that can't be built.
+        other: the base that the adapter names, where that is not known to be this one.
+    """
     kind = folder.config.get("peft_type")
     if importlib.util.find_spec("peft") is None:
         yield "is a PEFT adapter, which needs the peft package: pip install 'palimpsest-lm[lora]'"
     elif kind in _PROMPTS or not isinstance(kind, str):
         yield f"must be an adapter that merges into the weights (LoRA and its kin), but peft_type is {kind!r}"
     elif empty_base is not None and folder.tensors:
-        yield from _unfit_tensors(folder, empty_base)
+        found = list(_unfit_tensors(folder, empty_base))
+        if found and other:
+            yield f"names {other} as its base, and on the one given it can't be merged:"
+        yield from found
 
 
 def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
@@ -93,13 +104,18 @@ def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
     missing = sorted(wanted.keys() - found.keys())
     unknown = sorted(name for name in found if name not in wanted and name not in whole)
     if missing:
-        yield f"is half-written: adapter_config.json needs {missing[0]} ({len(missing)} missing), which the weights do not hold"
+        yield (
+            f"is half-written, or was made for another base: adapter_config.json needs {missing[0]} ({len(missing)} missing), "
+            "which the weights do not hold"
+        )
     if unknown:
         yield f"does not fit its base, which has no place for {unknown[0]} ({len(unknown)} such)"
-    for name in sorted(found.keys() & (wanted | whole).keys()):
-        shape = wanted.get(name) or whole[name]
-        if found[name] != shape:
-            yield f"does not fit its base: {name} must have shape {shape}, but has {found[name]}"
+    shapes = whole | wanted
+    misshapen = sorted(name for name in found.keys() & shapes.keys() if found[name] != shapes[name])
+    for name in misshapen[:_TOLD]:
+        yield f"does not fit its base: {name} must have shape {shapes[name]}, but has {found[name]}"
+    if len(misshapen) > _TOLD:
+        yield f"does not fit its base in {len(misshapen) - _TOLD} more tensors"
 
 
 def unties(folder: Folder, model: Any) -> bool:

@@ -548,6 +548,17 @@ def test_an_adapter_that_names_another_base_is_refused(changes, adapted, origina
     assert "half-written" not in str(told.value)
 
 
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"num_hidden_layers": 5}], ids=["shapes", "layers"])
+def test_a_misfit_of_a_base_that_is_not_here_names_that_base(changes, adapted, tmp_path):
+    """Not one line for each tensor: what is wrong is the pair."""
+    path = shutil.copytree(adapted[0], tmp_path / "adapter")
+    change_json(path / "adapter_config.json", base_model_name_or_path="nobody/nothing")
+    lines = why_not(path, base=tiny.folder(tmp_path / "base", **changes)).splitlines()[1:]
+    assert "names nobody/nothing as its base" in lines[0] and len(lines) <= 5
+    assert ("hidden_size" in changes) == (lines[-1].endswith("more tensors"))
+    assert "half-written" not in lines[1] or "or was made for another base" in lines[1]
+
+
 def test_an_adapter_on_another_base_by_will_is_noted(adapted, original, tmp_path):
     base = shutil.copytree(original, tmp_path / "base")
     nudge(base)
