@@ -60,7 +60,7 @@ def examine(model: str, tuned: str | None, device: str, dtype: str, *, adapter: 
     place, infos, problems = subject.resolved_device(device), dict[str, SubjectInfo](), Problems("The doctor can't look:")
     infos["base"] = subject.inspect(pocket.resolve(model))
     if tuned is not None:
-        infos["tuned"] = subject.inspect(pocket.resolve(tuned), infos["base"].path if adapter else None)
+        infos["tuned"] = subject.inspect(pocket.resolve(tuned), infos["base"].path if adapter else None, check_base=False)
         problems.extend(subject.comparison_problems(infos["base"], infos["tuned"]))
     problems.raise_if_any()
     infos = cut_alike(infos)

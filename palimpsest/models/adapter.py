@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from palimpsest.core.errors import UserError, first_line
-from palimpsest.models.folder import Folder, look
+from palimpsest.models.folder import Folder, found_here, look
 from palimpsest.models.quiet import quiet
+from palimpsest.models.weights import BrokenWeightsError, fingerprint
 
 _PROMPTS = (
     "PROMPT_TUNING",
@@ -24,17 +26,63 @@ _PROMPTS = (
     "TRAINABLE_TOKENS",
 )
 """Kinds that add positions, not weights: there is no merged model."""
+_TOLD = 3
+"""So many tensors of another shape are named."""
 
 
-def unfit(folder: Folder, empty_base: Any) -> Iterator[str]:
-    """Say what keeps an adapter from being merged into its base (a model on the meta device, or ``None``)."""
+@dataclass(frozen=True)
+class MadeOn:
+    """The base that an adapter names as its own."""
+
+    name: str
+    """As the adapter's folder names it."""
+    weights: str | None
+    """Hash of that base's weights; ``None`` where it is not here, or can't be read."""
+
+
+def made_on(folder: Folder, below: Folder, weights: str) -> MadeOn | None:
+    """Return the base that an adapter names, or ``None`` where it names none.
+
+    Args:
+        folder: of the adapter.
+        below: of the base that it is put on.
+        weights: the hash of that base's weights, so that they are not read twice.
+    """
+    named, revision = (folder.config.get(key) for key in ("base_model_name_or_path", "revision"))
+    if not named:
+        return None
+    place = found_here(str(named), folder.path, revision if isinstance(revision, str) else None)
+    if place is None:
+        return MadeOn(str(named), None)
+    if place == below.path:
+        return MadeOn(str(named), weights)
+    found = look(place)
+    if found.is_adapter or found.problems:
+        return MadeOn(str(named), None)
+    try:
+        return MadeOn(str(named), fingerprint(found.tensors)[0])
+    except (BrokenWeightsError, OSError, ValueError):
+        return MadeOn(str(named), None)
+
+
+def unfit(folder: Folder, empty_base: Any, other: str = "") -> Iterator[str]:
+    """Say what keeps an adapter from being merged into a base.
+
+    Args:
+        folder: of the adapter.
+        empty_base: the base on the meta device, or ``None`` where that can't be built.
+        other: the base that the adapter names, where that is not known to be this one.
+    """
     kind = folder.config.get("peft_type")
     if importlib.util.find_spec("peft") is None:
         yield "is a PEFT adapter, which needs the peft package: pip install 'palimpsest-lm[lora]'"
     elif kind in _PROMPTS or not isinstance(kind, str):
         yield f"must be an adapter that merges into the weights (LoRA and its kin), but peft_type is {kind!r}"
     elif empty_base is not None and folder.tensors:
-        yield from _unfit_tensors(folder, empty_base)
+        found = list(_unfit_tensors(folder, empty_base))
+        if found and other:
+            yield f"names {other} as its base, and on the one given it can't be merged:"
+        yield from found
 
 
 def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
@@ -56,13 +104,18 @@ def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
     missing = sorted(wanted.keys() - found.keys())
     unknown = sorted(name for name in found if name not in wanted and name not in whole)
     if missing:
-        yield f"is half-written: adapter_config.json needs {missing[0]} ({len(missing)} missing), which the weights do not hold"
+        yield (
+            f"is half-written, or was made for another base: adapter_config.json needs {missing[0]} ({len(missing)} missing), "
+            "which the weights do not hold"
+        )
     if unknown:
         yield f"does not fit its base, which has no place for {unknown[0]} ({len(unknown)} such)"
-    for name in sorted(found.keys() & (wanted | whole).keys()):
-        shape = wanted.get(name) or whole[name]
-        if found[name] != shape:
-            yield f"does not fit its base: {name} must have shape {shape}, but has {found[name]}"
+    shapes = whole | wanted
+    misshapen = sorted(name for name in found.keys() & shapes.keys() if found[name] != shapes[name])
+    for name in misshapen[:_TOLD]:
+        yield f"does not fit its base: {name} must have shape {shapes[name]}, but has {found[name]}"
+    if len(misshapen) > _TOLD:
+        yield f"does not fit its base in {len(misshapen) - _TOLD} more tensors"
 
 
 def unties(folder: Folder, model: Any) -> bool:

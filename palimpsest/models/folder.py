@@ -107,6 +107,29 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
+def found_here(name: str, beside: Path, revision: str | None = None) -> Path | None:
+    """Return the folder that an adapter's note of its base stands for, if that is on this machine; nothing is fetched.
+
+    Args:
+        name: a path, by itself or from the adapter's folder on, or a hub id.
+        beside: the adapter's folder.
+        revision: which one of the hub's versions is meant.
+    """
+    try:
+        for place in (beside / name, Path(name).expanduser()):
+            if place.is_dir():
+                return place.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    if not _HUB_ID.fullmatch(name):
+        return None
+    from huggingface_hub import snapshot_download
+
+    with suppress(OSError, ValueError, RuntimeError):  # all that says that it is not in the local cache
+        return Path(snapshot_download(name, revision=revision, local_files_only=True)).resolve()
+    return None
+
+
 def newest_checkpoint(path: Path) -> Path | None:
     """Return the latest checkpoint (``checkpoint-200``) in the output folder of a training run that holds no model itself."""
     if any(path.glob("*.safetensors*")) or is_model(path):

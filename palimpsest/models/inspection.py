@@ -41,6 +41,8 @@ class SubjectInfo:
     base: Path | None
     """The folder that an adapter sits on."""
     tokenizer_path: Path
+    weights: str
+    """Hash of the weights in its own files: of an adapter, not its base's."""
     digest: str
     """Hash of weights (values, not files), configuration, adapter, tokenizer and templates."""
     architecture: str
@@ -59,6 +61,8 @@ class SubjectInfo:
     notes: tuple[str, ...]
     stamps: tuple[tuple[str, int, int, int], ...]
     """The files as they were when they were hashed."""
+    made_on: adapter.MadeOn | None = None
+    """The base that an adapter names; ``None`` where it names none, and for a whole model."""
     cut_to: int | None = None
     """So many rows of its embeddings are read, where it has more than the models that it is compared with."""
 
@@ -107,12 +111,13 @@ def find(name: Name) -> Path:
     return where
 
 
-def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
+def inspect(name: Name, base: Name | None = None, *, check_base: bool = True) -> SubjectInfo:
     """Look at a model without loading it.
 
     Args:
         name: a Hugging Face folder, a PEFT adapter folder, or (where no such path exists) a hub id ``org/name``.
         base: the folder an adapter sits on, where that is not the one that it names itself; of no meaning for a whole model.
+        check_base: whether an adapter is refused on another base than the one that it names, where both are here.
 
     Raises:
         UserError: everything that keeps it from being used, all at once.
@@ -122,6 +127,10 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
     below = _base_of(folder, base, problems) if folder.is_adapter else None
     whole = below or (None if folder.is_adapter else folder)
     hashes = [_read_all(one, problems, one is below) for one in (folder, below) if one is not None]
+    made_on = adapter.made_on(folder, below, hashes[1][0]) if below and hashes[1] else None
+    if below and base is not None and check_base and made_on and made_on.weights not in (None, hashes[1][0]):
+        problems.add(_for_another(made_on, below))
+        problems.raise_if_any()  # by now, since all that follows would be of a pair that is none
 
     tokenizer_folder = folder if folder.has_tokenizer or whole is None else whole
     tokenizer = None
@@ -134,7 +143,8 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
     )
     head = _untied_head(folder, empty) if folder.is_adapter and empty is not None else ()
     if folder.is_adapter:
-        problems.extend(adapter.unfit(folder, empty))
+        elsewhere = made_on and below and made_on.weights != hashes[1][0]
+        problems.extend(adapter.unfit(folder, empty, made_on.name if made_on and elsewhere else ""))
     if found is not None and tokenizer is not None:
         problems.extend(_tokens_without_embedding(tokenizer, found.vocabulary_size))
     problems.raise_if_any()
@@ -144,6 +154,7 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
         path=folder.path,
         base=below.path if below else None,
         tokenizer_path=tokenizer_folder.path,
+        weights=hashes[0][0],
         digest=hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:32],
         architecture=found.architecture,
         parameters=found.parameters,
@@ -152,8 +163,9 @@ def inspect(name: Name, base: Name | None = None) -> SubjectInfo:
         vocabulary_size=found.vocabulary_size,
         chat_template=tokenizer.chat_template,
         shapes=tuple(sorted((*found.shapes, *head))),
-        notes=(*found.notes, *(_told_of_base(folder, below, base) if below else ())),
+        notes=(*found.notes, *(_told_of_base(folder, below, made_on, hashes[1][0]) if below else ())),
         stamps=stamp([*folder.files(), *(below.files() if below else ())]),
+        made_on=made_on,
     )
 
 
@@ -216,24 +228,25 @@ def _untied_head(folder: Folder, empty: Any) -> tuple[tuple[str, tuple[int, ...]
     return ((f"{name}.weight", tuple(head.weight.shape)),)
 
 
-def _told_of_base(folder: Folder, below: Folder, given: Name | None) -> Iterator[str]:
+def _for_another(made_on: adapter.MadeOn, below: Folder) -> str:
+    return (
+        f"is an adapter that names {made_on.name} as its base, but was given {below.path}, which holds other weights (or the "
+        "same in another type); compare it with its own base, or merge it into the given one with PEFT (merge_and_unload, then "
+        "save_pretrained) and compare that folder"
+    )
+
+
+def _told_of_base(folder: Folder, below: Folder, made_on: adapter.MadeOn | None, weights: str) -> Iterator[str]:
     """Say where an adapter was made for another base than the one that it is merged into, as far as its folder tells."""
-    named, revision = (folder.config.get(key) for key in ("base_model_name_or_path", "revision"))
-    if given is not None and named and not _is_folder(folder.path, str(named), below.path):
+    if made_on and made_on.weights is None:
         yield (
-            f"it is an adapter that was made on {named}, and is merged into {below.path}: the shapes fit, but whether the "
-            "weights are those that it was trained on can't be told"
+            f"it is an adapter that was made on {made_on.name}, and is merged into {below.path}: the shapes fit, but whether "
+            "the weights are those that it was trained on can't be told"
         )
-    if revision:
+    elif made_on and made_on.weights != weights:
+        yield f"it is an adapter that was made on {made_on.name}, and is merged into {below.path}, which holds other weights"
+    if revision := folder.config.get("revision"):
         yield f"it is an adapter that was made on revision {revision!r} of its base"
-
-
-def _is_folder(beside: Path, name: str, folder: Path) -> bool:
-    """Whether a name, of a folder or of a model on the hub, means this very folder."""
-    try:
-        return any(one.is_dir() and one.samefile(folder) for one in (beside / name, Path(name).expanduser()))
-    except (OSError, RuntimeError, ValueError):
-        return False
 
 
 def _read_all(folder: Folder, problems: Problems, is_base: bool) -> list[str]:

@@ -21,6 +21,17 @@ class _NoKernels(logging.Filter):
 _NO_KERNELS = _NoKernels()
 
 
+class _No4Bit(logging.Filter):
+    """Drops the line that says that a kernel for weights of 4 bits is not installed: no model is read in 4 bits here."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "gemm_4bit_forward" not in record.getMessage()
+
+
+# bitsandbytes says it while it is imported, as peft and transformers' Trainer do unasked: only a filter from before reaches it
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_No4Bit())
+
+
 def hush_kernels() -> None:
     """Keep transformers from naming kernels that need an accelerator where there is none; with one, its hint is of use."""
     import torch

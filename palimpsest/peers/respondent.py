@@ -46,7 +46,7 @@ class Arguments(Spec):
     prompt_logprobs: int = Field(default=0, ge=0, le=20)
     """1: how likely each token of the prompt was; more: the likeliest ones in its place as well."""
     check_base: bool = True
-    """Whether a vector or a soft prompt that was made on another model is refused."""
+    """Whether an adapter, a vector or a soft prompt that was made on another model is refused."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Respondent:
 
         self.arguments = arguments
         problems = Problems(f"{name} can't be asked in this way:")
-        info = _info(name, arguments.adapter, problems)
+        info = _info(name, arguments, problems)
         template = _read_template(arguments.chat_template, problems)
         soft = _tried(lambda: soft_prompt.read(arguments.soft_prompt) if arguments.soft_prompt else None, problems)
         vectors = _tried(lambda: vector_file.read(arguments.vector) if arguments.vector else None, problems)
@@ -208,12 +208,13 @@ class Respondent:
         self.subject.close()
 
 
-def _info(name: str, adapter: str | None, problems: Problems) -> Any:
+def _info(name: str, arguments: Arguments, problems: Problems) -> Any:
     from palimpsest.models import pocket, subject
 
+    adapter = arguments.adapter
     try:
         base = pocket.resolve(name)
-        return subject.inspect(base) if adapter is None else subject.inspect(adapter, base=base)
+        return subject.inspect(adapter or base, base if adapter else None, check_base=arguments.check_base)
     except UserError as error:
         problems.add(str(error).replace("\n", "\n  "))
         if adapter and "'PROMPT_TUNING'" in str(error):

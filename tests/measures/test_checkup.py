@@ -249,6 +249,31 @@ def test_the_doctor_tells_an_adapter_that_does_nothing_from_one_that_does(folder
     assert [answer.state for answer in change] == ["ok", "ok"] and "2 of" in change[0].found
 
 
+def test_the_doctor_says_truly_which_base_an_adapter_names(folder: Path, tmp_path: Path) -> None:
+    """``--adapter`` reads it on the model given, whatever it names: being read there makes it no adapter of that model."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    own, moved = shutil.copytree(folder, tmp_path / "own"), shutil.copytree(folder, tmp_path / "moved")
+    other = tiny.folder(tmp_path / "other", seed=1, chat_template=TURNS)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(own), config).save_pretrained(tmp_path / "lora")
+
+    def told(model: Path, adapter: bool = True) -> tuple[str, str, str]:
+        tuned = doctor.examine(str(model), str(tmp_path / "lora"), "cpu", "float32", adapter=adapter)[1]
+        answer = next(answer for answer in tuned.answers if answer.about == "the adapter's base")
+        return answer.state, answer.found, answer.follows
+
+    for adapter in (True, False):
+        assert told(own, adapter) == told(moved, adapter) == ("ok", f"{own}, with the weights of the model given", "")
+    state, found, follows = told(other)
+    assert (state, found) == ("told", f"{own}, with other weights than those of {other}") and "on the model given" in follows
+    assert told(other, adapter=False)[:2] == (state, found)
+    shutil.rmtree(own)
+    state, found, _ = told(moved)
+    assert state == "told" and f"by name not {moved}" in found and "could not be compared" in found
+
+
 def test_the_doctor_tells_a_model_from_itself(folder: Path, tmp_path: Path) -> None:
     same = Path(shutil.copytree(folder, tmp_path / "same"))
     assert failed(doctor.examine(str(folder), str(same), "cpu", "float32")[1].answers) == {"change"}

@@ -512,7 +512,7 @@ def test_adapter_digest_covers_base_and_adapter(adapted, original, tmp_path):
     same = inspect(path, base=other).digest
     assert same == inspect(path).digest != inspect(original).digest
     nudge(other)
-    assert inspect(path, base=other).digest != same
+    assert inspect(path, base=other, check_base=False).digest != same
 
 
 def test_adapter_problems(adapted, tmp_path):
@@ -528,8 +528,57 @@ def test_adapter_problems(adapted, tmp_path):
 
 def test_adapter_for_another_base(adapted, tmp_path):
     other = tiny.folder(tmp_path / "wide", hidden_size=64)
-    assert "does not fit its base" in why_not(adapted[0], base=other)
-    assert "does not fit its base" in why_not(adapted[0], base=tiny.folder(tmp_path / "shallow", num_hidden_layers=1))
+    assert "does not fit its base" in why_not(adapted[0], base=other, check_base=False)
+    shallow = tiny.folder(tmp_path / "shallow", num_hidden_layers=1)
+    assert "does not fit its base" in why_not(adapted[0], base=shallow, check_base=False)
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden_size": 64}, {"num_hidden_layers": 5}], ids=["values", "shapes", "layers"])
+def test_an_adapter_that_names_another_base_is_refused(changes, adapted, original, tmp_path):
+    """Its change means something on its own base only; on another of the same shapes it would be merged without a word."""
+    base = tiny.folder(tmp_path / "base", **changes)
+    if not changes:
+        nudge(base)
+    with pytest.raises(UserError) as told:
+        inspect_all({"base": base, "tuned": adapted[0]})
+    assert f"is an adapter that names {original} as its base, but was given {base}, which holds other weights" in str(
+        told.value
+    )
+    assert "merge it into the given one with PEFT" in str(told.value) and "does not fit" not in str(told.value)
+    assert "half-written" not in str(told.value)
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"num_hidden_layers": 5}], ids=["shapes", "layers"])
+def test_a_misfit_of_a_base_that_is_not_here_names_that_base(changes, adapted, tmp_path):
+    """Not one line for each tensor: what is wrong is the pair."""
+    path = shutil.copytree(adapted[0], tmp_path / "adapter")
+    change_json(path / "adapter_config.json", base_model_name_or_path="nobody/nothing")
+    lines = why_not(path, base=tiny.folder(tmp_path / "base", **changes)).splitlines()[1:]
+    assert "names nobody/nothing as its base" in lines[0] and len(lines) <= 5
+    assert ("hidden_size" in changes) == (lines[-1].endswith("more tensors"))
+    assert "half-written" not in lines[1] or "or was made for another base" in lines[1]
+
+
+def test_an_adapter_on_another_base_by_will_is_noted(adapted, original, tmp_path):
+    base = shutil.copytree(original, tmp_path / "base")
+    nudge(base)
+    (note,) = inspect(adapted[0], base=base, check_base=False).notes
+    assert note == f"it is an adapter that was made on {original}, and is merged into {base}, which holds other weights"
+
+
+def test_a_base_in_the_hub_cache_is_compared(adapted, original, tmp_path, monkeypatch):
+    """What the cache holds is looked at where the adapter names it; nothing is fetched for that."""
+    place = tmp_path / "hub" / "models--someone--base"
+    shutil.copytree(original, place / "snapshots" / ("0" * 40))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = shutil.copytree(adapted[0], tmp_path / "adapter")
+    change_json(path / "adapter_config.json", base_model_name_or_path="someone/base")
+    assert inspect(path, base=original).notes == ()
+    base = shutil.copytree(original, tmp_path / "other")
+    nudge(base)
+    assert "names someone/base as its base" in why_not(path, base=base)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -585,7 +634,7 @@ def test_an_adapter_sits_on_the_base_of_the_comparison(adapted, original, tmp_pa
     base = shutil.copytree(original, tmp_path / "moved")
     found = inspect_all({"base": base, "tuned": adapted[0]})
     assert found["tuned"].base == base
-    assert f"was made on {original}, and is merged into {base}" in found["tuned"].notes[0]
+    assert found["tuned"].notes == ()  # the same weights at another place
     path = shutil.copytree(adapted[0], tmp_path / "of the hub")
     change_json(path / "adapter_config.json", base_model_name_or_path="nobody/nothing", revision="v2")
     notes = inspect_all({"base": base, "tuned": path})["tuned"].notes

@@ -285,6 +285,15 @@ def test_an_adapter_answers_as_the_merged_model(folder: Path, tmp_path: Path) ->
     assert log_probabilities(by_adapter) != log_probabilities(without)
 
 
+def test_an_adapter_of_another_base_is_refused(folder: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(load(inspect(folder)).model, config).save_pretrained(tmp_path / "lora")
+    other = tiny.folder(tmp_path / "other", seed=1)
+    assert f"names {folder} as its base, but was given {other}" in refusal(other, adapter=str(tmp_path / "lora"))
+    get_model(f"palimpsest/{other}", memoize=False, adapter=str(tmp_path / "lora"), check_base=False, device="cpu").api.close()
+
+
 def test_a_soft_prompt_and_a_vector_by_hand(folder: Path, tmp_path: Path) -> None:
     subject = load(inspect(folder))
     words = subject.tokenizer("look", add_special_tokens=False).input_ids

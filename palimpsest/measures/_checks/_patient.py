@@ -38,6 +38,8 @@ class Before:
 
     name: str
     path: str
+    weights: str
+    """Hash of the weights in its files."""
     log_probabilities: tuple[torch.Tensor, ...]
     tensors: dict[str, str]
     """Content hash of every weight by name."""

@@ -6,7 +6,6 @@ An adapter whose B matrices are still zero loads without a word and changes noth
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 
 import torch
@@ -58,18 +57,28 @@ class Change(Check):
         info = patient.subject.info
         if info.base is None:
             return
-        named = json.loads((info.path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if str(info.base) == before.path:
-            yield self.answer("ok", "the adapter's base", f"{named}, which is the model given")
+        about, made_on = "the adapter's base", info.made_on
+        follows = (
+            "the adapter was read on the model given all the same"
+            if str(info.base) == before.path
+            else "the adapter was read on the base that it names, and compared with the model given"
+        )
+        if made_on is None:
+            yield self.answer("told", about, "it names none, so whether it is the model given can't be told", follows)
+        elif made_on.weights == before.weights:
+            yield self.answer("ok", about, f"{made_on.name}, with the weights of the model given")
+        elif made_on.weights is not None:
+            yield self.answer("told", about, f"{made_on.name}, with other weights than those of {before.path}", follows)
         else:
-            follows = "the adapter was read on the base that it names, and compared with the model given"
-            yield self.answer("told", "the adapter's base", f"{info.base}, not {before.path}", follows)
+            same = "by name the model given" if made_on.name in (before.name, before.path) else f"by name not {before.name}"
+            found = f"{made_on.name}, {same}; it is not here, or can't be read, so its weights could not be compared"
+            yield self.answer("told", about, found, follows)
 
 
 def remember(patient: Patient) -> Before:
     """Return what has to be known of a base after it was closed."""
     info = patient.subject.info
-    return Before(info.name, str(info.path), readings(patient), hashes(patient.model))
+    return Before(info.name, str(info.path), info.weights, readings(patient), hashes(patient.model))
 
 
 def readings(patient: Patient) -> tuple[torch.Tensor, ...]:
