@@ -203,7 +203,7 @@ def _sure(rows: Sequence[Compared]) -> str:
 
 def _reasons(found: Found, rows: Sequence[Compared]) -> list[str]:
     sides = zip("AB", (found.matched[0].before, found.matched[0].after), found.paths, strict=True)
-    told = [f"{letter} is {one.model or 'not named'} ({path})" for letter, one, path in sides]
+    told = [f"{letter} is {one.subject} ({path})" for letter, one, path in sides]
     told += [f"left out: {one}" for one in found.left_out]
     if differing := _asked_differently(found.matched):
         told.append(f"asked differently, so not all of the change need be the model's: {'; '.join(differing)}")

@@ -90,6 +90,13 @@ class TaskLog:
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     """What was read."""
+    arguments: str = ""
+    """What was put on the model (an adapter, a vector), as NAME=VALUE with commas."""
+
+    @property
+    def subject(self) -> str:
+        """The model with what was put on it, as a sentence calls it."""
+        return with_arguments(self.model or "not named", self.arguments)
 
 
 class Source(ABC):
@@ -109,6 +116,11 @@ class Source(ABC):
     @abstractmethod
     def read(self, path: Path, problems: Problems) -> Sequence[TaskLog]:
         """Return its tasks; what can't be used is added to the problems."""
+
+
+def with_arguments(model: str, arguments: str) -> str:
+    """Return a model's name with what was put on it."""
+    return f"{model} with {arguments}" if arguments else model
 
 
 def names() -> tuple[str, ...]:

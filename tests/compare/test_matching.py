@@ -235,7 +235,7 @@ def test_what_was_asked_differently_everywhere_is_told_once(tmp_path: Path) -> N
 def test_a_folder_of_two_models(tmp_path: Path) -> None:
     for name in ("m", "n"):
         kit.write(tmp_path / "a" / f"{name}.json", kit.log([kit.sample(1)], model=name))
-    with pytest.raises(UserError, match=r"holds logs of 2 models \(m, n\); give a folder of one of them"):
+    with pytest.raises(UserError, match=r"holds logs of 2 models \(m; n\); give a folder of one of them"):
         carry_out(tmp_path / "a", tmp_path / "a", Options())
 
 
@@ -299,3 +299,27 @@ def test_other_few_shot_examples_are_told(tmp_path: Path) -> None:
     found = lm_eval(tmp_path, rows, [{**one, "prompt_hash": "five"} for one in rows])
     assert "few-shot examples differs: 0 in A, 5 in B" in told(found) and found.names == ("a", "b")
     assert not any("itself says" in note for note in found.notes)
+
+
+# what is told of the two sides
+
+
+def test_what_was_put_on_a_model_stands_beside_its_name(tmp_path: Path) -> None:
+    rows = [kit.sample(n) for n in NUMBERS]
+    given = {
+        "vector": "v.safetensors",
+        "layer": 3,
+        "strength": 1.5,
+        "device": "cpu",
+        "batch": 8,
+        "api_key": "sk-1",
+        "tok": None,
+    }
+    plain = kit.write(tmp_path / "plain" / "1.json", kit.log(rows))
+    steered = kit.write(tmp_path / "steered.json", kit.log(rows, eval={"model_args": given}))
+    why = account(carry_out(plain, steered, Options()), {}).reasons
+    assert why[0] == f"A is m ({plain})"
+    assert why[1] == f"B is m with vector=v.safetensors, layer=3, strength=1.5 ({steered})"
+    (tmp_path / "plain" / "2.json").write_bytes(steered.read_bytes())
+    with pytest.raises(UserError, match=r"holds logs of 2 models \(m; m with vector=v.safetensors, layer=3, strength=1.5\)"):
+        carry_out(plain.parent, steered, Options())
