@@ -65,14 +65,14 @@ _LIMITS = (
 def account(found: Found, packages: dict[str, str]) -> Account:
     """Return a comparison as an account, whose page ``palimpsest report FOLDER`` draws again; with versions of packages."""
     rows = sorted(found.compared, key=_rank)
-    label = _label(found, rows)
+    label, few = _label(found, rows), _few(found)
     return Account(
         kind="compare",
         title=" against ".join(reversed(found.names)),
         question="What does B answer differently from A, on the same items?",
-        label=label,
-        headline=_headline(label, rows),
-        sure=_sure(rows),
+        label="described" if few and label in ("identical", "unchanged") else label,
+        headline=_headline(label, rows, _extent(found)),
+        sure=f"not clear: fewer than half of the items are compared ({', '.join(few)})" if few else _sure(rows),
         reasons=tuple(_reasons(found, rows)),
         next_steps=tuple(_next(rows)),
         parts=(_summary(found), *flips.parts(found)),
@@ -145,15 +145,43 @@ def _label(
     return "unchanged" if states <= {"unchanged", "identical"} and "unchanged" in states else "described"
 
 
-def _headline(label: str, rows: Sequence[Compared]) -> str:
+def _few(found: Found) -> list[str]:
+    """Return the comparisons that hold fewer than half of the items of a side: they say little of the whole."""
+    held = {one.before.task: max(one.held) for one in found.matched}
+    return [
+        f"{one.name}: {len(one.pairs):,} of {held[one.task]:,}" for one in found.compared if 2 * len(one.pairs) < held[one.task]
+    ]
+
+
+def _extent(found: Found) -> str:
+    """Return which items are compared, such as "the 2 items that both hold, of 80"; nothing where it is all of both sides."""
+    compared = sum(
+        max((len(row.pairs) for row in found.compared if row.task == one.before.task), default=0) for one in found.matched
+    )
+    before, after = (sum(one.held[side] for one in found.matched) for side in (0, 1))
+    if compared == before == after:
+        return ""
+    both_hold = compared == sum(len(one.pairs) for one in found.matched)
+    which = f"the {compared:,} item{'' if compared == 1 else 's'} that both {'hold' if both_hold else 'have scores for'}"
+    return f"{which}, of {before:,}" + (f" in A and {after:,} in B" if before != after else "")
+
+
+def _headline(label: str, rows: Sequence[Compared], extent: str = "") -> str:
+    if label == "identical":
+        rounded = ", up to rounding" if any(one.rounded for one in rows) else ""
+        if extent:
+            return f"Identical: {extent}, have the same answer and the same score{rounded}"
+        return f"Identical: every item has the same answer and the same score{rounded}"
+    said = _comes_to(label, rows)
+    return f"{said}, on {extent}" if extent else said
+
+
+def _comes_to(label: str, rows: Sequence[Compared]) -> str:
     if label == "regression":
         worse = [one for one in rows if one.state == "regression"]
         said = [f"{one.metric.name} on {one.task} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED]]
         more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
         return f"B is worse than A beyond the margin: {', '.join(said)}{more}"
-    if label == "identical":
-        rounded = ", up to rounding" if any(one.rounded for one in rows) else ""
-        return f"Identical: every item has the same answer and the same score{rounded}"
     if label == "unchanged":
         return "Unchanged: every score lies within its margin"
     if label == "could_not_say":

@@ -75,6 +75,12 @@ class Matched:
     """How the two were asked differently, so that not all of a change need be the model's."""
     counts: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """Items of each side, those that the other lacks among them."""
+        paired = self.counts["paired"]
+        return paired + self.counts["alone before"], paired + self.counts["alone after"]
+
 
 def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matched:
     """Pair the items of one task.

@@ -304,6 +304,27 @@ def test_other_few_shot_examples_are_told(tmp_path: Path) -> None:
 # what is told of the two sides
 
 
+def test_the_headline_says_of_how_many_items_and_few_of_them_are_not_clear(tmp_path: Path) -> None:
+    rows = [kit.sample(n, "CI"[n % 2]) for n in range(80)]
+    alike = {shared: account(compare(tmp_path, rows, rows[:shared]), {}) for shared in (2, 60, 80)}
+    assert alike[2].headline == (
+        "Identical: the 2 items that both hold, of 80 in A and 2 in B, have the same answer and the same score"
+    )
+    assert alike[2].sure == "not clear: fewer than half of the items are compared (t match: 2 of 80)"
+    assert alike[2].label == "described" and alike[60].label == "identical"
+    assert "the 60 items that both hold, of 80 in A and 60 in B" in alike[60].headline and alike[60].sure.startswith("clear")
+    assert alike[80].headline == "Identical: every item has the same answer and the same score"
+    other = [*rows[:20], *(kit.sample(n) for n in range(100, 160))]
+    assert "the 20 items that both hold, of 80, have" in account(compare(tmp_path, rows, other), {}).headline
+    worse = [kit.sample(n, "I") for n in range(20)]
+    told = account(compare(tmp_path, [kit.sample(n) for n in range(80)], worse), {})
+    assert told.label == "regression" and told.sure.startswith("not clear")
+    assert told.headline.endswith("match on t by 100 points, on the 20 items that both hold, of 80 in A and 20 in B")
+    silent = [{**one, "scores": {"match": {"value": math.nan}}} if one["id"] >= 30 else one for one in rows]
+    told = account(compare(tmp_path, rows, silent), {})
+    assert "the 30 items that both have scores for, of 80" in told.headline and told.sure.startswith("not clear")
+
+
 def test_what_was_put_on_a_model_stands_beside_its_name(tmp_path: Path) -> None:
     rows = [kit.sample(n) for n in NUMBERS]
     given = {
