@@ -72,7 +72,7 @@ def account(found: Found, packages: dict[str, str]) -> Account:
         question="What does B answer differently from A, on the same items?",
         label="described" if few and label in ("identical", "unchanged") else label,
         headline=_headline(label, rows, _extent(found)),
-        sure=f"not clear: fewer than half of the items are compared ({', '.join(few)})" if few else _sure(rows),
+        sure=f"not clear: fewer than half of the items are compared ({few})" if few else _sure(rows),
         reasons=tuple(_reasons(found, rows)),
         next_steps=tuple(_next(rows)),
         parts=(_summary(found), *flips.parts(found)),
@@ -145,12 +145,14 @@ def _label(
     return "unchanged" if states <= {"unchanged", "identical"} and "unchanged" in states else "described"
 
 
-def _few(found: Found) -> list[str]:
-    """Return the comparisons that hold fewer than half of the items of a side: they say little of the whole."""
-    held = {one.before.task: max(one.held) for one in found.matched}
-    return [
-        f"{one.name}: {len(one.pairs):,} of {held[one.task]:,}" for one in found.compared if 2 * len(one.pairs) < held[one.task]
-    ]
+def _few(found: Found) -> str:
+    """Return the tasks of which fewer than half of a side's items are compared, in any score: they say little of the whole."""
+    told = []
+    for one in found.matched:
+        compared = min((len(row.pairs) for row in found.compared if row.task == one.before.task), default=0)
+        if 2 * compared < max(one.held):
+            told.append(f"{one.before.task} {compared:,} of {max(one.held):,}")
+    return ", ".join(told[:_NAMED]) + (f", and {len(told) - _NAMED} more tasks" if len(told) > _NAMED else "")
 
 
 def _extent(found: Found) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from palimpsest.core.errors import Problems, UserError, first_line
 from palimpsest.core.files import open_file
 from palimpsest.evaluations import source
-from palimpsest.evaluations.matching import Matched, match, mean_of
+from palimpsest.evaluations.matching import Matched, NothingShared, match, mean_of
 from palimpsest.evaluations.paired import ROUNDING, Compared, Options, compare
 from palimpsest.evaluations.source import TaskLog
 
@@ -67,12 +67,17 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
     problems = Problems("These can't be compared:")
     kinds, logs = _read(before, after, problems)
     pairs, left_out = _same_tasks(logs, (before, after), tasks, problems)
-    matched = []
+    matched, apart = [], []
     for one, other in pairs:
         try:
             matched.append(match(one, other, cluster))
+        except NothingShared as error:
+            apart.append(str(error))
         except UserError as error:
             problems.add(str(error))
+    if tasks or not matched:  # what was named, or all of it
+        problems.extend(apart)
+    left_out += apart
     if problems.found and matched:
         problems.add(f"without {'this' if len(problems.found) == 1 else 'these'}: --tasks {_listed(matched)}")
     problems.raise_if_any()

@@ -25,6 +25,10 @@ Key = tuple[str, str, int]
 """What an item is called, its content, and which of its occurrences it is."""
 
 
+class NothingShared(UserError):
+    """No item of a task is in both logs; other tasks may go on without it."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One item as one model answered it, over all epochs."""
@@ -91,7 +95,8 @@ def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matche
         cluster: the field whose value is an item's cluster; ``None`` for the source's own.
 
     Raises:
-        UserError: no item is in both, with what was found instead; or no item has that field.
+        NothingShared: no item is in both, with what was found instead.
+        UserError: no item has the field.
     """
     ours, theirs = _items(before), _items(after)
     pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
@@ -106,7 +111,7 @@ def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matche
     called = {one.key[0] for one in alone[1]}
     changed = {one.key[0]: one.name for one in alone[0] if one.key[0] in called}
     if not pairs:
-        raise UserError(_nothing_in_common(before.task, ours, theirs, changed))
+        raise NothingShared(_nothing_in_common(before.task, ours, theirs, changed))
     notes = [*_alone(alone, changed), *_repeated(ours, theirs), *_epochs(before, after, ours, theirs)]
     if by_content:
         notes.append(f"{_count(len(by_content), 'item')} matched by what was asked, because the logs call them differently.")

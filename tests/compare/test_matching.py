@@ -214,8 +214,14 @@ def test_tasks_that_do_not_match_are_told_with_those_that_do(tmp_path: Path) -> 
         kit.write(tmp_path / side / "x.json", kit.log(rows, task="x"))
         others = [kit.sample(f"{side} {n}") for n in NUMBERS]
         kit.write(tmp_path / side / "y.json", kit.log(others, task="y"))
+    found = carry_out(tmp_path / "a", tmp_path / "b", Options())
+    (left,) = found.left_out
+    assert [one.task for one in found.compared] == ["x"] and left.startswith("y: no item is in both logs")
+    assert any(one.startswith("left out: y: ") for one in account(found, {}).reasons)
     with pytest.raises(UserError, match=r"y: no item is in both logs(.|\n)*without this: --tasks x"):
-        carry_out(tmp_path / "a", tmp_path / "b", Options())
+        carry_out(tmp_path / "a", tmp_path / "b", Options(), tasks=["x", "y"])
+    with pytest.raises(UserError, match="y: no item is in both logs"):
+        carry_out(tmp_path / "a" / "y.json", tmp_path / "b", Options())
     assert [one.task for one in carry_out(tmp_path / "a", tmp_path / "b", Options(), tasks=["x"]).compared] == ["x"]
 
 
@@ -310,7 +316,7 @@ def test_the_headline_says_of_how_many_items_and_few_of_them_are_not_clear(tmp_p
     assert alike[2].headline == (
         "Identical: the 2 items that both hold, of 80 in A and 2 in B, have the same answer and the same score"
     )
-    assert alike[2].sure == "not clear: fewer than half of the items are compared (t match: 2 of 80)"
+    assert alike[2].sure == "not clear: fewer than half of the items are compared (t 2 of 80)"
     assert alike[2].label == "described" and alike[60].label == "identical"
     assert "the 60 items that both hold, of 80 in A and 60 in B" in alike[60].headline and alike[60].sure.startswith("clear")
     assert alike[80].headline == "Identical: every item has the same answer and the same score"
