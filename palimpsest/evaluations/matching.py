@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +132,21 @@ def mean_of(log: TaskLog, metric: str) -> float | None:
     if not scores:
         return None
     return float(np.average([one.value for one in scores], weights=[one.weight for one in scores]))
+
+
+def without_score(pairs: Sequence[Pair], metrics: Sequence[str]) -> Iterator[str]:
+    """Say of which items a log has no score, or not one of each epoch, where no answer's own trouble tells it already."""
+    told: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
+    for metric in metrics:
+        for letter, items in (("A", [one.before for one in pairs]), ("B", [one.after for one in pairs])):
+            silent = [one for one in items if any(metric not in each.scores and not each.trouble for each in one.answers)]
+            for whole in (True, False):
+                if names := tuple(one.name for one in silent if (one.score(metric) is None) == whole):
+                    told.setdefault((letter, names, whole), []).append(metric)
+    for (letter, names, whole), of in told.items():
+        what = "left out on both sides and not counted as 0" if whole else "whose mean is over the others"
+        without = "without a score" if whole else "without a score in some epochs"
+        yield f"{', '.join(of)}: {_count(len(names), 'item')} {without} in {letter}, {what} ({_named(names)})."
 
 
 def _items(log: TaskLog) -> dict[Key, Item]:

@@ -79,8 +79,21 @@ def test_what_has_no_score_is_left_out_and_not_counted_as_wrong(broken: dict[str
         found = compare(tmp_path, one, other)
         (row,) = found.compared
         assert len(row.pairs) == 9 and row.left == 3 and row.state == "identical"
-        if broken["value"] not in ("no idea",) and not (isinstance(broken["value"], float)):
-            assert f"3 answers in {letter} without a score, left out and not counted as 0 (1, 2, 3" in told(found)
+        whole = f"3 answers in {letter} without a score, left out and not counted as 0 (1, 2, 3"
+        single = f"t match: 3 items without a score in {letter}, left out on both sides and not counted as 0 (1, 2, 3)."
+        assert (whole in told(found)) != (single in told(found))
+
+
+def test_items_without_some_of_their_scores_are_told_once_for_all_of_these(tmp_path: Path) -> None:
+    def rows(*broken: int) -> list[dict[str, Any]]:
+        scores = {n: {name: {"value": math.nan if n in broken else n % 2} for name in ("x", "y")} for n in NUMBERS}
+        return [kit.sample(n, epoch=epoch, scores=scores[n] if epoch == 1 else scores[12]) for n in NUMBERS for epoch in (1, 2)]
+
+    notes = compare(tmp_path, rows(), rows(1, 2)).notes
+    assert "t x, y: 2 items without a score in some epochs in B, whose mean is over the others (1, 2)." in notes
+    first = [one for one in rows(1, 2) if one["epoch"] == 1]
+    notes = account(compare(tmp_path, rows(), first), {}).notes
+    assert "t x, y: 2 items without a score in B, left out on both sides and not counted as 0 (1, 2)." in notes
 
 
 def test_epochs_are_averaged_within_the_item(tmp_path: Path) -> None:
