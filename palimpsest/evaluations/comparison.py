@@ -37,7 +37,7 @@ class Found:
     matched: tuple[Matched, ...]
     compared: tuple[Compared, ...]
     left_out: tuple[str, ...]
-    """Tasks that could not be compared, and why."""
+    """Tasks that could not be compared and files that could not be read, and why."""
     notes: tuple[str, ...]
     digests: Mapping[str, str]
     """Of every file that was read, by its path."""
@@ -78,6 +78,7 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
     if tasks or not matched:  # what was named, or all of it
         problems.extend(apart)
     left_out += apart
+    left_out += dict.fromkeys(why for side in logs for log in side for why in log.left_out)
     if problems.found and matched:
         problems.add(f"without {'this' if len(problems.found) == 1 else 'these'}: --tasks {_listed(matched)}")
     problems.raise_if_any()

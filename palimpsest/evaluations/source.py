@@ -88,6 +88,8 @@ class TaskLog:
     trouble: str = ""
     """Why it can't be compared, where it can't; then it has no answers, and other tasks go on without it."""
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Why other files of its folder can't be read."""
     files: tuple[Path, ...] = ()
     """What was read."""
     arguments: str = ""

@@ -146,6 +146,32 @@ def test_samples_of_lm_eval_that_are_cut_off(tmp_path: Path) -> None:
     assert "line 12: not JSON" in message(fine, cut_off) and "is the file cut off?" in message(fine, cut_off)
 
 
+def test_a_file_of_a_folder_that_can_not_be_read_is_left_out_and_told(tmp_path: Path) -> None:
+    fine = good(tmp_path)
+    kit.write(tmp_path / "a" / "fine.json", kit.log(ROWS))
+    damaged = cut(tmp_path / "a")
+    found = carry_out(fine, tmp_path / "a", Options(), tasks=["t"])
+    assert found.compared[0].state == "identical"
+    (told,) = found.left_out
+    assert told.startswith(f"{damaged} can't be used: ") and f"left out: {told}" in account(found, {}).reasons
+    assert "it is cut off" in message(fine, damaged)
+    (tmp_path / "a" / "fine.json").unlink()
+    assert "it is cut off" in message(fine, tmp_path / "a")
+
+
+def test_samples_of_a_folder_that_can_not_be_read_are_left_out_and_told(tmp_path: Path) -> None:
+    fine = kit.write_lines(tmp_path / "a" / SAMPLES, DOCUMENTS)
+    kit.write_lines(tmp_path / "b" / SAMPLES, DOCUMENTS)
+    newer = kit.write_lines(tmp_path / "b" / SAMPLES.replace("01-01", "01-02"), DOCUMENTS)
+    newer.write_bytes(newer.read_bytes()[:-30])
+    found = carry_out(fine, tmp_path / "b", Options())
+    assert found.compared[0].state == "identical"
+    (told,) = found.left_out
+    assert told.startswith(f"{newer} can't be used: line 12: not JSON") and "\n" not in told
+    assert f"2 files of t are there; {SAMPLES} was read." in found.notes
+    assert "is the file cut off?" in message(fine, newer)
+
+
 def test_an_output_folder_of_two_models(tmp_path: Path) -> None:
     for model in ("m", "n"):
         kit.write_lines(tmp_path / "out" / model / SAMPLES, DOCUMENTS)

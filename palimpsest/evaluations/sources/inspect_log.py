@@ -98,17 +98,19 @@ class InspectLog(Source):
 
     def read(self, path: Path, problems: Problems) -> Sequence[TaskLog]:
         several = path.is_dir()
-        logs, unfinished = [], {}
+        logs, unfinished, unreadable = [], {}, []
         for file in _files(path) if several else [path]:
             try:
                 log = _open(file)
             except UserError as error:
-                problems.add(str(error))
+                unreadable.append(str(error))
                 continue
             if why := _unfinished(log):
                 unfinished[file] = (log, why)
             else:
                 logs.append(log)
+        if not logs:
+            problems.extend(unreadable)
         done = {log.task for log in logs}
         left = [file.name for file, (log, _) in unfinished.items() if log.task in done]
         notes = (f"Left out, because they did not finish and another log of the task did: {', '.join(left)}.",) if left else ()
@@ -121,7 +123,10 @@ class InspectLog(Source):
             for file, (log, why) in unfinished.items()
             if log.task not in done
         )
-        return [*(_task_log(name, log, (*notes, *told)) for name, log, told in _latest(logs)), *troubled]
+        return [
+            *(replace(_task_log(name, log, (*notes, *told)), left_out=tuple(unreadable)) for name, log, told in _latest(logs)),
+            *troubled,
+        ]
 
 
 def _files(folder: Path) -> Iterator[Path]:
