@@ -106,7 +106,9 @@ def _print(found: Any) -> None:
     reasons((), account.next_steps)
     for note in account.notes:
         say(f"note: {note}", style="dim")
-    say(f"\nreport: {found.report}")
+    if account.next_steps or account.notes:
+        out.print()
+    say(f"report: {found.report}")
 
 
 def _row(name: str, before: Any, after: Any, change: Any, moved: str, _: Any, state: str) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def _few(found: Found) -> str:
         compared = min((len(row.pairs) for row in found.compared if row.task == one.before.task), default=0)
         if 2 * compared < max(one.held):
             told.append(f"{one.before.task} {compared:,} of {max(one.held):,}")
-    return ", ".join(told[:_NAMED]) + (f", and {len(told) - _NAMED} more tasks" if len(told) > _NAMED else "")
+    return ", ".join(told[:_NAMED]) + (f", and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
 
 
 def _extent(found: Found) -> str:

@@ -135,6 +135,7 @@ def _read(before: Path, after: Path, problems: Problems) -> tuple[tuple[str, ...
     ours, theirs = (_tasks(kind, path, problems) for kind, path in zip(kinds, (before, after), strict=True))
     if problems.found:
         problems.extend(one.trouble for one in (*ours, *theirs) if one.trouble)
+        problems.found = list(dict.fromkeys(problems.found))  # A and B may be the same
     problems.raise_if_any()
     if kinds[0] != kinds[1]:  # each tells much that the other does not know of
         ours, theirs = _with_settings_of(ours, theirs), _with_settings_of(theirs, ours)

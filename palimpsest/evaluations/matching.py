@@ -216,7 +216,9 @@ def _epochs(before: TaskLog, after: TaskLog, ours: Mapping[Key, Item], theirs: M
     counts = [max((len(one.answers) for one in side.values()), default=1) for side in (ours, theirs)]
     notes = []
     if counts[0] != counts[1]:
-        notes.append(f"{counts[0]} epochs in A and {counts[1]} in B: the mean over an item's epochs is its score on each side.")
+        notes.append(
+            f"{_count(counts[0], 'epoch')} in A and {counts[1]} in B: the mean over an item's epochs is its score on each side."
+        )
     elif counts[0] > 1:
         notes.append(f"{counts[0]} epochs: the mean over an item's epochs is its score, and the item is the unit.")
     for side, log in zip("AB", (before, after), strict=True):

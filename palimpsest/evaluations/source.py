@@ -144,6 +144,9 @@ def kind_of(path: Path, problems: Problems) -> str | None:
         if path.is_file() and not path.stat().st_size:
             problems.add(f"{path}: the file is empty")
             return None
+        if path.is_dir() and not any(one.is_file() for one in path.rglob("*")):
+            problems.add(f"{path}: the folder holds no files")
+            return None
         kinds = [name for name in names() if find(name).claims(path)]
     except (OSError, UserError, ValueError) as error:  # ValueError: a zero byte in its name
         problems.add(f"{path}: {getattr(error, 'strerror', None) or error}")

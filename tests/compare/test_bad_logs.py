@@ -74,8 +74,8 @@ def mixed(folder: Path) -> Path:
     [
         (lambda folder: folder / "missing.eval", "there is no such file or folder"),
         (empty, "the file is empty"),
-        (empty_folder, "is none of what can be compared: inspect logs (.eval, .json); samples of lm-eval"),
-        (note, "is none of what can be compared"),
+        (empty_folder, "nothing: the folder holds no files"),
+        (note, "is none of what can be compared: inspect logs (.eval, .json); samples of lm-eval"),
         (mixed, "holds inspect logs (.eval, .json) and samples of lm-eval"),
         (cut, "it is no whole inspect log"),
         (cut_json, "is it cut off?"),
@@ -115,6 +115,12 @@ def test_every_source_says_what_it_reads_and_claims_nothing_else(name: str, tmp_
 def test_both_sides_are_told_at_once(tmp_path: Path) -> None:
     said = message(cut(tmp_path), kit.write(tmp_path / "a.json", kit.log(ROWS, status="error")))
     assert "cut off" in said and "its status is 'error'" in said
+
+
+def test_what_is_wrong_with_both_sides_is_told_once(tmp_path: Path) -> None:
+    nothing, damaged = empty_folder(tmp_path), cut(tmp_path)
+    assert message(nothing, nothing).count("holds no files") == 1
+    assert message(damaged, damaged).count("cut off") == 1 and "zip" not in message(damaged, damaged)
 
 
 def test_results_of_lm_eval_without_samples(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_epochs_are_averaged_within_the_item(tmp_path: Path) -> None:
     (row,) = found.compared
     assert row.values[0].tolist() == pytest.approx([(n % 4) / 3 for n in NUMBERS]) and row.change.n == 12 and row.exact is None
     assert "3 epochs in A and 1 in B" in told(found)
+    assert "t: 1 epoch in A and 3 in B" in told(compare(tmp_path, after, before))
+    one = compare(tmp_path, [kit.sample(1, "C")], [kit.sample(1, "I")])
+    assert "Could not say: 1 cluster, 8 are needed" in account(one, {}).headline
 
 
 def test_epochs_that_a_log_reduces_in_another_way_are_told(tmp_path: Path) -> None:
