@@ -31,7 +31,7 @@ WORDS: dict[State, str] = {
 _ORDER: tuple[State, ...] = (
     "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
 )  # fmt: skip
-COLUMNS = ("task, metric", "A", "B", f"B {MINUS} A", "items worse, better", "McNemar p", "comes to")
+COLUMNS = ("task, metric", "A", "B", f"B {MINUS} A", "items that moved", "McNemar p", "comes to")
 _ROWS = 24
 """Rows of one figure."""
 _NAMED = 4
@@ -289,7 +289,7 @@ def table(rows: Sequence[Compared]) -> Table:
         title="All comparisons",
         columns=COLUMNS,
         rows=tuple(
-            (one.name, one.before, one.after, one.change, f"{one.worse:,}, {one.improved:,}",
+            (one.name, one.before, one.after, one.change, _items_moved(one),
              None if one.exact is None else chance(one.exact), WORDS[one.state])
             for one in rows
         ),
@@ -297,10 +297,16 @@ def table(rows: Sequence[Compared]) -> Table:
     )  # fmt: skip
 
 
+def _items_moved(one: Compared) -> str:
+    """Return how many items moved to which side; where nobody says which is better, the score only fell or rose."""
+    if one.same:
+        return "no item differs"
+    down, up = ("worse", "better") if one.sign else ("lower", "higher")
+    return f"{one.worse:,} {down}, {one.improved:,} {up}"
+
+
 def _note(rows: Sequence[Compared]) -> str:
     told = []
-    if any(one.sign == 0 for one in rows):
-        told.append("Where nobody says which direction is better, an item whose score fell counts as worse.")
     if any(one.metric.name.split(",")[0] in ("word_perplexity", "byte_perplexity", "perplexity") for one in rows):
         told.append("Perplexities are compared as their logarithms, in nats.")
     if left := [f"{one.name} ({one.left})" for one in rows if one.left]:

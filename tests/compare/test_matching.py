@@ -366,3 +366,16 @@ def test_what_was_put_on_a_model_stands_beside_its_name(tmp_path: Path) -> None:
     (tmp_path / "plain" / "2.json").write_bytes(steered.read_bytes())
     with pytest.raises(UserError, match=r"holds logs of 2 models \(m; m with vector=v.safetensors, layer=3, strength=1.5\)"):
         carry_out(plain.parent, steered, Options())
+
+
+def test_what_rose_is_higher_and_not_better_where_nobody_says_which_is_better(tmp_path: Path) -> None:
+    def rows(more: int) -> list[dict[str, Any]]:
+        return [kit.sample(n, scores={"length": {"value": n + more * (n > 9)}}) for n in NUMBERS]
+
+    found = compare(tmp_path, rows(0), rows(1))
+    summary, moved = account(found, {}).parts
+    assert summary.tables[0].rows[0][4] == "0 lower, 3 higher" and moved.answer == "0 of 12 items got lower, 3 got higher."
+    paths = tmp_path / "a.json", tmp_path / "b.json"
+    told = account(carry_out(*paths, Options(better={"length": "lower"})), {})
+    assert told.parts[0].tables[0].rows[0][4] == "3 worse, 0 better"
+    assert account(carry_out(paths[0], paths[0], Options()), {}).parts[0].tables[0].rows[0][4] == "no item differs"
