@@ -106,7 +106,9 @@ def _print(found: Any) -> None:
     reasons((), account.next_steps)
     for note in account.notes:
         say(f"note: {note}", style="dim")
-    say(f"\nreport: {found.report}")
+    if account.next_steps or account.notes:
+        out.print()
+    say(f"report: {found.report}")
 
 
 def _row(name: str, before: Any, after: Any, change: Any, moved: str, _: Any, state: str) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def _row(name: str, before: Any, after: Any, change: Any, moved: str, _: Any, st
     levels = [shown(one, change=False) for one in (before, after)]
     told = shown(change, change=True)
     interval = "" if change.interval == (0.0, 0.0) else told.interval or "no interval"
-    comes_to = [state, "no item differs" if moved == "0, 0" else "{} worse, {} better".format(*moved.split(", "))]
+    comes_to = [state, moved]
     if state == WORDS["open"] and change.above(0.0) is not None:
         comes_to.append("differs before Holm only")
     elif state == WORDS["open"] and change.minimum_detectable is not None:

@@ -78,9 +78,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
     with open_file(path) as stream:
         try:
             archive = zipfile.ZipFile(stream)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError):
             raise UserError(
-                f"{path} can't be used: it is no whole inspect log ({first_line(error)}); it is cut off, or still being written"
+                f"{path} can't be used: it is no whole inspect log; it is cut off, or still being written"
             ) from None
         with archive:
             yield Archive(path, archive)

@@ -31,7 +31,7 @@ WORDS: dict[State, str] = {
 _ORDER: tuple[State, ...] = (
     "regression", "worse", "moved", "differs", "open", "unknown", "improvement", "better", "unchanged", "identical",
 )  # fmt: skip
-COLUMNS = ("task, metric", "A", "B", f"B {MINUS} A", "items worse, better", "McNemar p", "comes to")
+COLUMNS = ("task, metric", "A", "B", f"B {MINUS} A", "items that moved", "McNemar p", "comes to")
 _ROWS = 24
 """Rows of one figure."""
 _NAMED = 4
@@ -65,14 +65,14 @@ _LIMITS = (
 def account(found: Found, packages: dict[str, str]) -> Account:
     """Return a comparison as an account, whose page ``palimpsest report FOLDER`` draws again; with versions of packages."""
     rows = sorted(found.compared, key=_rank)
-    label = _label(found, rows)
+    label, few = _label(found, rows), _few(found)
     return Account(
         kind="compare",
         title=" against ".join(reversed(found.names)),
         question="What does B answer differently from A, on the same items?",
-        label=label,
-        headline=_headline(label, rows),
-        sure=_sure(rows),
+        label="described" if few and label in ("identical", "unchanged") else label,
+        headline=_headline(label, rows, _extent(found)),
+        sure=f"not clear: fewer than half of the items are compared ({few})" if few else _sure(rows),
         reasons=tuple(_reasons(found, rows)),
         next_steps=tuple(_next(rows)),
         parts=(_summary(found), *flips.parts(found)),
@@ -145,15 +145,45 @@ def _label(
     return "unchanged" if states <= {"unchanged", "identical"} and "unchanged" in states else "described"
 
 
-def _headline(label: str, rows: Sequence[Compared]) -> str:
+def _few(found: Found) -> str:
+    """Return the tasks of which fewer than half of a side's items are compared, in any score: they say little of the whole."""
+    told = []
+    for one in found.matched:
+        compared = min((len(row.pairs) for row in found.compared if row.task == one.before.task), default=0)
+        if 2 * compared < max(one.held):
+            told.append(f"{one.before.task} {compared:,} of {max(one.held):,}")
+    return ", ".join(told[:_NAMED]) + (f", and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
+
+
+def _extent(found: Found) -> str:
+    """Return which items are compared, such as "the 2 items that both hold, of 80"; nothing where it is all of both sides."""
+    compared = sum(
+        max((len(row.pairs) for row in found.compared if row.task == one.before.task), default=0) for one in found.matched
+    )
+    before, after = (sum(one.held[side] for one in found.matched) for side in (0, 1))
+    if compared == before == after:
+        return ""
+    both_hold = compared == sum(len(one.pairs) for one in found.matched)
+    which = f"the {compared:,} item{'' if compared == 1 else 's'} that both {'hold' if both_hold else 'have scores for'}"
+    return f"{which}, of {before:,}" + (f" in A and {after:,} in B" if before != after else "")
+
+
+def _headline(label: str, rows: Sequence[Compared], extent: str = "") -> str:
+    if label == "identical":
+        rounded = ", up to rounding" if any(one.rounded for one in rows) else ""
+        if extent:
+            return f"Identical: {extent}, have the same answer and the same score{rounded}"
+        return f"Identical: every item has the same answer and the same score{rounded}"
+    said = _comes_to(label, rows)
+    return f"{said}, on {extent}" if extent else said
+
+
+def _comes_to(label: str, rows: Sequence[Compared]) -> str:
     if label == "regression":
         worse = [one for one in rows if one.state == "regression"]
         said = [f"{one.metric.name} on {one.task} by {amount(one.change.value, one.change.unit)}" for one in worse[:_NAMED]]
         more = f", and {len(worse) - _NAMED} more" if len(worse) > _NAMED else ""
         return f"B is worse than A beyond the margin: {', '.join(said)}{more}"
-    if label == "identical":
-        rounded = ", up to rounding" if any(one.rounded for one in rows) else ""
-        return f"Identical: every item has the same answer and the same score{rounded}"
     if label == "unchanged":
         return "Unchanged: every score lies within its margin"
     if label == "could_not_say":
@@ -203,7 +233,7 @@ def _sure(rows: Sequence[Compared]) -> str:
 
 def _reasons(found: Found, rows: Sequence[Compared]) -> list[str]:
     sides = zip("AB", (found.matched[0].before, found.matched[0].after), found.paths, strict=True)
-    told = [f"{letter} is {one.model or 'not named'} ({path})" for letter, one, path in sides]
+    told = [f"{letter} is {one.subject} ({path})" for letter, one, path in sides]
     told += [f"left out: {one}" for one in found.left_out]
     if differing := _asked_differently(found.matched):
         told.append(f"asked differently, so not all of the change need be the model's: {'; '.join(differing)}")
@@ -259,7 +289,7 @@ def table(rows: Sequence[Compared]) -> Table:
         title="All comparisons",
         columns=COLUMNS,
         rows=tuple(
-            (one.name, one.before, one.after, one.change, f"{one.worse:,}, {one.improved:,}",
+            (one.name, one.before, one.after, one.change, _items_moved(one),
              None if one.exact is None else chance(one.exact), WORDS[one.state])
             for one in rows
         ),
@@ -267,10 +297,16 @@ def table(rows: Sequence[Compared]) -> Table:
     )  # fmt: skip
 
 
+def _items_moved(one: Compared) -> str:
+    """Return how many items moved to which side; where nobody says which is better, the score only fell or rose."""
+    if one.same:
+        return "no item differs"
+    down, up = ("worse", "better") if one.sign else ("lower", "higher")
+    return f"{one.worse:,} {down}, {one.improved:,} {up}"
+
+
 def _note(rows: Sequence[Compared]) -> str:
     told = []
-    if any(one.sign == 0 for one in rows):
-        told.append("Where nobody says which direction is better, an item whose score fell counts as worse.")
     if any(one.metric.name.split(",")[0] in ("word_perplexity", "byte_perplexity", "perplexity") for one in rows):
         told.append("Perplexities are compared as their logarithms, in nats.")
     if left := [f"{one.name} ({one.left})" for one in rows if one.left]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palimpsest.core.errors import Problems, UserError, first_line
 from palimpsest.core.files import open_file
 from palimpsest.evaluations import source
-from palimpsest.evaluations.matching import Matched, match, mean_of
+from palimpsest.evaluations.matching import Matched, NothingShared, match, mean_of, without_score
 from palimpsest.evaluations.paired import ROUNDING, Compared, Options, compare
 from palimpsest.evaluations.source import TaskLog
 
@@ -37,7 +37,7 @@ class Found:
     matched: tuple[Matched, ...]
     compared: tuple[Compared, ...]
     left_out: tuple[str, ...]
-    """Tasks that could not be compared, and why."""
+    """Tasks that could not be compared and files that could not be read, and why."""
     notes: tuple[str, ...]
     digests: Mapping[str, str]
     """Of every file that was read, by its path."""
@@ -67,12 +67,18 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
     problems = Problems("These can't be compared:")
     kinds, logs = _read(before, after, problems)
     pairs, left_out = _same_tasks(logs, (before, after), tasks, problems)
-    matched = []
+    matched, apart = [], []
     for one, other in pairs:
         try:
             matched.append(match(one, other, cluster))
+        except NothingShared as error:
+            apart.append(str(error))
         except UserError as error:
             problems.add(str(error))
+    if tasks or not matched:  # what was named, or all of it
+        problems.extend(apart)
+    left_out += apart
+    left_out += dict.fromkeys(why for side in logs for log in side for why in log.left_out)
     if problems.found and matched:
         problems.add(f"without {'this' if len(problems.found) == 1 else 'these'}: --tasks {_listed(matched)}")
     problems.raise_if_any()
@@ -85,6 +91,7 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
         told.insert(0, "A and B are the same file or folder.")
     compared = compare(matched, options)
     digests = {str(file): _digest(file) for one in matched for log in (one.before, one.after) for file in log.files}
+    told += [f"{one.before.task} {note}" for one in matched for note in _without_score(one, compared)]
     told += _rounded(compared)
     return Found(
         (before, after),
@@ -128,6 +135,7 @@ def _read(before: Path, after: Path, problems: Problems) -> tuple[tuple[str, ...
     ours, theirs = (_tasks(kind, path, problems) for kind, path in zip(kinds, (before, after), strict=True))
     if problems.found:
         problems.extend(one.trouble for one in (*ours, *theirs) if one.trouble)
+        problems.found = list(dict.fromkeys(problems.found))  # A and B may be the same
     problems.raise_if_any()
     if kinds[0] != kinds[1]:  # each tells much that the other does not know of
         ours, theirs = _with_settings_of(ours, theirs), _with_settings_of(theirs, ours)
@@ -187,6 +195,10 @@ def _rounded(compared: Sequence[Compared]) -> list[str]:
     told = [f"{one.name} ({one.rounded:,} of {len(one.pairs):,} items)" for one in compared if one.same and one.rounded]
     bound = f"{ROUNDING:.0e}".replace("e-0", "e-")
     return [f"Scores that differ by no more than {bound} of their size count as equal: {', '.join(told)}."] if told else []
+
+
+def _without_score(matched: Matched, compared: Sequence[Compared]) -> Iterator[str]:
+    return without_score(matched.pairs, [one.metric.name for one in compared if one.task == matched.before.task])
 
 
 def _own_means(matched: Matched) -> list[str]:

@@ -53,13 +53,15 @@ def _part(found: Found, matched: Matched, rows: Sequence[Compared], moved: Seque
     better = [pair for pair in reversed(moved) if _gain(*pair) > 0]
     both = len(moved) - len(worse) - len(better)
     picked = [*worse[: _SHOWN["worse"]], *better[: _SHOWN["better"]]]
+    directed = any(one.sign for _, metrics in moved for one in metrics)
+    down, up = ("worse", "better") if directed else ("lower", "higher")
     sides = tuple(f"{letter}: {name}" for letter, name in zip("AB", found.names, strict=True))
     return Part(
         name=matched.before.task,
         question="Which answers flipped?"
         if any(one.exact is not None for one in rows)
         else "Which items moved, and what was answered?",
-        answer=f"{len(worse):,} of {len(matched.pairs):,} items got worse, {len(better):,} got better"
+        answer=f"{len(worse):,} of {len(matched.pairs):,} items got {down}, {len(better):,} got {up}"
         + (f", {both:,} moved one way in one metric and as far the other way in another" if both else "")
         + (f"; {len(picked)} of them are shown, all are in pairs.jsonl." if len(picked) < len(moved) else "."),
         samples=tuple(_sample(pair, metrics, (sides[0], sides[1])) for pair, metrics in picked),

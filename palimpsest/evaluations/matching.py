@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,10 @@ EXAMPLES = 3
 """How many items are named where something is told of many."""
 Key = tuple[str, str, int]
 """What an item is called, its content, and which of its occurrences it is."""
+
+
+class NothingShared(UserError):
+    """No item of a task is in both logs; other tasks may go on without it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,12 @@ class Matched:
     """How the two were asked differently, so that not all of a change need be the model's."""
     counts: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """Items of each side, those that the other lacks among them."""
+        paired = self.counts["paired"]
+        return paired + self.counts["alone before"], paired + self.counts["alone after"]
+
 
 def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matched:
     """Pair the items of one task.
@@ -85,7 +95,8 @@ def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matche
         cluster: the field whose value is an item's cluster; ``None`` for the source's own.
 
     Raises:
-        UserError: no item is in both, with what was found instead; or no item has that field.
+        NothingShared: no item is in both, with what was found instead.
+        UserError: no item has the field.
     """
     ours, theirs = _items(before), _items(after)
     pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
@@ -100,7 +111,7 @@ def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matche
     called = {one.key[0] for one in alone[1]}
     changed = {one.key[0]: one.name for one in alone[0] if one.key[0] in called}
     if not pairs:
-        raise UserError(_nothing_in_common(before.task, ours, theirs, changed))
+        raise NothingShared(_nothing_in_common(before.task, ours, theirs, changed))
     notes = [*_alone(alone, changed), *_repeated(ours, theirs), *_epochs(before, after, ours, theirs)]
     if by_content:
         notes.append(f"{_count(len(by_content), 'item')} matched by what was asked, because the logs call them differently.")
@@ -121,6 +132,21 @@ def mean_of(log: TaskLog, metric: str) -> float | None:
     if not scores:
         return None
     return float(np.average([one.value for one in scores], weights=[one.weight for one in scores]))
+
+
+def without_score(pairs: Sequence[Pair], metrics: Sequence[str]) -> Iterator[str]:
+    """Say of which items a log has no score, or not one of each epoch, where no answer's own trouble tells it already."""
+    told: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
+    for metric in metrics:
+        for letter, items in (("A", [one.before for one in pairs]), ("B", [one.after for one in pairs])):
+            silent = [one for one in items if any(metric not in each.scores and not each.trouble for each in one.answers)]
+            for whole in (True, False):
+                if names := tuple(one.name for one in silent if (one.score(metric) is None) == whole):
+                    told.setdefault((letter, names, whole), []).append(metric)
+    for (letter, names, whole), of in told.items():
+        what = "left out on both sides and not counted as 0" if whole else "whose mean is over the others"
+        without = "without a score" if whole else "without a score in some epochs"
+        yield f"{', '.join(of)}: {_count(len(names), 'item')} {without} in {letter}, {what} ({_named(names)})."
 
 
 def _items(log: TaskLog) -> dict[Key, Item]:
@@ -190,7 +216,9 @@ def _epochs(before: TaskLog, after: TaskLog, ours: Mapping[Key, Item], theirs: M
     counts = [max((len(one.answers) for one in side.values()), default=1) for side in (ours, theirs)]
     notes = []
     if counts[0] != counts[1]:
-        notes.append(f"{counts[0]} epochs in A and {counts[1]} in B: the mean over an item's epochs is its score on each side.")
+        notes.append(
+            f"{_count(counts[0], 'epoch')} in A and {counts[1]} in B: the mean over an item's epochs is its score on each side."
+        )
     elif counts[0] > 1:
         notes.append(f"{counts[0]} epochs: the mean over an item's epochs is its score, and the item is the unit.")
     for side, log in zip("AB", (before, after), strict=True):

@@ -88,8 +88,17 @@ class TaskLog:
     trouble: str = ""
     """Why it can't be compared, where it can't; then it has no answers, and other tasks go on without it."""
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Why other files of its folder can't be read."""
     files: tuple[Path, ...] = ()
     """What was read."""
+    arguments: str = ""
+    """What was put on the model (an adapter, a vector), as NAME=VALUE with commas."""
+
+    @property
+    def subject(self) -> str:
+        """The model with what was put on it, as a sentence calls it."""
+        return with_arguments(self.model or "not named", self.arguments)
 
 
 class Source(ABC):
@@ -111,6 +120,11 @@ class Source(ABC):
         """Return its tasks; what can't be used is added to the problems."""
 
 
+def with_arguments(model: str, arguments: str) -> str:
+    """Return a model's name with what was put on it."""
+    return f"{model} with {arguments}" if arguments else model
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all sources."""
     return discover.names(PACKAGE)
@@ -129,6 +143,9 @@ def kind_of(path: Path, problems: Problems) -> str | None:
             return None
         if path.is_file() and not path.stat().st_size:
             problems.add(f"{path}: the file is empty")
+            return None
+        if path.is_dir() and not any(one.is_file() for one in path.rglob("*")):
+            problems.add(f"{path}: the folder holds no files")
             return None
         kinds = [name for name in names() if find(name).claims(path)]
     except (OSError, UserError, ValueError) as error:  # ValueError: a zero byte in its name

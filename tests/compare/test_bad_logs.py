@@ -74,8 +74,8 @@ def mixed(folder: Path) -> Path:
     [
         (lambda folder: folder / "missing.eval", "there is no such file or folder"),
         (empty, "the file is empty"),
-        (empty_folder, "is none of what can be compared: inspect logs (.eval, .json); samples of lm-eval"),
-        (note, "is none of what can be compared"),
+        (empty_folder, "nothing: the folder holds no files"),
+        (note, "is none of what can be compared: inspect logs (.eval, .json); samples of lm-eval"),
         (mixed, "holds inspect logs (.eval, .json) and samples of lm-eval"),
         (cut, "it is no whole inspect log"),
         (cut_json, "is it cut off?"),
@@ -117,6 +117,12 @@ def test_both_sides_are_told_at_once(tmp_path: Path) -> None:
     assert "cut off" in said and "its status is 'error'" in said
 
 
+def test_what_is_wrong_with_both_sides_is_told_once(tmp_path: Path) -> None:
+    nothing, damaged = empty_folder(tmp_path), cut(tmp_path)
+    assert message(nothing, nothing).count("holds no files") == 1
+    assert message(damaged, damaged).count("cut off") == 1 and "zip" not in message(damaged, damaged)
+
+
 def test_results_of_lm_eval_without_samples(tmp_path: Path) -> None:
     results = {"results": {"t": {"acc,none": 0.5}}, "configs": {"t": {}}, "higher_is_better": {"t": {"acc": True}}}
     path = kit.write(tmp_path / "a" / RESULTS, results)
@@ -144,6 +150,32 @@ def test_samples_of_lm_eval_that_are_cut_off(tmp_path: Path) -> None:
     cut_off = kit.write_lines(tmp_path / "b" / SAMPLES, DOCUMENTS)
     cut_off.write_bytes(cut_off.read_bytes()[:-30])
     assert "line 12: not JSON" in message(fine, cut_off) and "is the file cut off?" in message(fine, cut_off)
+
+
+def test_a_file_of_a_folder_that_can_not_be_read_is_left_out_and_told(tmp_path: Path) -> None:
+    fine = good(tmp_path)
+    kit.write(tmp_path / "a" / "fine.json", kit.log(ROWS))
+    damaged = cut(tmp_path / "a")
+    found = carry_out(fine, tmp_path / "a", Options(), tasks=["t"])
+    assert found.compared[0].state == "identical"
+    (told,) = found.left_out
+    assert told.startswith(f"{damaged} can't be used: ") and f"left out: {told}" in account(found, {}).reasons
+    assert "it is cut off" in message(fine, damaged)
+    (tmp_path / "a" / "fine.json").unlink()
+    assert "it is cut off" in message(fine, tmp_path / "a")
+
+
+def test_samples_of_a_folder_that_can_not_be_read_are_left_out_and_told(tmp_path: Path) -> None:
+    fine = kit.write_lines(tmp_path / "a" / SAMPLES, DOCUMENTS)
+    kit.write_lines(tmp_path / "b" / SAMPLES, DOCUMENTS)
+    newer = kit.write_lines(tmp_path / "b" / SAMPLES.replace("01-01", "01-02"), DOCUMENTS)
+    newer.write_bytes(newer.read_bytes()[:-30])
+    found = carry_out(fine, tmp_path / "b", Options())
+    assert found.compared[0].state == "identical"
+    (told,) = found.left_out
+    assert told.startswith(f"{newer} can't be used: line 12: not JSON") and "\n" not in told
+    assert f"2 files of t are there; {SAMPLES} was read." in found.notes
+    assert "is the file cut off?" in message(fine, newer)
 
 
 def test_an_output_folder_of_two_models(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_exit_codes_and_what_is_printed(logs: Path, tmp_path: Path, command: Any
     sides = [logs / "inspect" / f"{model}-sums.eval" for model in ("before", "after")]
     code, out, _ = command("compare", *sides, "--margin", "0.02", "--metrics", "match", "--folder", tmp_path / "a")
     assert code == 2 and "B is worse than A beyond the margin: match on sums" in out and str(tmp_path / "a") in out
+    assert "\n\nreport: " in out and "\n\n\n" not in out
     code, out, _ = command("compare", *sides[::-1], "--folder", tmp_path / "b", "--json")
     account = json.loads(out)
     assert code == 0 and account["kind"] == "compare" and account["estimates"]["sums match"]["value"] > 0

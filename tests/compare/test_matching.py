@@ -79,8 +79,21 @@ def test_what_has_no_score_is_left_out_and_not_counted_as_wrong(broken: dict[str
         found = compare(tmp_path, one, other)
         (row,) = found.compared
         assert len(row.pairs) == 9 and row.left == 3 and row.state == "identical"
-        if broken["value"] not in ("no idea",) and not (isinstance(broken["value"], float)):
-            assert f"3 answers in {letter} without a score, left out and not counted as 0 (1, 2, 3" in told(found)
+        whole = f"3 answers in {letter} without a score, left out and not counted as 0 (1, 2, 3"
+        single = f"t match: 3 items without a score in {letter}, left out on both sides and not counted as 0 (1, 2, 3)."
+        assert (whole in told(found)) != (single in told(found))
+
+
+def test_items_without_some_of_their_scores_are_told_once_for_all_of_these(tmp_path: Path) -> None:
+    def rows(*broken: int) -> list[dict[str, Any]]:
+        scores = {n: {name: {"value": math.nan if n in broken else n % 2} for name in ("x", "y")} for n in NUMBERS}
+        return [kit.sample(n, epoch=epoch, scores=scores[n] if epoch == 1 else scores[12]) for n in NUMBERS for epoch in (1, 2)]
+
+    notes = compare(tmp_path, rows(), rows(1, 2)).notes
+    assert "t x, y: 2 items without a score in some epochs in B, whose mean is over the others (1, 2)." in notes
+    first = [one for one in rows(1, 2) if one["epoch"] == 1]
+    notes = account(compare(tmp_path, rows(), first), {}).notes
+    assert "t x, y: 2 items without a score in B, left out on both sides and not counted as 0 (1, 2)." in notes
 
 
 def test_epochs_are_averaged_within_the_item(tmp_path: Path) -> None:
@@ -90,6 +103,9 @@ def test_epochs_are_averaged_within_the_item(tmp_path: Path) -> None:
     (row,) = found.compared
     assert row.values[0].tolist() == pytest.approx([(n % 4) / 3 for n in NUMBERS]) and row.change.n == 12 and row.exact is None
     assert "3 epochs in A and 1 in B" in told(found)
+    assert "t: 1 epoch in A and 3 in B" in told(compare(tmp_path, after, before))
+    one = compare(tmp_path, [kit.sample(1, "C")], [kit.sample(1, "I")])
+    assert "Could not say: 1 cluster, 8 are needed" in account(one, {}).headline
 
 
 def test_epochs_that_a_log_reduces_in_another_way_are_told(tmp_path: Path) -> None:
@@ -214,8 +230,14 @@ def test_tasks_that_do_not_match_are_told_with_those_that_do(tmp_path: Path) -> 
         kit.write(tmp_path / side / "x.json", kit.log(rows, task="x"))
         others = [kit.sample(f"{side} {n}") for n in NUMBERS]
         kit.write(tmp_path / side / "y.json", kit.log(others, task="y"))
+    found = carry_out(tmp_path / "a", tmp_path / "b", Options())
+    (left,) = found.left_out
+    assert [one.task for one in found.compared] == ["x"] and left.startswith("y: no item is in both logs")
+    assert any(one.startswith("left out: y: ") for one in account(found, {}).reasons)
     with pytest.raises(UserError, match=r"y: no item is in both logs(.|\n)*without this: --tasks x"):
-        carry_out(tmp_path / "a", tmp_path / "b", Options())
+        carry_out(tmp_path / "a", tmp_path / "b", Options(), tasks=["x", "y"])
+    with pytest.raises(UserError, match="y: no item is in both logs"):
+        carry_out(tmp_path / "a" / "y.json", tmp_path / "b", Options())
     assert [one.task for one in carry_out(tmp_path / "a", tmp_path / "b", Options(), tasks=["x"]).compared] == ["x"]
 
 
@@ -235,7 +257,7 @@ def test_what_was_asked_differently_everywhere_is_told_once(tmp_path: Path) -> N
 def test_a_folder_of_two_models(tmp_path: Path) -> None:
     for name in ("m", "n"):
         kit.write(tmp_path / "a" / f"{name}.json", kit.log([kit.sample(1)], model=name))
-    with pytest.raises(UserError, match=r"holds logs of 2 models \(m, n\); give a folder of one of them"):
+    with pytest.raises(UserError, match=r"holds logs of 2 models \(m; n\); give a folder of one of them"):
         carry_out(tmp_path / "a", tmp_path / "a", Options())
 
 
@@ -299,3 +321,61 @@ def test_other_few_shot_examples_are_told(tmp_path: Path) -> None:
     found = lm_eval(tmp_path, rows, [{**one, "prompt_hash": "five"} for one in rows])
     assert "few-shot examples differs: 0 in A, 5 in B" in told(found) and found.names == ("a", "b")
     assert not any("itself says" in note for note in found.notes)
+
+
+# what is told of the two sides
+
+
+def test_the_headline_says_of_how_many_items_and_few_of_them_are_not_clear(tmp_path: Path) -> None:
+    rows = [kit.sample(n, "CI"[n % 2]) for n in range(80)]
+    alike = {shared: account(compare(tmp_path, rows, rows[:shared]), {}) for shared in (2, 60, 80)}
+    assert alike[2].headline == (
+        "Identical: the 2 items that both hold, of 80 in A and 2 in B, have the same answer and the same score"
+    )
+    assert alike[2].sure == "not clear: fewer than half of the items are compared (t 2 of 80)"
+    assert alike[2].label == "described" and alike[60].label == "identical"
+    assert "the 60 items that both hold, of 80 in A and 60 in B" in alike[60].headline and alike[60].sure.startswith("clear")
+    assert alike[80].headline == "Identical: every item has the same answer and the same score"
+    other = [*rows[:20], *(kit.sample(n) for n in range(100, 160))]
+    assert "the 20 items that both hold, of 80, have" in account(compare(tmp_path, rows, other), {}).headline
+    worse = [kit.sample(n, "I") for n in range(20)]
+    told = account(compare(tmp_path, [kit.sample(n) for n in range(80)], worse), {})
+    assert told.label == "regression" and told.sure.startswith("not clear")
+    assert told.headline.endswith("match on t by 100 points, on the 20 items that both hold, of 80 in A and 20 in B")
+    silent = [{**one, "scores": {"match": {"value": math.nan}}} if one["id"] >= 30 else one for one in rows]
+    told = account(compare(tmp_path, rows, silent), {})
+    assert "the 30 items that both have scores for, of 80" in told.headline and told.sure.startswith("not clear")
+
+
+def test_what_was_put_on_a_model_stands_beside_its_name(tmp_path: Path) -> None:
+    rows = [kit.sample(n) for n in NUMBERS]
+    given = {
+        "vector": "v.safetensors",
+        "layer": 3,
+        "strength": 1.5,
+        "device": "cpu",
+        "batch": 8,
+        "api_key": "sk-1",
+        "tok": None,
+    }
+    plain = kit.write(tmp_path / "plain" / "1.json", kit.log(rows))
+    steered = kit.write(tmp_path / "steered.json", kit.log(rows, eval={"model_args": given}))
+    why = account(carry_out(plain, steered, Options()), {}).reasons
+    assert why[0] == f"A is m ({plain})"
+    assert why[1] == f"B is m with vector=v.safetensors, layer=3, strength=1.5 ({steered})"
+    (tmp_path / "plain" / "2.json").write_bytes(steered.read_bytes())
+    with pytest.raises(UserError, match=r"holds logs of 2 models \(m; m with vector=v.safetensors, layer=3, strength=1.5\)"):
+        carry_out(plain.parent, steered, Options())
+
+
+def test_what_rose_is_higher_and_not_better_where_nobody_says_which_is_better(tmp_path: Path) -> None:
+    def rows(more: int) -> list[dict[str, Any]]:
+        return [kit.sample(n, scores={"length": {"value": n + more * (n > 9)}}) for n in NUMBERS]
+
+    found = compare(tmp_path, rows(0), rows(1))
+    summary, moved = account(found, {}).parts
+    assert summary.tables[0].rows[0][4] == "0 lower, 3 higher" and moved.answer == "0 of 12 items got lower, 3 got higher."
+    paths = tmp_path / "a.json", tmp_path / "b.json"
+    told = account(carry_out(*paths, Options(better={"length": "lower"})), {})
+    assert told.parts[0].tables[0].rows[0][4] == "3 worse, 0 better"
+    assert account(carry_out(paths[0], paths[0], Options()), {}).parts[0].tables[0].rows[0][4] == "no item differs"

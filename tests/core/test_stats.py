@@ -74,7 +74,7 @@ def test_too_few_clusters_give_a_value_without_an_interval(count):
         stats.d_prime_change(zero, one, zero, one, labels, labels),
     ):
         assert found.value is not None and found.interval is None and found.equivalent is None
-        assert found.method.startswith("could not say") and f"{count} clusters" in found.method
+        assert found.method.startswith("could not say") and f"{count} cluster" in found.method
     assert stats.ratio(before, after, labels, labels).value is None
 
 

@@ -67,7 +67,7 @@ class Clustered:
 
     @property
     def too_few(self) -> str:
-        return f"could not say: {self.count} clusters, {FEWEST_CLUSTERS} are needed"
+        return f"could not say: {self.count} cluster{'' if self.count == 1 else 's'}, {FEWEST_CLUSTERS} are needed"
 
 
 def clustered(values: ArrayLike, clusters: ArrayLike) -> Clustered:

@@ -12,6 +12,7 @@ in its own metadata, as the logs that we export do: ``scores`` (by metric ``bett
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,15 +34,25 @@ from palimpsest.evaluations.source import (
     fingerprint,
     finite,
     shortened,
+    with_arguments,
 )
 
 _LARGEST = 2**29
+_ARGUMENT = 80
+"""Characters of an argument of a model that are told."""
 _LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 _WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 _MORE_IS_BETTER = {"match", "includes", "pattern", "answer", "exact", "f1", "choice", "math", "math_expression", "accuracy"}
 """Scorers of inspect itself whose higher scores are better; so are model-graded ones, and all whose scores are C and I."""
 _MEANS = ("accuracy", "mean")
 """Metrics of inspect that are the mean over samples."""
+_RUNS_IT = {
+    "api_version", "base_url", "batch", "batch_size", "check_base", "device", "device_map", "max_batch_size", "max_connections",
+    "max_retries", "port", "stream", "timeout",
+}  # fmt: skip
+"""Arguments of a model that say how it is run, and not what it is."""
+_SECRET = re.compile("key|token$|secret|password|credential", re.IGNORECASE)
+"""Arguments that nobody wants to find in a report."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,20 @@ class _Log:
     def task(self) -> str:
         return str(self.about.get("task", ""))
 
+    @property
+    def arguments(self) -> str:
+        """What ``-M`` put on the model."""
+        given = self.about.get("model_args")
+        return ", ".join(
+            f"{name}={_plain(value)[:_ARGUMENT]}"
+            for name, value in (given.items() if isinstance(given, Mapping) else ())
+            if name not in _RUNS_IT and not _SECRET.search(name) and value is not None
+        )
+
+    @property
+    def subject(self) -> str:
+        return with_arguments(str(self.about.get("model")), self.arguments)
+
 
 class InspectLog(Source):
     """Logs of inspect."""
@@ -73,30 +98,35 @@ class InspectLog(Source):
 
     def read(self, path: Path, problems: Problems) -> Sequence[TaskLog]:
         several = path.is_dir()
-        logs, unfinished = [], {}
+        logs, unfinished, unreadable = [], {}, []
         for file in _files(path) if several else [path]:
             try:
                 log = _open(file)
             except UserError as error:
-                problems.add(str(error))
+                unreadable.append(str(error))
                 continue
             if why := _unfinished(log):
                 unfinished[file] = (log, why)
             else:
                 logs.append(log)
+        if not logs:
+            problems.extend(unreadable)
         done = {log.task for log in logs}
         left = [file.name for file, (log, _) in unfinished.items() if log.task in done]
         notes = (f"Left out, because they did not finish and another log of the task did: {', '.join(left)}.",) if left else ()
-        models = sorted({str(log.about.get("model")) for log in logs})
+        models = sorted({log.subject for log in logs})
         if len(models) > 1:
-            problems.add(f"{path}: holds logs of {len(models)} models ({', '.join(models)}); give a folder of one of them")
+            problems.add(f"{path}: holds logs of {len(models)} models ({'; '.join(models)}); give a folder of one of them")
             return []
         troubled = (
             TaskLog(log.task, str(log.about.get("model", "")), file, {}, (), trouble=f"{file}: {why}")
             for file, (log, why) in unfinished.items()
             if log.task not in done
         )
-        return [*(_task_log(name, log, (*notes, *told)) for name, log, told in _latest(logs)), *troubled]
+        return [
+            *(replace(_task_log(name, log, (*notes, *told)), left_out=tuple(unreadable)) for name, log, told in _latest(logs)),
+            *troubled,
+        ]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -168,6 +198,7 @@ def _task_log(name: str, log: _Log, notes: tuple[str, ...]) -> TaskLog:
         settings=_settings(log.header),
         notes=(*notes, *_told(name, log)),
         files=(log.path,),
+        arguments=log.arguments,
     )
 
 

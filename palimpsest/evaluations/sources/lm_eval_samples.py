@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,16 +73,21 @@ class LmEvalSamples(Source):
         if len(models) > 1:
             problems.add(f"{path}: holds the samples of {len(models)} models; give one of {', '.join(models)}")
             return []
-        found = []
-        newest = {one.task: one for one in sorted(files, key=lambda one: one.date)}
-        for task, file in newest.items():
-            older = sum(one.task == task for one in files) - 1
-            told = (f"{older + 1} files of {task} are there; the newest, {file.path.name}, was read.",) if older else ()
+        found: dict[str, TaskLog] = {}
+        unreadable = []
+        for file in sorted(files, key=lambda one: one.date, reverse=True):
+            if file.task in found:
+                continue
+            same = [one for one in files if one.task == file.task]
+            told = (f"{len(same)} files of {file.task} are there; {file.path.name} was read.",) if same[1:] else ()
             try:
-                found.append(_task_log(file, told))
+                found[file.task] = _task_log(file, told)
             except UserError as error:
-                problems.add(str(error))
-        return found
+                unreadable.append(str(error))
+        if not found:
+            problems.extend(unreadable)
+        left_out = tuple(one.replace("\n  - ", " ") for one in unreadable)
+        return [replace(one, left_out=left_out) for one in found.values()]
 
 
 def _is_results(path: Path) -> bool:
