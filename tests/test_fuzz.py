@@ -107,7 +107,8 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    set_by_others = "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"  # the second by torch, when peft is imported first
+    return {name: value for name, value in os.environ.items() if name not in set_by_others}
 
 
 def _refuse() -> None:
