@@ -231,8 +231,8 @@ def _untied_head(folder: Folder, empty: Any) -> tuple[tuple[str, tuple[int, ...]
 def _for_another(made_on: adapter.MadeOn, below: Folder) -> str:
     return (
         f"is an adapter that names {made_on.name} as its base, but was given {below.path}, which holds other weights (or the "
-        "same in another type); compare it with its own base, or merge it into the given one with PEFT (merge_and_unload, then "
-        "save_pretrained) and compare that folder"
+        "same in another type); use it on its own base, or merge it into the given one with PEFT (merge_and_unload, then "
+        "save_pretrained) and use that folder"
     )
 
 

@@ -219,6 +219,8 @@ def _info(name: str, arguments: Arguments, problems: Problems) -> Any:
         problems.add(str(error).replace("\n", "\n  "))
         if adapter and "'PROMPT_TUNING'" in str(error):
             problems.add(f"{adapter} is a soft prompt: give it as soft_prompt={adapter}, without adapter")
+        if adapter and arguments.check_base and "as its base, but was given" in str(error):
+            problems.add("or say check_base=false to use it here all the same")
         return None
 
 

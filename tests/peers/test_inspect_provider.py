@@ -290,7 +290,9 @@ def test_an_adapter_of_another_base_is_refused(folder: Path, tmp_path: Path) -> 
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)
     peft.get_peft_model(load(inspect(folder)).model, config).save_pretrained(tmp_path / "lora")
     other = tiny.folder(tmp_path / "other", seed=1)
-    assert f"names {folder} as its base, but was given {other}" in refusal(other, adapter=str(tmp_path / "lora"))
+    refused = refusal(other, adapter=str(tmp_path / "lora"))
+    assert f"names {folder} as its base, but was given {other}" in refused
+    assert "check_base=false" in refused
     get_model(f"palimpsest/{other}", memoize=False, adapter=str(tmp_path / "lora"), check_base=False, device="cpu").api.close()
 
 
