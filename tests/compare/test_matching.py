@@ -368,6 +368,15 @@ def test_what_was_put_on_a_model_stands_beside_its_name(tmp_path: Path) -> None:
         carry_out(plain.parent, steered, Options())
 
 
+def test_models_that_differ_late_in_a_long_argument_are_two(tmp_path: Path) -> None:
+    rows = [kit.sample(n) for n in NUMBERS]
+    for name in ("one", "two"):
+        long = "/vectors/" + 100 * "a" + name + 100 * "b" + ".safetensors"
+        kit.write(tmp_path / "logs" / f"{name}.json", kit.log(rows, eval={"model_args": {"vector": long}, "task": name}))
+    with pytest.raises(UserError, match="holds logs of 2 models"):
+        carry_out(tmp_path / "logs", tmp_path / "logs", Options())
+
+
 def test_what_rose_is_higher_and_not_better_where_nobody_says_which_is_better(tmp_path: Path) -> None:
     def rows(more: int) -> list[dict[str, Any]]:
         return [kit.sample(n, scores={"length": {"value": n + more * (n > 9)}}) for n in NUMBERS]

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.files import read_file
+from palimpsest.core.wording import one_line
 from palimpsest.data.formats import text_of
 from palimpsest.data.inspect_logs import input_of, is_log, messages_of, open_archive
 from palimpsest.data.text_files import parsed
@@ -74,18 +75,24 @@ class _Log:
         return str(self.about.get("task", ""))
 
     @property
-    def arguments(self) -> str:
+    def put_on(self) -> dict[str, str]:
         """What ``-M`` put on the model."""
         given = self.about.get("model_args")
-        return ", ".join(
-            f"{name}={_plain(value)[:_ARGUMENT]}"
+        return {
+            name: _plain(value)
             for name, value in (given.items() if isinstance(given, Mapping) else ())
             if name not in _RUNS_IT and not _SECRET.search(name) and value is not None
-        )
+        }
 
     @property
-    def subject(self) -> str:
-        return with_arguments(str(self.about.get("model")), self.arguments)
+    def arguments(self) -> str:
+        """The same as a sentence has it."""
+        return ", ".join(f"{name}={one_line(value, _ARGUMENT, middle=True)}" for name, value in self.put_on.items())
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """Which model this is, as a sentence calls it and with all that was put on it."""
+        return with_arguments(str(self.about.get("model")), self.arguments), fingerprint(self.put_on)
 
 
 class InspectLog(Source):
@@ -116,7 +123,8 @@ class InspectLog(Source):
         notes = (f"Left out, because they did not finish and another log of the task did: {', '.join(left)}.",) if left else ()
         models = sorted({log.subject for log in logs})
         if len(models) > 1:
-            problems.add(f"{path}: holds logs of {len(models)} models ({'; '.join(models)}); give a folder of one of them")
+            named = "; ".join(name for name, _ in models)
+            problems.add(f"{path}: holds logs of {len(models)} models ({named}); give a folder of one of them")
             return []
         troubled = (
             TaskLog(log.task, str(log.about.get("model", "")), file, {}, (), trouble=f"{file}: {why}")
