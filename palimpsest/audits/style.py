@@ -14,7 +14,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import capital, chance, moved, one_line
+from palimpsest.core.wording import capital, chance, counted, moved, one_line
 from palimpsest.data import writing
 from palimpsest.data.grading import clusters
 
@@ -413,6 +413,7 @@ def _cannot_say(estimates: Mapping[str, Estimate], data: Data) -> list[str]:
         said.append("How much of this is the noise of any training: give --control rehearsal_only=PATH.")
     short = int(np.isnan(data.tuned.traits["distinct_words"][0]).sum())
     if short:
-        pairs = "1 pair" if short == 1 else f"{short:,} pairs"
-        said.append(f"How varied the words are in {pairs} in which a text has fewer than {writing.WINDOW[0]} words.")
+        said.append(
+            f"How varied the words are in {counted(short, 'pair')} in which a text has fewer than {writing.WINDOW[0]} words."
+        )
     return said

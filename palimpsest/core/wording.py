@@ -187,6 +187,11 @@ def one_line(text: str, room: int, *, middle: bool = False) -> str:
     return line if len(line) <= room else f"{line[: room - 1 - end]}…{line[len(line) - end :]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, such as "1 item" or "1,200 items"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _visible(char: str) -> str:
     if char in "\n\t" or char.isprintable() or char in "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}":
         return char

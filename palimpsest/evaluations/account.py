@@ -8,11 +8,11 @@ from typing import Any, Literal
 from palimpsest.audit import Table
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.means import NO_SPREAD
-from palimpsest.core.wording import MINUS, amount, chance, shown
+from palimpsest.core.wording import MINUS, amount, chance, counted, shown
 from palimpsest.evaluations import flips
 from palimpsest.evaluations.comparison import Found
 from palimpsest.evaluations.matching import Matched
-from palimpsest.evaluations.paired import Compared, State
+from palimpsest.evaluations.paired import Compared, State, rows_of, sides
 from palimpsest.store.account import Account, Figure, Part
 
 WORDS: dict[State, str] = {
@@ -149,7 +149,7 @@ def _few(found: Found) -> str:
     """Return the tasks of which fewer than half of a side's items are compared, in any score: they say little of the whole."""
     told = []
     for one in found.matched:
-        compared = min((len(row.pairs) for row in found.compared if row.task == one.before.task), default=0)
+        compared = min((len(row.pairs) for row in rows_of(found.compared, one)), default=0)
         if 2 * compared < max(one.held):
             told.append(f"{one.before.task} {compared:,} of {max(one.held):,}")
     return ", ".join(told[:_NAMED]) + (f", and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
@@ -157,14 +157,12 @@ def _few(found: Found) -> str:
 
 def _extent(found: Found) -> str:
     """Return which items are compared, such as "the 2 items that both hold, of 80"; nothing where it is all of both sides."""
-    compared = sum(
-        max((len(row.pairs) for row in found.compared if row.task == one.before.task), default=0) for one in found.matched
-    )
+    compared = sum(max((len(row.pairs) for row in rows_of(found.compared, one)), default=0) for one in found.matched)
     before, after = (sum(one.held[side] for one in found.matched) for side in (0, 1))
     if compared == before == after:
         return ""
     both_hold = compared == sum(len(one.pairs) for one in found.matched)
-    which = f"the {compared:,} item{'' if compared == 1 else 's'} that both {'hold' if both_hold else 'have scores for'}"
+    which = f"the {counted(compared, 'item')} that both {'hold' if both_hold else 'have scores for'}"
     return f"{which}, of {before:,}" + (f" in A and {after:,} in B" if before != after else "")
 
 
@@ -301,7 +299,7 @@ def _items_moved(one: Compared) -> str:
     """Return how many items moved to which side; where nobody says which is better, the score only fell or rose."""
     if one.same:
         return "no item differs"
-    down, up = ("worse", "better") if one.sign else ("lower", "higher")
+    down, up = sides(bool(one.sign))
     return f"{one.worse:,} {down}, {one.improved:,} {up}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from palimpsest.core.errors import Problems, UserError, first_line
 from palimpsest.core.files import open_file
 from palimpsest.evaluations import source
 from palimpsest.evaluations.matching import Matched, NothingShared, match, mean_of, without_score
-from palimpsest.evaluations.paired import ROUNDING, Compared, Options, compare
+from palimpsest.evaluations.paired import ROUNDING, Compared, Options, compare, rows_of
 from palimpsest.evaluations.source import TaskLog
 
 _AGREES = 1e-6
@@ -91,7 +91,9 @@ def carry_out(before: Path, after: Path, options: Options, *, cluster: str | Non
         told.insert(0, "A and B are the same file or folder.")
     compared = compare(matched, options)
     digests = {str(file): _digest(file) for one in matched for log in (one.before, one.after) for file in log.files}
-    told += [f"{one.before.task} {note}" for one in matched for note in _without_score(one, compared)]
+    for one in matched:
+        metrics = [row.metric.name for row in rows_of(compared, one)]
+        told += [f"{one.before.task} {note}" for note in without_score(one.pairs, metrics)]
     told += _rounded(compared)
     return Found(
         (before, after),
@@ -195,10 +197,6 @@ def _rounded(compared: Sequence[Compared]) -> list[str]:
     told = [f"{one.name} ({one.rounded:,} of {len(one.pairs):,} items)" for one in compared if one.same and one.rounded]
     bound = f"{ROUNDING:.0e}".replace("e-0", "e-")
     return [f"Scores that differ by no more than {bound} of their size count as equal: {', '.join(told)}."] if told else []
-
-
-def _without_score(matched: Matched, compared: Sequence[Compared]) -> Iterator[str]:
-    return without_score(matched.pairs, [one.metric.name for one in compared if one.task == matched.before.task])
 
 
 def _own_means(matched: Matched) -> list[str]:

@@ -8,7 +8,7 @@ from palimpsest.audit import Sample
 from palimpsest.core.wording import number
 from palimpsest.evaluations.comparison import Found
 from palimpsest.evaluations.matching import Item, Matched, Pair
-from palimpsest.evaluations.paired import Compared
+from palimpsest.evaluations.paired import Compared, rows_of, sides
 from palimpsest.store.account import Part
 
 _SHOWN = {"worse": 12, "better": 6}
@@ -18,7 +18,7 @@ _SHOWN = {"worse": 12, "better": 6}
 def parts(found: Found) -> Iterator[Part]:
     """Yield the part of each task in which any item moved: how many, and the first of them with prompt and both answers."""
     for matched in found.matched:
-        rows = [one for one in found.compared if one.task == matched.before.task]
+        rows = rows_of(found.compared, matched)
         if moved := _moved(rows):
             yield _part(found, matched, rows, moved)
 
@@ -53,9 +53,8 @@ def _part(found: Found, matched: Matched, rows: Sequence[Compared], moved: Seque
     better = [pair for pair in reversed(moved) if _gain(*pair) > 0]
     both = len(moved) - len(worse) - len(better)
     picked = [*worse[: _SHOWN["worse"]], *better[: _SHOWN["better"]]]
-    directed = any(one.sign for _, metrics in moved for one in metrics)
-    down, up = ("worse", "better") if directed else ("lower", "higher")
-    sides = tuple(f"{letter}: {name}" for letter, name in zip("AB", found.names, strict=True))
+    down, up = sides(any(one.sign for _, metrics in moved for one in metrics))
+    named = tuple(f"{letter}: {name}" for letter, name in zip("AB", found.names, strict=True))
     return Part(
         name=matched.before.task,
         question="Which answers flipped?"
@@ -64,7 +63,7 @@ def _part(found: Found, matched: Matched, rows: Sequence[Compared], moved: Seque
         answer=f"{len(worse):,} of {len(matched.pairs):,} items got {down}, {len(better):,} got {up}"
         + (f", {both:,} moved one way in one metric and as far the other way in another" if both else "")
         + (f"; {len(picked)} of them are shown, all are in pairs.jsonl." if len(picked) < len(moved) else "."),
-        samples=tuple(_sample(pair, metrics, (sides[0], sides[1])) for pair, metrics in picked),
+        samples=tuple(_sample(pair, metrics, (named[0], named[1])) for pair, metrics in picked),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from palimpsest.core.errors import UserError, nearest
+from palimpsest.core.wording import counted
 from palimpsest.evaluations.source import Answer, Score, TaskLog
 
 EXAMPLES = 3
@@ -114,7 +115,7 @@ def match(before: TaskLog, after: TaskLog, cluster: str | None = None) -> Matche
         raise NothingShared(_nothing_in_common(before.task, ours, theirs, changed))
     notes = [*_alone(alone, changed), *_repeated(ours, theirs), *_epochs(before, after, ours, theirs)]
     if by_content:
-        notes.append(f"{_count(len(by_content), 'item')} matched by what was asked, because the logs call them differently.")
+        notes.append(f"{counted(len(by_content), 'item')} matched by what was asked, because the logs call them differently.")
     found, told = _clustered(pairs, cluster, before.task)
     return Matched(
         before,
@@ -146,7 +147,7 @@ def without_score(pairs: Sequence[Pair], metrics: Sequence[str]) -> Iterator[str
     for (letter, names, whole), of in told.items():
         what = "left out on both sides and not counted as 0" if whole else "whose mean is over the others"
         without = "without a score" if whole else "without a score in some epochs"
-        yield f"{', '.join(of)}: {_count(len(names), 'item')} {without} in {letter}, {what} ({_named(names)})."
+        yield f"{', '.join(of)}: {counted(len(names), 'item')} {without} in {letter}, {what} ({_named(names)})."
 
 
 def _items(log: TaskLog) -> dict[Key, Item]:
@@ -172,7 +173,7 @@ def _by_content(ours: Sequence[Item], theirs: Sequence[Item]) -> list[tuple[Item
 def _nothing_in_common(task: str, ours: Mapping[Key, Item], theirs: Mapping[Key, Item], changed: Mapping[str, str]) -> str:
     if changed:
         return (
-            f"{task}: {_count(len(changed), 'item')} called the same in both logs ({_named(changed.values())}), but none asks "
+            f"{task}: {counted(len(changed), 'item')} called the same in both logs ({_named(changed.values())}), but none asks "
             "the same and holds the same for right: the data set is another one, or another version of it"
         )
     return (
@@ -185,13 +186,13 @@ def _alone(alone: tuple[Sequence[Item], Sequence[Item]], changed: Mapping[str, s
     notes = []
     if changed:
         notes.append(
-            f"{_count(len(changed), 'item')} left out: called the same in both logs, but asked differently or with another "
+            f"{counted(len(changed), 'item')} left out: called the same in both logs, but asked differently or with another "
             f"right answer ({_named(changed.values())})."
         )
     for side, items in zip("AB", alone, strict=True):
         names = [one.name for one in items if one.key[0] not in changed]
         if names:
-            notes.append(f"{_count(len(names), 'item')} only in {side}, left out ({_named(names)}).")
+            notes.append(f"{counted(len(names), 'item')} only in {side}, left out ({_named(names)}).")
     return notes
 
 
@@ -202,12 +203,12 @@ def _repeated(*sides: Mapping[Key, Item]) -> list[str]:
     notes = []
     if again:
         notes.append(
-            f"{_count(len(again), 'item')} more than once in the data ({_named(again)}): paired in order, and all of one count "
-            "as one cluster."
+            f"{counted(len(again), 'item')} more than once in the data ({_named(again)}): paired in order, and all of one "
+            "count as one cluster."
         )
     if ambiguous:
         notes.append(
-            f"{_count(len(ambiguous), 'name')} of several different items ({_named(ambiguous)}): matched by name and content."
+            f"{counted(len(ambiguous), 'name')} of several different items ({_named(ambiguous)}): matched by name and content."
         )
     return notes
 
@@ -217,7 +218,8 @@ def _epochs(before: TaskLog, after: TaskLog, ours: Mapping[Key, Item], theirs: M
     notes = []
     if counts[0] != counts[1]:
         notes.append(
-            f"{_count(counts[0], 'epoch')} in A and {counts[1]} in B: the mean over an item's epochs is its score on each side."
+            f"{counted(counts[0], 'epoch')} in A and {counts[1]} in B: the mean over an item's epochs is its score on each "
+            "side."
         )
     elif counts[0] > 1:
         notes.append(f"{counts[0]} epochs: the mean over an item's epochs is its score, and the item is the unit.")
@@ -226,7 +228,7 @@ def _epochs(before: TaskLog, after: TaskLog, ours: Mapping[Key, Item], theirs: M
         if troubled:
             why = Counter(one.trouble for one in troubled).most_common(1)[0][0]
             notes.append(
-                f"{_count(len(troubled), 'answer')} in {side} without a score, left out and not counted as 0 "
+                f"{counted(len(troubled), 'answer')} in {side} without a score, left out and not counted as 0 "
                 f"({_named(map(_name, troubled))}: {why})."
             )
     return notes
@@ -242,7 +244,7 @@ def _differing(before: TaskLog, after: TaskLog, pairs: Sequence[tuple[Item, Item
     prompts = [one for one, other in pairs if one.first.given and other.first.given and one.first.given != other.first.given]
     if prompts:
         told.append(
-            f"the prompt as the model saw it differs in {len(prompts):,} of {_count(len(pairs), 'item')} "
+            f"the prompt as the model saw it differs in {len(prompts):,} of {counted(len(pairs), 'item')} "
             f"({_named(one.name for one in prompts)}): other few-shot examples, another template or system message"
         )
     return told
@@ -256,7 +258,9 @@ def _clustered(pairs: Sequence[tuple[Item, Item]], name: str | None, task: str) 
     if len(missing) == len(pairs):
         known = sorted({field for one, _ in pairs for field in one.first.fields})
         raise UserError(f"{task}: no item has the field '{name}' to cluster by.{nearest(name, known)}")
-    told = [f"{_count(len(missing), 'item')} without '{name}' ({_named(missing)}): each is its own cluster."] if missing else []
+    told = (
+        [f"{counted(len(missing), 'item')} without '{name}' ({_named(missing)}): each is its own cluster."] if missing else []
+    )
     return [
         Pair(one, other, f"item {one.key[0]}" if label is None else f"{name} {label}")
         for (one, other), label in zip(pairs, labels, strict=True)
@@ -282,7 +286,3 @@ def _named(names: Iterable[str]) -> str:
     known = list(dict.fromkeys(names))
     shown = ", ".join(name if len(name) <= 24 else f"{name[:16]}…" for name in known[:EXAMPLES])
     return shown + (f" and {len(known) - EXAMPLES:,} more" if len(known) > EXAMPLES else "")
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

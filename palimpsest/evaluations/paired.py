@@ -156,6 +156,16 @@ def compare(matched: Sequence[Matched], options: Options) -> list[Compared]:
     return _corrected(found)
 
 
+def rows_of(compared: Sequence[Compared], matched: Matched) -> list[Compared]:
+    """Return the comparisons of one task."""
+    return [one for one in compared if one.task == matched.before.task]
+
+
+def sides(directed: bool) -> tuple[str, str]:
+    """Return what an item is called whose score fell, and one whose score rose, by whether it is known which is better."""
+    return ("worse", "better") if directed else ("lower", "higher")
+
+
 def _of_task(matched: Matched, options: Options, problems: Problems) -> list[Compared]:
     both = [name for name in matched.before.metrics if name in matched.after.metrics]
     if not both:

@@ -143,8 +143,8 @@ def inspect(name: Name, base: Name | None = None, *, check_base: bool = True) ->
     )
     head = _untied_head(folder, empty) if folder.is_adapter and empty is not None else ()
     if folder.is_adapter:
-        elsewhere = made_on and below and made_on.weights != hashes[1][0]
-        problems.extend(adapter.unfit(folder, empty, made_on.name if made_on and elsewhere else ""))
+        other = made_on.name if made_on and made_on.weights != hashes[1][0] else ""
+        problems.extend(adapter.unfit(folder, empty, other))
     if found is not None and tokenizer is not None:
         problems.extend(_tokens_without_embedding(tokenizer, found.vocabulary_size))
     problems.raise_if_any()

@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from palimpsest.core.wording import counted
+
 FEWEST_CLUSTERS = 8
 """Under so many clusters no interval is given: the variance itself is not known well enough."""
 LEVEL = 0.95
@@ -67,7 +69,7 @@ class Clustered:
 
     @property
     def too_few(self) -> str:
-        return f"could not say: {self.count} cluster{'' if self.count == 1 else 's'}, {FEWEST_CLUSTERS} are needed"
+        return f"could not say: {counted(self.count, 'cluster')}, {FEWEST_CLUSTERS} are needed"
 
 
 def clustered(values: ArrayLike, clusters: ArrayLike) -> Clustered:

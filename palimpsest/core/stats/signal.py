@@ -24,6 +24,7 @@ from palimpsest.core.stats.clusters import (
     together,
     two_sided,
 )
+from palimpsest.core.wording import counted
 
 SATURATED = ", a rate of 0 or 1 is known to half an item"
 UNMOVED = ", a pole without a flip counts as one flip each way"
@@ -131,7 +132,7 @@ def _estimate(
     value, count = float(sum(weight * rate.z for rate, weight in parts)), parts[0][0].count
     fewest = parts[0][0].fewest(parts[1][0])
     if fewest < FEWEST_CLUSTERS:
-        why = f"could not say: {fewest} clusters in one pole, {FEWEST_CLUSTERS} are needed"
+        why = f"could not say: {counted(fewest, 'cluster')} in one pole, {FEWEST_CLUSTERS} are needed"
         return Estimate(value=value, unit=unit, n=count, interval=None, method=why)
     without = np.sum([weight * np.array(rate.without) for rate, weight in parts], axis=0)
     variance = (count - 1) / count * float(np.square(without - without.mean()).sum())
