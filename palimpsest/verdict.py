@@ -6,8 +6,9 @@ A pure function of tagged findings and thresholds that a user can set. It names 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,10 +18,15 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
 from palimpsest.core.wording import number
 
-Label = Literal["too_little", "as_intended", "overshoot", "forgetting", "identical", "could_not_say", "described"]
-"""``described`` is a comparison without a behaviour: there is nothing that was intended."""
+Label = Literal["too_little", "as_intended", "overshoot", "reversed", "forgetting", "identical", "could_not_say", "described"]
+"""``described`` is a comparison without a behaviour: there is nothing that was intended. ``reversed``: it fell where it should
+appear."""
 
 Sureness = Literal["clear", "likely", "not decided"]
+
+Side = Literal["under", "likely under", "not decided", "likely over", "over"]
+"""On which side of a line a number lies: surely (its whole interval), likely (by half the interval's reach, about a standard
+error), or not said."""
 
 _MORE_ITEMS = "Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit."
 
@@ -32,14 +38,15 @@ class Thresholds(Spec):
     """Rise of the behaviour where it should appear, in shares of 1, that counts as enough."""
     spill: float = Field(default=0.20, ge=0, le=1)
     """Movement where it should not appear, as a share of the movement where it should, that is still conditional."""
-    family_error: float = Field(default=0.05, gt=0, lt=1)
-    """Family-wise error rate that Holm's correction holds over all primary estimates."""
+    family_error: float = Field(default=stats.FAMILY_ERROR, gt=0, lt=1)
+    """Chance of one false alarm among all that a verdict says (what fell, and what appears where it should not), and among all
+    primary estimates."""
 
 
 class Step(Spec):
     """One thing to do next: what the controller acts on, and the sentence that a person reads."""
 
-    action: Literal["more_examples", "less_or_withhold", "rehearse", "give_withhold_pole", "more_items", "ship"]
+    action: Literal["more_examples", "less_or_withhold", "rehearse", "give_withhold_pole", "more_items", "check_poles", "ship"]
     about: tuple[str, ...] = ()
     """What it is about: the abilities that fell, for ``rehearse``."""
     said: str
@@ -71,7 +78,7 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
         intended: whether there is a behaviour that was meant to change.
         same: whether both models are one and the same by their digests, whatever was measured.
     """
-    forgotten = _forgotten(findings)
+    forgotten = _forgotten(findings, thresholds.family_error)
     if same or _first(findings, "identical"):
         return _identical(intended, same)
     if not intended:
@@ -79,40 +86,80 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     outcome = _first(findings, "outcome")
     if outcome is None or not outcome.estimate.known:
         return _unknown(outcome)
-    enough, enough_sure = _side(outcome.estimate, thresholds.reached)
-    spilled, spill_sure, spill_reason = _spill(findings, thresholds.spill)
-    labels: list[Label] = []
-    if not enough:
-        labels.append("too_little")
-    if enough and spilled:
-        labels.append("overshoot")
-    if forgotten:
-        labels.append("forgetting")
-    sure: Sureness = "not decided"
-    if enough_sure or outcome.estimate.above(0.0) is not None:
-        sure = "clear" if enough_sure and (spill_sure or not enough) and not _in_doubt(findings) else "likely"
-    if enough and sure == "not decided":  # nothing is claimed of a behaviour that may not have changed at all
-        labels = ["could_not_say", *(label for label in labels if label == "forgetting")]
-    elif enough and spilled is None:
-        labels.append("could_not_say")
-    labels = labels or ["as_intended"]
+    reached = _side(outcome.estimate, thresholds.reached)
+    spill = _spill(findings, outcome, thresholds.spill)
+    labels = _labels(outcome.estimate, reached, spill, forgotten)
+    open_ = _open(findings, forgotten)
+    told = any(finding.tag == "forgetting" for finding in findings)
+    sure = _sureness(outcome.estimate, reached, spill, settled=told and not open_)
     decided = sure != "not decided"
-    reached = "at least" if enough else "less than"
-    reasons = [
-        f"{outcome.statement}; {reached} the {100 * thresholds.reached:.0f} points that count as enough "
-        f"({_interval(outcome.estimate, 100, 'points')})"
-    ]
-    reasons.append(spill_reason)
-    reasons += _forgetting_reasons(findings, forgotten)
-    steps = _next(labels, forgotten, decided=decided)
+    line = f"{100 * thresholds.reached:.0f} points that count as enough ({_interval(outcome.estimate, 100, 'points')})"
+    reasons = [f"{outcome.statement}; {_REACHED[reached]} the {line}", spill.reason]
+    reasons += _forgetting_reasons(findings, forgotten, open_)
+    steps = _next(labels, forgotten, decided=decided, conditional=spill.side is not None, measured=told)
     return Verdict(
         labels=tuple(labels),
-        headline=_headline(labels, _named(findings, forgotten), decided=decided),
+        headline=_headline(labels, _named(findings, forgotten), decided=decided, fell=spill.fell),
         sure=sure,
         reasons=tuple(reasons),
         next_steps=tuple(step.said for step in steps),
         steps=tuple(steps),
     )
+
+
+_REACHED: dict[Side, str] = {
+    "under": "less than",
+    "likely under": "likely less than",
+    "not decided": "not decided whether at least",
+    "likely over": "likely at least",
+    "over": "at least",
+}
+
+
+@dataclass(frozen=True)
+class Spill:
+    """What is known of the behaviour where it should not appear."""
+
+    side: Side | None
+    """Of the limit; ``None`` where nothing was measured there."""
+    rose: bool | None
+    """Whether it surely rose at all (``False``: surely fell)."""
+    reason: str
+
+    @property
+    def fell(self) -> bool:
+        return self.rose is False
+
+    @property
+    def over(self) -> bool:
+        """Whether it appears where it should not: beyond the limit, and more than before."""
+        return self.side in ("over", "likely over") and self.rose is True
+
+
+def _labels(outcome: Estimate, reached: Side, spill: Spill, forgotten: Sequence[str]) -> list[Label]:
+    labels: list[Label] = []
+    enough = (outcome.value or 0.0) >= 0 and reached in ("over", "likely over")
+    if outcome.above(0.0) is False:
+        labels.append("reversed")
+    if spill.over:
+        labels.append("overshoot")
+    elif not labels and not enough:
+        labels.append("could_not_say" if reached == "not decided" and outcome.above(0.0) is not False else "too_little")
+    elif enough and spill.side not in ("under", "likely under"):
+        labels.append("could_not_say")
+    if forgotten:
+        labels.append("forgetting")
+    return labels or ["as_intended"]
+
+
+def _sureness(outcome: Estimate, reached: Side, spill: Spill, *, settled: bool) -> Sureness:
+    """Return how sure a verdict is; what it says of abilities is settled where each is shown to have fallen or not."""
+    if reached == "not decided" and not spill.over and outcome.above(0.0) is not False:
+        return "not decided"
+    if reached in ("likely under", "likely over") and outcome.above(0.0) is None:
+        return "not decided"
+    sides = [reached] if reached == "under" and not spill.over else [reached, spill.side]
+    return "clear" if settled and all(side in ("under", "over") for side in sides) else "likely"
 
 
 def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
@@ -130,13 +177,14 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
     joint = judge(_over_seeds(by_seed), thresholds, intended=intended, same=same)
     if len(by_seed) == 1 or same:
         return joint
-    each = [judge(findings, thresholds, intended=intended) for findings in by_seed]
+    alone = thresholds.model_copy(update={"family_error": thresholds.family_error / len(by_seed)})
+    each = [judge(findings, alone, intended=intended) for findings in by_seed]
     missing: Counter[Label] = Counter()
     for one in each:
         missing.update(label for label in one.labels if label not in (*joint.labels, "as_intended"))
     if not missing:
         return joint
-    forgot = Counter(name for findings in by_seed for name in _forgotten(findings))
+    forgot = Counter(name for findings in by_seed for name in _forgotten(findings, alone.family_error))
     labels: list[Label] = [label for label in joint.labels if label != "as_intended"]
     said, steps = ([joint.headline], list(joint.steps)) if labels else ([], [])
     reasons = [f"over the seeds: {reason}" for reason in joint.reasons]
@@ -168,11 +216,7 @@ def _over_seeds(by_seed: Sequence[Sequence[Finding]]) -> Sequence[Finding]:
 
 
 def _joined(same: Sequence[Finding]) -> Finding:
-    margin = same[0].estimate.margin
     estimate = stats.across_seeds([one.estimate for one in same])
-    if margin is not None:
-        low, high = estimate.interval or (-margin, margin)
-        estimate = estimate.model_copy(update={"margin": margin, "equivalent": -margin < low and high < margin})
     statement = f"{same[0].topic or same[0].statement}, over {len(same)} seeds"
     return same[0].model_copy(update={"estimate": estimate, "statement": statement})
 
@@ -181,46 +225,56 @@ def _first(findings: Sequence[Finding], tag: str) -> Finding | None:
     return next((finding for finding in findings if finding.tag == tag), None)
 
 
-def _side(estimate: Estimate, line: float) -> tuple[bool, bool]:
-    """Return on which side of a line an estimate lies, and whether its whole interval does."""
-    decided = estimate.above(line)
+def _side(estimate: Estimate, line: float) -> Side:
+    """Return on which side of a line an estimate that has an interval (or is exact) lies."""
     assert estimate.value is not None
-    return (estimate.value >= line, False) if decided is None else (decided, True)
+    low, high = estimate.interval or (estimate.value, estimate.value)
+    if low > line or high < line:
+        return "over" if low > line else "under"
+    if (estimate.value + low) / 2 >= line:
+        return "likely over"
+    return "likely under" if (estimate.value + high) / 2 <= line else "not decided"
 
 
-def _spill(findings: Sequence[Finding], line: float) -> tuple[bool | None, bool, str]:
-    """Return whether the behaviour leaks where it should not (``None``: could not say), whether that is sure, and why."""
+def _spill(findings: Sequence[Finding], outcome: Finding, line: float) -> Spill:
+    """Return what is known of the behaviour where it should not appear, held against a share of its movement where it should."""
     withheld, spill = _first(findings, "withheld"), _first(findings, "spill")
     if withheld is None or not withheld.estimate.known:
-        return None, False, "whether it is conditional could not be said: there is no pole where it should not appear"
-    moved = _interval(withheld.estimate, 100, "points")
+        return Spill(None, None, "whether it is conditional could not be said: there is no pole where it should not appear")
     rose = withheld.estimate.above(0.0)
-    if rose is not True:
-        return False, True, f"{withheld.statement} ({moved})"
-    if spill is None or not spill.estimate.known:
-        return None, False, f"{withheld.statement} ({moved}); its share of the wanted movement could not be said"
-    over, sure = _side(spill.estimate, line)
-    word = "over" if over else "within"
-    return (
-        over,
-        sure,
-        (
-            f"{withheld.statement} ({moved}): {_share(spill.estimate)} of the wanted movement, {word} the "
-            f"{100 * line:.0f}% that still counts as conditional"
-        ),
-    )
+    text = f"{withheld.statement} ({_interval(withheld.estimate, 100, 'points')})"
+    if outcome.estimate.above(0.0) is not True:  # there is no wanted movement of which it could be a share
+        side: Side = "not decided" if rose is None else "over" if rose else "under"
+        return Spill(side, rose, text)
+    if spill is not None and spill.estimate.known:
+        side, share = _side(spill.estimate, line), f"{_share(spill.estimate)} of the wanted movement, "
+    else:
+        side, share = _bound(withheld.estimate, outcome.estimate, line), ""
+    return Spill(side, rose, f"{text}: {share}{_WITHIN[side]} the {100 * line:.0f}% that still counts as conditional")
 
 
-def beyond(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings of forgetting whose whole interval is beyond their margin."""
-    told = [finding for finding in findings if finding.tag == "forgetting" and finding.estimate.margin is not None]
-    return [finding for finding in told if finding.estimate.above(finding.estimate.margin or 0.0)]
+_WITHIN: dict[Side, str] = {
+    "under": "within",
+    "likely under": "likely within",
+    "not decided": "not decided whether within",
+    "likely over": "likely over",
+    "over": "over",
+}
 
 
-def _in_doubt(findings: Sequence[Finding]) -> bool:
-    """Whether something seems to have fallen beyond its margin, but its interval does not say so."""
-    told = [one.estimate for one in findings if one.tag == "forgetting" and one not in beyond(findings)]
-    return any(one.value is not None and one.margin is not None and one.value > one.margin for one in told)
+def _bound(withheld: Estimate, outcome: Estimate, line: float) -> Side:
+    """Return the side of the limit by the ends of both intervals, where no ratio was estimated."""
+    low, high = withheld.interval or (withheld.value or 0.0, withheld.value or 0.0)
+    least, most = outcome.interval or (outcome.value or 0.0, outcome.value or 0.0)
+    if high < line * least or low > line * most:
+        return "under" if high < line * least else "over"
+    return "not decided"
+
+
+def beyond(findings: Sequence[Finding], family_error: float = stats.FAMILY_ERROR) -> list[Finding]:
+    """Return the findings of forgetting that lie beyond their margin, with one error for all of them."""
+    told = [finding for finding in findings if finding.tag == "forgetting"]
+    return [one for one, fell in zip(told, stats.fallen([one.estimate for one in told], family_error), strict=True) if fell]
 
 
 def _lost(finding: Finding) -> float:
@@ -228,35 +282,55 @@ def _lost(finding: Finding) -> float:
     return finding.estimate.value or 0.0 if finding.estimate.unit == "points" else 0.0
 
 
-def _forgotten(findings: Sequence[Finding]) -> list[str]:
+def _forgotten(findings: Sequence[Finding], family_error: float) -> list[str]:
     """Return what fell beyond its margin, the largest loss of right answers first, then what lost in probability only."""
-    return list(dict.fromkeys(finding.subject for finding in sorted(beyond(findings), key=lambda one: -_lost(one))))
+    fell = beyond(findings, family_error)
+    return list(dict.fromkeys(finding.subject for finding in sorted(fell, key=lambda one: -_lost(one))))
 
 
 def _named(findings: Sequence[Finding], forgotten: Sequence[str]) -> str:
     """Return what was forgotten with how many right answers it lost, where that is beyond the margin."""
-    lost = {name: max(_lost(one) for one in beyond(findings) if one.subject == name) for name in forgotten}
+    fell = [one for one in findings if one.tag == "forgetting" and one.estimate.above(one.estimate.margin or 0.0)]
+    lost = {name: max((_lost(one) for one in fell if one.subject == name), default=0.0) for name in forgotten}
     said = {name: f"{number(-100 * share, 0, signed=True)} points" if share else "loss only" for name, share in lost.items()}
     return ", ".join(f"{name} ({said[name]})" for name in forgotten)
 
 
-def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str]) -> list[str]:
+def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str], open_: list[str]) -> list[str]:
     told = [finding for finding in findings if finding.tag == "forgetting"]
     if not told:
         return ["forgetting could not be said: nothing was measured besides the behaviour"]
-    if forgotten:
-        return [f"fell beyond their margin: {', '.join(forgotten)}"]
-    subjects, open_ = dict.fromkeys(finding.subject for finding in told), _open(findings)
-    better = list(dict.fromkeys(one.subject for one in told if _is_better(one) and one.subject not in open_))
-    unchanged = len(subjects) - len(open_) - len(better)
-    text = f"nothing fell beyond its margin; {unchanged} of {len(subjects)} shown to be unchanged"
+    subjects = dict.fromkeys(finding.subject for finding in told)
+    better = [one for one in dict.fromkeys(each.subject for each in told if _is_better(each)) if one not in (*open_, *forgotten)]
+    unchanged = len(subjects) - len(open_) - len(better) - len(forgotten)
+    text = f"fell beyond their margin: {', '.join(forgotten)}" if forgotten else "nothing fell beyond its margin"
+    text += f"; {unchanged} of {len(subjects)} shown to be unchanged"
     text += f", better: {', '.join(better)}" if better else ""
-    return [text + (f", not decided: {', '.join(open_)}" if open_ else "")]
+    return [text + (f", not decided: {', '.join(open_)}" if open_ else ""), *_too_few(told, open_)]
 
 
-def _open(findings: Sequence[Finding]) -> list[str]:
-    """Return what is shown to be neither unchanged nor better, of all that could have been forgotten."""
-    told = [finding for finding in findings if finding.tag == "forgetting"]
+def _too_few(told: Sequence[Finding], open_: Sequence[str]) -> Iterator[str]:
+    """Yield what keeps abilities open that did not move: too few templates to have seen one that lost everything."""
+    still = [one for one in told if one.subject in open_ and not one.estimate.equivalent and _is_still(one.estimate)]
+    moving = {one.subject for one in told if one.subject in open_ and not one.estimate.equivalent and one not in still}
+    few = {one.subject: one.estimate for one in still if one.subject not in moving}
+    if few:
+        needed = max(stats.needed_to_exclude(one.margin or 1.0, one.unit) for one in few.values())
+        least = min(one.n for one in few.values())
+        yield (
+            f"of the open ones {len(few)} did not move, but have {least} templates or more where {needed} are needed to rule out "
+            f"that whole templates were lost (of {least}, none lost still leaves {100 * (1 - 0.05 ** (1 / least)):.1f}%)"
+        )
+
+
+def _is_still(estimate: Estimate) -> bool:
+    margin = estimate.margin
+    return bool(margin and estimate.interval and -margin < estimate.interval[0] and estimate.interval[1] < margin)
+
+
+def _open(findings: Sequence[Finding], forgotten: Sequence[str]) -> list[str]:
+    """Return what is shown to be neither fallen, nor unchanged, nor better, of all that could have been forgotten."""
+    told = [finding for finding in findings if finding.tag == "forgetting" and finding.subject not in forgotten]
     return list(dict.fromkeys(one.subject for one in told if not one.estimate.equivalent and not _is_better(one)))
 
 
@@ -266,12 +340,14 @@ def _is_better(finding: Finding) -> bool:
     return margin is not None and finding.estimate.above(-margin) is False
 
 
-def _headline(labels: Sequence[Label], forgotten: str, *, decided: bool = True) -> str:
+def _headline(labels: Sequence[Label], forgotten: str, *, decided: bool = True, fell: bool = False) -> str:
     """Return what the labels say; what is not decided is not claimed, and forgetting is only told where it is sure."""
+    elsewhere = "where it should not appear it fell" if fell else "not where it should not"
     said = {
-        "as_intended": "As intended: it changed where it should, and not where it should not",
+        "as_intended": f"As intended: it changed where it should, and {elsewhere}",
         "too_little": "Too little change where the behaviour should appear",
         "overshoot": "Overshoot: the behaviour now also appears where it should not",
+        "reversed": "Reversed: the behaviour now appears less where it should",
         "forgetting": f"Forgetting: {forgotten}",
         "could_not_say": "It changed, but whether it is conditional could not be said",
     }
@@ -280,27 +356,42 @@ def _headline(labels: Sequence[Label], forgotten: str, *, decided: bool = True) 
     return "; ".join([first, *(text[0].lower() + text[1:] for text in rest)])
 
 
-def _next(labels: Sequence[Label], forgotten: list[str], *, decided: bool = True) -> list[Step]:
-    steps = []
-    if "too_little" in labels:
-        said = "Train on 50 more examples; if that is not enough, raise the learning rate, up to 1e-4 for real models."
-        steps.append(Step(action="more_examples", said=said))
-    if "overshoot" in labels:
-        said = (
-            "Use fewer examples or a lower learning rate. If the share that spills falls as the dose grows, it is not yet "
-            "learnt where to withhold it: then give more examples of that pole instead."
-        )
-        steps.append(Step(action="less_or_withhold", said=said))
+_SAID: dict[str, str] = {
+    "more_examples": "Train on 50 more examples; if that is not enough, raise the learning rate, up to 1e-4 for real models.",
+    "less_or_withhold": (
+        "Use fewer examples or a lower learning rate. If the share that spills falls as the dose grows, it is not yet "
+        "learnt where to withhold it: then give more examples of that pole instead."
+    ),
+    "check_poles": "Look at the training examples: do both poles say what you mean, and does the check pass what you want?",
+    "give_withhold_pole": "Give the behaviour a 'withhold' pole: situations where it should not appear.",
+    "more_items": _MORE_ITEMS,
+    "ship": "Check it on your own prompts, then ship it; keep this report with the weights.",
+}
+_UNMEASURED = "Give what should stay (rehearsal with checks, --text FILE or --tasks NAME) before it is shipped."
+
+
+def _next(
+    labels: Sequence[Label],
+    forgotten: list[str],
+    *,
+    decided: bool = True,
+    conditional: bool = True,
+    measured: bool = True,
+) -> list[Step]:
+    def step(action: Any) -> Step:
+        return Step(action=action, said=_SAID[action])
+
+    steps = [step("check_poles")] if "reversed" in labels else []
+    steps += [step("more_examples")] if "too_little" in labels else []
+    steps += [step("less_or_withhold")] if "overshoot" in labels else []
     if "forgetting" in labels:
         said = f"Raise rehearsal to 40% of all rows and add examples of {', '.join(forgotten)} to it."
         steps.append(Step(action="rehearse", about=tuple(forgotten), said=said))
-    if "could_not_say" in labels and not decided:
-        steps.append(Step(action="more_items", said=_MORE_ITEMS))
-    elif "could_not_say" in labels:
-        said = "Give the behaviour a 'withhold' pole: situations where it should not appear."
-        steps.append(Step(action="give_withhold_pole", said=said))
-    said = "Check it on your own prompts, then ship it; keep this report with the weights."
-    return steps or [Step(action="ship", said=said)]
+    if "could_not_say" in labels:
+        steps.append(step("give_withhold_pole" if decided and not conditional else "more_items"))
+    if not steps and not measured:
+        return [Step(action="more_items", said=_UNMEASURED)]
+    return steps or [step("ship")]
 
 
 def _identical(intended: bool, same: bool) -> Verdict:
@@ -324,25 +415,25 @@ def _identical(intended: bool, same: bool) -> Verdict:
 def _described(findings: Sequence[Finding], forgotten: list[str]) -> Verdict:
     moved = _first(findings, "divergence")
     differ = moved is not None and moved.estimate.known
-    told = any(finding.tag == "forgetting" for finding in findings)
+    told, open_ = any(finding.tag == "forgetting" for finding in findings), _open(findings, forgotten)
     reasons = [f"{moved.statement} ({_interval(moved.estimate, 1, moved.estimate.unit)})"] if moved else []
-    reasons += _forgetting_reasons(findings, forgotten)
+    reasons += _forgetting_reasons(findings, forgotten, open_)
     if forgotten:
         headline = f"The models differ; worse on {_named(findings, forgotten)}"
     elif differ and told:
-        shown = "is shown to have got worse" if _open(findings) else "got worse"
+        shown = "is shown to have got worse" if open_ else "got worse"
         headline = f"The models differ; nothing that was measured {shown} beyond its margin"
     elif differ:
         headline = "The models differ; whether anything got worse could not be said"
-    elif told and not _open(findings):
+    elif told and not open_:
         headline = "Nothing that was measured got worse beyond its margin; by how much the models differ was not measured"
     else:
         headline = "Could not say how the models differ"
-    measured = differ or bool(forgotten) or (told and not _open(findings))
+    measured = differ or bool(forgotten) or (told and not open_)
     return Verdict(
-        labels=("described",) if moved or measured else ("could_not_say",),
+        labels=("described",),
         headline=headline,
-        sure="clear" if measured else "not decided",
+        sure="not decided" if not measured else "clear" if told and not open_ else "likely",
         reasons=tuple(reasons),
         next_steps=("Name what was meant to change with --behaviour FILE.yaml to have it judged.",),
     )

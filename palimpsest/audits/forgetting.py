@@ -185,18 +185,24 @@ class Forgetting(Audit[Data]):
         rows, silent = [], []
         said: dict[str, list[str]] = {state: [] for state in STATES}
         everything = {**data.capabilities, **data.texts}
+        changes = {name: self._changes(one) for name, one in everything.items()}
+        worse: dict[str, dict[str, Estimate]] = {}
         for name, one in everything.items():
-            told = self._changes(one)
-            estimates |= {f"{kind}:{name}": estimate for kind, estimate in told.items()}
-            worse = [told[kind] for kind in ("loss_change", "accuracy_drop") if kind in told]
-            if one.never_right and "accuracy_drop" in told:
-                worse.remove(told["accuracy_drop"])
+            worse[name] = {kind: changes[name][kind] for kind in ("loss_change", "accuracy_drop") if kind in changes[name]}
+            if one.never_right and worse[name].pop("accuracy_drop", None):
                 silent.append(f"{name}: nothing was right before, so nothing that was right could be lost")
-            changes = {_key(name, metric): task_reading.score_change(metric, one.clusters) for metric in one.metrics}
-            estimates |= {key: change for key, change in changes.items() if change is not None}
-            state = _state(worse)
+        fallen = _fallen(worse)
+        for name, one in everything.items():
+            told = changes[name]
+            estimates |= {f"{kind}:{name}": estimate for kind, estimate in told.items()}
+            scores = {_key(name, metric): task_reading.score_change(metric, one.clusters) for metric in one.metrics}
+            estimates |= {key: change for key, change in scores.items() if change is not None}
+            state = _state(list(worse[name].values()), fell=name in fallen)
             said[state].append(name)
-            findings += [Finding(tag="forgetting", subject=name, statement=_words(name, state), estimate=one) for one in worse]
+            findings += [
+                Finding(tag="forgetting", subject=name, statement=_words(name, state), estimate=estimate)
+                for estimate in worse[name].values()
+            ]
             rows.append((name, *(told.get(kind) for kind in COLUMNS), STATES[state]))
         read = [name for name in everything if f"loss_change:{name}" in estimates]
         return Result(
@@ -209,6 +215,7 @@ class Forgetting(Audit[Data]):
                     columns=("", *COLUMNS.values(), ""),
                     rows=tuple(rows),
                 ),
+                *_carried_table(everything, said["beyond"] + said["open"]),
                 *_flip_table(data.capabilities),
                 *_metric_table(data.capabilities, estimates),
                 *_asked_table(data),
@@ -332,6 +339,29 @@ def _plain(value: float | None) -> str | None:
     return None if value is None else f"{value:.4f}"
 
 
+def _carried_table(everything: Mapping[str, Paired], names: Sequence[str]) -> tuple[Table, ...]:
+    """Say which template carries most of each change that is not shown to be none."""
+    rows = [(name, *row) for name in names if (row := _carried(everything[name])) is not None]
+    columns = ("", "template", "its part of the change", "its share of the items", "templates")
+    note = "What one template carries is a finding about that template more than about the ability."
+    return (Table(title="Which template carries the change", columns=columns, rows=tuple(rows), note=note),) if rows else ()
+
+
+def _carried(one: Paired) -> tuple[str, str, str, int] | None:
+    """Return the template with the largest part of a change, that part and its share of the items; ``None`` for no change."""
+    before, after = (one.loss_before, one.loss_after) if one.loss_before is not None else (one.right_before, one.right_after)
+    if before is None or after is None:
+        return None
+    labels, codes = np.unique(one.clusters, return_inverse=True)
+    sums, sizes = np.bincount(codes, after - before), np.bincount(codes)
+    whole = float(np.abs(sums).sum())
+    if whole == 0.0:
+        return None
+    place = int(np.abs(sums).argmax())
+    share, items = abs(sums[place]) / whole, sizes[place] / sizes.sum()
+    return one_line(str(labels[place]), 60), f"{100 * share:.0f}%", f"{100 * items:.0f}%", len(labels)
+
+
 def _flip_table(capabilities: Mapping[str, Paired]) -> tuple[Table, ...]:
     rows = []
     for name, one in capabilities.items():
@@ -347,9 +377,15 @@ def _asked_table(data: Data) -> tuple[Table, ...]:
     return (Table(title="One item of each ability", columns=columns, rows=data.asked),) if data.asked else ()
 
 
-def _state(told: list[Estimate]) -> str:
-    beyond = [estimate.above(estimate.margin) for estimate in told if estimate.margin is not None]
-    if any(beyond):
+def _fallen(worse: Mapping[str, Mapping[str, Estimate]]) -> set[str]:
+    """Return the names of what fell beyond its margin, with one error for everything that could have."""
+    asked = [(name, estimate) for name, told in worse.items() for estimate in told.values()]
+    fell = stats.fallen([estimate for _, estimate in asked])
+    return {name for (name, _), one in zip(asked, fell, strict=True) if one}
+
+
+def _state(told: list[Estimate], *, fell: bool) -> str:
+    if fell:
         return "beyond"
     if told and all(estimate.equivalent for estimate in told):
         return "inside"

@@ -192,6 +192,7 @@ class Judgement(Audit[Data]):
             values["express", "after"] - values["express", "before"],
             where[1],
             where[0],
+            most=(float(values["withhold", "before"].mean()), 1 - float(values["withhold", "before"].mean())),
         )
         return estimates
 

@@ -35,7 +35,10 @@ class Estimate(BaseModel):
     margin: float | None = None
     """Equivalence margin, where "unchanged" is a claim someone could want to make."""
     equivalent: bool | None = None
-    """Whether two one-sided tests put the effect inside the margin; ``None`` when there is no margin."""
+    """Whether two one-sided tests put the effect inside the margin, and there are clusters enough to have seen one that lost
+    everything (``stats.needed_to_exclude``); ``None`` when there is no margin."""
+    p_worse: float | None = None
+    """One-sided test of "no more than the margin above 0", for the family of what may have got worse; ``None`` as above."""
 
     @model_validator(mode="after")
     def _is_ordered(self) -> Self:

@@ -30,6 +30,7 @@ LABELS = {
     "as_intended": "As intended",
     "too_little": "Too little change",
     "overshoot": "Overshoot",
+    "reversed": "Reversed",
     "forgetting": "Forgetting",
     "identical": "Identical",
     "could_not_say": "Could not say",

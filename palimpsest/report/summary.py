@@ -15,7 +15,7 @@ _TAG_OF_POLE = {"express": "outcome", "withhold": "withheld"}
 _WORSE_BY = {"nats/token": "rise in loss", "points": "right answers lost"}
 _SURE = {
     "clear": "the whole intervals lie on one side of the thresholds",
-    "likely": "the estimates say so, but an interval reaches across a threshold",
+    "likely": "the estimates say so, but not all of it is shown; see the reasons",
     "not decided": "the measurements do not tell; see the reasons",
 }
 _WITHOUT_THRESHOLD = {

@@ -65,6 +65,7 @@ class Account(Spec):
         "as_intended",
         "too_little",
         "overshoot",
+        "reversed",
         "forgetting",
         "identical",
         "could_not_say",

@@ -5,18 +5,20 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 """
 
 from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
-from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS
 from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
 from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, paired, threshold
-from palimpsest.core.stats.many import across_seeds, adjusted, holm
+from palimpsest.core.stats.many import FAMILY_ERROR, across_seeds, adjusted, fallen, holm
 from palimpsest.core.stats.margins import beyond_margin, is_outcome
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.signal import d_prime, d_prime_change
+from palimpsest.core.stats.spread import equivalent, minimum_detectable, needed_to_exclude
 from palimpsest.core.stats.traits import spread, trait_change, trait_level
 
 __all__ = [
+    "FAMILY_ERROR",
     "FEWEST_CLUSTERS",
     "Apart",
     "Flips",
@@ -32,6 +34,7 @@ __all__ = [
     "d_prime_change",
     "distances",
     "equivalent",
+    "fallen",
     "flips",
     "half_dose",
     "halves",
@@ -43,6 +46,7 @@ __all__ = [
     "mean",
     "mean_difference",
     "minimum_detectable",
+    "needed_to_exclude",
     "paired",
     "positive_mean",
     "rate",

@@ -14,16 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import (
-    FEWEST_CLUSTERS,
-    POWER,
-    around,
-    clustered,
-    minimum_detectable,
-    quantile,
-    two_sided,
-    within,
-)
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, clustered
+from palimpsest.core.stats.spread import POWER, around, minimum_detectable, quantile, two_sided, within
 
 FOLDS = 5
 SWAPS = 299

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate, unknown
-from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, LEVEL, POWER, clustered
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, clustered
 from palimpsest.core.stats.rates import design_effect, rate
+from palimpsest.core.stats.spread import LEVEL, POWER
 
 FEWEST_UNITS = 2 * FEWEST_CLUSTERS
 DRAWS = 999

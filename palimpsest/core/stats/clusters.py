@@ -2,7 +2,7 @@
 
 The variance is CR2 (Bell and McCaffrey 2002), which for a mean divides each cluster's squared sum of residuals by one minus the
 cluster's share of the items. With clusters of one size it is the usual C / (C - 1), and the t interval is exact for normal
-cluster means. The degrees of freedom fall below C - 1 where sizes differ.
+cluster means. The degrees of freedom fall below C - 1 where sizes differ, and the interval follows the skewness (``spread``).
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from palimpsest.core.stats.spread import LEVEL, ROUNDING, Spread, degrees_of, quantile
 from palimpsest.core.wording import counted
 
 FEWEST_CLUSTERS = 8
 """Under so many clusters no interval is given: the variance itself is not known well enough."""
-LEVEL = 0.95
-POWER = 0.8
-ROUNDING = 1e-12
-"""A standard error below this share of the largest value is rounding, not spread."""
+FEWEST_THAT_DIFFER = 3
+"""Where all but so few clusters have one and the same value (0, mostly), how much the others carry is a guess."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,39 @@ class Clustered:
         return self.sums / (self.values.size * np.sqrt(np.maximum(1.0 - share, 1e-9)))
 
     @cached_property
-    def standard_error(self) -> float:
-        """Standard error of the mean, 0 where there is no spread beyond rounding."""
-        error = math.sqrt(float(np.square(self.influence).sum()))
-        return error if error > ROUNDING * float(np.abs(self.values).max()) else 0.0
+    def spread(self) -> Spread:
+        """The mean with its error."""
+        return Spread(self.mean, self.influence, degrees_of(self.sizes))
 
     @cached_property
+    def standard_error(self) -> float:
+        """Standard error of the mean, 0 where there is no spread beyond rounding."""
+        error = self.spread.error
+        return error if error > ROUNDING * float(np.abs(self.values).max()) else 0.0
+
+    @property
     def degrees(self) -> float:
-        """Degrees of freedom: clusters - 1 when all have one size, fewer when a few clusters hold most items."""
-        squares = np.square(self.sizes.astype(float))
-        return max(1.0, float(squares.sum() ** 2 / np.square(squares).sum()) - 1.0)
+        return self.spread.degrees
+
+    def around(self, level: float = LEVEL) -> tuple[float, float]:
+        """Return the interval of the mean; where no item lies on the other side of 0, as wide as on the scale of logarithms."""
+        low, high = self.spread.around(level)
+        side = -1.0 if self.mean < 0 else 1.0
+        if self.mean == 0.0 or (side * self.values < 0).any():
+            return low, high
+        factor = math.exp(min(quantile(0.5 + level / 2, self.degrees) * self.standard_error / abs(self.mean), 700.0))
+        near, far = sorted((self.mean / factor, self.mean * factor))
+        return min(low, near), max(high, far)
+
+    def inside(self, margin: float) -> bool:
+        """Whether two one-sided tests at 5% put the mean inside +-margin."""
+        low, high = self.around(level=0.90)
+        return bool(-margin < low and high < margin)
+
+    @cached_property
+    def differing(self) -> int:
+        """How many clusters hold a value other than the one that most items have (all, where most have none in common)."""
+        return int(np.count_nonzero(np.bincount(self.codes, self.values != np.median(self.values), minlength=self.count)))
 
     @property
     def enough(self) -> bool:
@@ -110,55 +132,3 @@ def differences(before: ArrayLike, after: ArrayLike) -> np.ndarray:
     if one.shape != two.shape:
         raise ValueError(f"before and after must hold the same items, found {one.shape} and {two.shape}")
     return two - one
-
-
-def quantile(probability: float, degrees: float) -> float:
-    """Return Student's t quantile."""
-    from scipy import special  # here and below: its import takes 0.1 s, which `palimpsest --help` should not pay
-
-    return float(special.stdtrit(degrees, probability))
-
-
-def two_sided(statistic: float, degrees: float) -> float:
-    """Return the two-sided p-value of Student's t."""
-    from scipy import special
-
-    return min(1.0, 2.0 * float(special.stdtr(degrees, -abs(statistic))))
-
-
-def around(value: float, error: float, degrees: float, level: float = LEVEL) -> tuple[float, float]:
-    """Return the t interval around a value."""
-    reach = quantile(0.5 + level / 2, degrees) * error
-    return value - reach, value + reach
-
-
-_RANGES = {"share": (0.0, 1.0), "points": (-1.0, 1.0)}
-"""Between what a quantity of some unit must lie."""
-
-
-def within(interval: tuple[float, float] | None, unit: str) -> tuple[float, float] | None:
-    """Return the part of an interval that a quantity of this unit can lie in; a t interval knows of no bounds."""
-    if interval is None or unit not in _RANGES:
-        return interval
-    lowest, highest = _RANGES[unit]
-    low, high = (min(max(end, lowest), highest) for end in interval)
-    return low, high
-
-
-def minimum_detectable(standard_error: float, degrees: float, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the smallest true effect that a two-sided test at this level finds with this power, in the error's unit."""
-    return (quantile(0.5 + level / 2, degrees) + quantile(power, degrees)) * standard_error
-
-
-def equivalent(value: float, standard_error: float, degrees: float, margin: float | None) -> bool | None:
-    """Return whether two one-sided tests at 5% put the effect inside +-margin; ``None`` when there is no margin.
-
-    Raises:
-        ValueError: the margin is not positive.
-    """
-    if margin is None:
-        return None
-    if margin <= 0:
-        raise ValueError(f"an equivalence margin must be over 0, found {margin}")
-    low, high = around(value, standard_error, degrees, level=0.90)
-    return bool(-margin < low and high < margin)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, within
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS
 from palimpsest.core.stats.many import holm
 from palimpsest.core.stats.means import against_noise_floor, level, mean_difference, positive_mean
+from palimpsest.core.stats.spread import within
 
 
 def distances(

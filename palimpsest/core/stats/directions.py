@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, around
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS
 from palimpsest.core.stats.vectors import Jackknifed
 
 Method = Literal["mean", "pca", "logistic"]
@@ -235,5 +235,5 @@ def jackknifed(values: np.ndarray, unit: str, bounds: tuple[float, float] = (-np
     if found.error == 0.0:
         why = "could not say: every cluster has the same value, so that its spread is not known"
         return Estimate(value=value, unit=unit, n=count, interval=None, method=why)
-    low, high = (float(np.clip(end, *bounds)) for end in around(value, found.error, found.degrees))
+    low, high = (float(np.clip(end, *bounds)) for end in found.spread.around())
     return Estimate(value=value, unit=unit, n=count, interval=(low, high), method=f"jackknife over {count} clusters")

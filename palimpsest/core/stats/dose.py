@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from palimpsest.core.estimate import Estimate, unknown
-from palimpsest.core.stats.clusters import around, equivalent, minimum_detectable, quantile, two_sided
+from palimpsest.core.stats.spread import around, equivalent, minimum_detectable, quantile, two_sided
 
 _SLOPES = np.geomspace(0.3, 12.0, 36)
 _BETWEEN = 24

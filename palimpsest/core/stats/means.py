@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import (
-    Clustered,
-    around,
-    clustered,
-    differences,
-    equivalent,
-    minimum_detectable,
-    two_sided,
-    within,
-)
+from palimpsest.core.stats.clusters import FEWEST_THAT_DIFFER, Clustered, clustered, differences
+from palimpsest.core.stats.spread import ONE_IN, needed_clusters, needed_to_exclude, within
 
+SEEN_IF_THERE = needed_clusters(1 / ONE_IN)
 NO_SPREAD = "could not say: every item has the same value, so that its spread is not known"
 
 
@@ -31,7 +25,9 @@ def mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, margin: float | N
         unit: of the values.
         margin: equivalence margin around 0, in the same unit.
     """
-    return _of_mean(clustered(values, clusters), unit, margin, "CR2 t interval over {} clusters", "0 on every item")
+    data = clustered(values, clusters)
+    when_zero = "0 on every item" if data.count >= SEEN_IF_THERE else ""
+    return _of_mean(data, unit, margin, "skewness-aware CR2 interval over {} clusters", when_zero)
 
 
 def level(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
@@ -45,7 +41,8 @@ def mean_difference(
 ) -> Estimate:
     """Return the mean of after - before, paired by item, with an interval over clusters.
 
-    When no item differs at all, the interval is (0, 0), p is 1 and the method says that both are identical.
+    When no item differs at all, though items have numbers of their own, both come from one function: the interval is (0, 0), p
+    is 1 and the method says that they are identical.
 
     Args:
         before: shape (items,), finite.
@@ -55,7 +52,7 @@ def mean_difference(
         margin: equivalence margin, in the same unit.
     """
     moved = clustered(differences(before, after), clusters)
-    return _of_mean(moved, unit, margin, "paired CR2 t interval over {} clusters", "identical on every item")
+    return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", _identical(before, moved))
 
 
 def against_noise_floor(values: ArrayLike, floor: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
@@ -76,7 +73,9 @@ def against_noise_floor(values: ArrayLike, floor: ArrayLike, clusters: ArrayLike
     _check_distances(values)
     _check_distances(floor)
     over = clustered(differences(floor, values), clusters)
-    return _of_mean(over, unit, None, "over the control, paired CR2 t interval over {} clusters", "identical on every item")
+    return _of_mean(
+        over, unit, None, "over the control, paired skewness-aware CR2 interval over {} clusters", _identical(floor, over)
+    )
 
 
 def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
@@ -94,44 +93,62 @@ def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estim
     """
     _check_distances(values)
     data = clustered(values, clusters)
-    if not data.enough:
-        return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=data.too_few)
-    if data.mean == 0.0:
+    if not data.values.any() and data.count >= SEEN_IF_THERE:
         return Estimate(value=0.0, unit=unit, n=data.count, interval=(0.0, 0.0), method="0 on every item")
-    if data.standard_error == 0.0:
-        return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=NO_SPREAD)
-    low, high = around(math.log(data.mean), data.standard_error / data.mean, data.degrees)
+    if (why := _without_interval(data)) is not None:
+        return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=why)
+    low, high = data.around()
     return Estimate(
         value=data.mean,
         unit=unit,
         n=data.count,
-        interval=(math.exp(low), math.exp(high)),
-        method=f"log-scale CR2 t interval over {data.count} clusters",
+        interval=(max(0.0, low), high),
+        method=f"the wider of log-scale t and skewness-aware CR2 intervals over {data.count} clusters",
     )
 
 
-def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when_zero: str) -> Estimate:
-    value, error, degrees, n = data.mean, data.standard_error, data.degrees, data.count
-    if not data.enough:
-        return Estimate(value=value, unit=unit, n=n, interval=None, method=data.too_few, margin=margin)
-    if not data.values.any():
-        same = equivalent(0.0, 0.0, degrees, margin)
+def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when_zero: str = "") -> Estimate:
+    known: dict[str, Any] = {"unit": unit, "n": data.count, "margin": margin}
+    if when_zero and not data.values.any() and data.enough:
+        same, worse = (None, None) if margin is None else (True, 1.0)
         return Estimate(
-            value=0.0, unit=unit, n=n, interval=(0.0, 0.0), method=when_zero, p_value=1.0, margin=margin, equivalent=same
+            value=0.0, interval=(0.0, 0.0), method=when_zero, p_value=1.0, equivalent=same, p_worse=worse, **known
         )
-    if error == 0.0:
-        return Estimate(value=value, unit=unit, n=n, interval=None, method=NO_SPREAD, margin=margin)
+    if (why := _without_interval(data)) is not None:
+        return Estimate(value=data.mean, interval=None, method=why, **known)
+    spread = data.spread
     return Estimate(
-        value=value,
-        unit=unit,
-        n=n,
-        interval=around(value, error, degrees),
-        method=method.format(n),
-        p_value=two_sided(value / error, degrees),
-        minimum_detectable=minimum_detectable(error, degrees),
-        margin=margin,
-        equivalent=equivalent(value, error, degrees, margin),
+        value=data.mean,
+        interval=data.around(),
+        method=method.format(data.count),
+        p_value=spread.p_value,
+        minimum_detectable=spread.minimum_detectable,
+        equivalent=None if margin is None else data.inside(margin) and data.count >= needed_to_exclude(margin, unit),
+        p_worse=None if margin is None else spread.over(margin),
+        **known,
     )
+
+
+def _identical(values: ArrayLike, moved: Clustered) -> str:
+    """Return what no difference at all means: where most items are alike (0, mostly), that none differs may be chance."""
+    if moved.values.any():
+        return ""
+    own = moved.count >= SEEN_IF_THERE or len(np.unique(np.asarray(values, dtype=np.float64))) > moved.count / 2
+    return "identical on every item" if own else ""
+
+
+def _without_interval(data: Clustered) -> str | None:
+    """Return why no interval can be given."""
+    if not data.enough:
+        return data.too_few
+    if not data.values.any():
+        return f"could not say: 0 on each of {data.count} clusters; {SEEN_IF_THERE} are needed to see what 1 in {ONE_IN} has"
+    if data.standard_error == 0.0:
+        return NO_SPREAD
+    if data.differing < FEWEST_THAT_DIFFER:
+        needed = math.ceil(data.count * FEWEST_THAT_DIFFER / data.differing)
+        return f"could not say: {data.differing} of {data.count} clusters differ from the rest, about {needed} are needed"
+    return None
 
 
 def _check_distances(values: ArrayLike) -> None:

@@ -14,22 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import (
-    LEVEL,
-    Clustered,
-    around,
-    clustered,
-    differences,
-    equivalent,
-    minimum_detectable,
-    quantile,
-    two_sided,
-)
+from palimpsest.core.stats.clusters import Clustered, clustered, differences
+from palimpsest.core.stats.spread import LEVEL, around, minimum_detectable, needed_to_exclude, quantile, two_sided
 
-WORKING_CORRELATION = 0.3
-"""Correlation within clusters that is assumed where too few items differ to estimate it."""
+WORKING_CORRELATION = 1.0
+"""Correlation within clusters that is assumed where too few items differ to estimate it: of templates that were not seen, each
+could do as a whole what none of those that were seen did."""
 WORKING_WEIGHT = 4.0
-"""How many of the items that differ the assumption counts for against the data."""
+"""At how many items that differ the assumption counts for a quarter."""
 
 
 class Flips(NamedTuple):
@@ -65,16 +57,32 @@ def rate(values: ArrayLike, clusters: ArrayLike, *, unit: str = "share") -> Esti
     if not data.enough:
         return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=data.too_few)
     effect = design_effect(data, min(data.values.sum(), data.values.size - data.values.sum()))
-    items, square = data.values.size / effect, quantile(0.5 + LEVEL / 2, data.degrees) ** 2
-    centre = (data.mean + square / (2 * items)) / (1 + square / items)
-    reach = math.sqrt(square * (data.mean * (1 - data.mean) / items + square / (4 * items**2))) / (1 + square / items)
+    (low, high), (low_of_few, high_of_few) = _wilson(data, effect), _jeffreys(data, effect)
     return Estimate(
         value=data.mean,
         unit=unit,
         n=data.count,
-        interval=(min(data.mean, max(0.0, centre - reach)), max(data.mean, min(1.0, centre + reach))),
-        method=f"Wilson interval over {data.count} clusters, design effect {effect:.2f}",
+        interval=(max(0.0, min(data.mean, low, low_of_few)), min(1.0, max(data.mean, high, high_of_few))),
+        method=f"the wider of Wilson and Jeffreys intervals over {data.count} clusters, design effect {effect:.2f}",
     )
+
+
+def _wilson(data: Clustered, effect: float) -> tuple[float, float]:
+    items, square = data.values.size / effect, quantile(0.5 + LEVEL / 2, data.degrees) ** 2
+    centre = (data.mean + square / (2 * items)) / (1 + square / items)
+    reach = math.sqrt(square * (data.mean * (1 - data.mean) / items + square / (4 * items**2))) / (1 + square / items)
+    return centre - reach, centre + reach
+
+
+def _jeffreys(data: Clustered, effect: float) -> tuple[float, float]:
+    """Wilson's lower end is too high where one or two of all are ones; this one knows what counts do."""
+    from scipy import special
+
+    normal = float(special.ndtri(0.5 + LEVEL / 2))
+    items = data.values.size / effect * (normal / quantile(0.5 + LEVEL / 2, data.degrees)) ** 2
+    ones, zeros = data.mean * items + 0.5, (1 - data.mean) * items + 0.5
+    low, high = (float(special.betaincinv(ones, zeros, 0.5 + sign * LEVEL / 2)) for sign in (-1, 1))
+    return low, high
 
 
 def rate_difference(
@@ -93,6 +101,8 @@ def rate_difference(
         unit: of the difference.
         margin: equivalence margin, as a share of 1.
     """
+    from scipy import special
+
     data = clustered(differences(_outcomes(before), _outcomes(after)), clusters)
     if not data.enough:
         return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=data.too_few, margin=margin)
@@ -107,8 +117,15 @@ def rate_difference(
         p_value=two_sided(centre / error, data.degrees),
         minimum_detectable=minimum_detectable(error, data.degrees),
         margin=margin,
-        equivalent=equivalent(centre, error, data.degrees, margin),
+        equivalent=None if margin is None else _inside(centre, error, data, margin),
+        p_worse=None if margin is None else float(special.stdtr(data.degrees, (margin - centre) / error)),
     )
+
+
+def _inside(centre: float, error: float, data: Clustered, margin: float) -> bool:
+    """Whether two one-sided tests at 5% put the change inside the margin, and a template that lost all would have been seen."""
+    low, high = around(centre, error, data.degrees, level=0.90)
+    return bool(-margin < low and high < margin) and data.count >= needed_to_exclude(margin, "points")
 
 
 def adjusted_difference(data: Clustered) -> tuple[float, float, float]:
@@ -135,11 +152,11 @@ def design_effect(data: Clustered, informative: float) -> float:
     size = data.values.size
     working = 1 + (float(np.square(data.sizes).sum()) / size - 1) * WORKING_CORRELATION
     independent = float(np.square(data.values - data.mean).sum()) / (size * max(size - 1, 1))
-    if data.standard_error == 0.0 or independent == 0.0:
+    if independent == 0.0:
         return working
     estimated = max(1.0, data.standard_error**2 / independent)
-    weight = informative / (informative + WORKING_WEIGHT)
-    return weight * estimated + (1 - weight) * max(working, estimated)
+    assumed = (WORKING_WEIGHT / (informative + WORKING_WEIGHT)) ** 2
+    return (1 - assumed) * estimated + assumed * max(working, estimated)
 
 
 def _outcomes(values: ArrayLike) -> np.ndarray:

@@ -15,15 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import (
-    FEWEST_CLUSTERS,
-    ROUNDING,
-    around,
-    clustered,
-    minimum_detectable,
-    together,
-    two_sided,
-)
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, clustered, together
+from palimpsest.core.stats.spread import ROUNDING, around, minimum_detectable, two_sided
 from palimpsest.core.wording import counted
 
 SATURATED = ", a rate of 0 or 1 is known to half an item"
@@ -92,6 +85,7 @@ class _Rate:
         if data.values.min() < 0 or data.values.max() > 1:
             raise ValueError("hits and false alarms must be outcomes or probabilities between 0 and 1")
         self.values, self.count, self.clusters, self.size = data.values, count, data.count, data.values.size
+        self.degrees = data.degrees
         total = float(data.values.sum())
         sums, sizes = np.bincount(codes, data.values, minlength=count), np.bincount(codes, minlength=count)
         self.saturated = total in (0.0, float(self.size))
@@ -138,7 +132,7 @@ def _estimate(
     variance = (count - 1) / count * float(np.square(without - without.mean()).sum())
     variance += sum(weight**2 * rate.floor for rate, weight in parts)
     variance += sum(2 / (rate.size + 2) ** 2 * rate.slope**2 for rate in unmoved)
-    degrees, error = float(fewest - 1), math.sqrt(variance)
+    degrees, error = min(rate.degrees for rate, _ in parts), math.sqrt(variance)
     if error <= ROUNDING * max(1.0, abs(value)):
         return Estimate(value=value, unit=unit, n=count, interval=None, method="could not say: no spread between clusters")
     notes = (SATURATED if any(rate.saturated for rate, _ in parts) else "") + (UNMOVED if unmoved else "")

@@ -15,14 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate, unknown
-from palimpsest.core.stats.clusters import (
-    FEWEST_CLUSTERS,
-    ROUNDING,
-    around,
-    minimum_detectable,
-    together,
-    two_sided,
-)
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, together
+from palimpsest.core.stats.spread import ROUNDING, Spread, around, degrees_of, minimum_detectable
 
 
 @dataclass(frozen=True)
@@ -49,9 +43,14 @@ class Jackknifed:
     @property
     def error(self) -> float:
         """Standard error, 0 where there is no spread beyond rounding."""
-        count = len(self.without)
-        error = math.sqrt((count - 1) / count * float(np.square(self.without - self.without.mean()).sum()))
+        error = self.spread.error
         return error if error > ROUNDING * float(np.abs(self.without).max()) else 0.0
+
+    @property
+    def spread(self) -> Spread:
+        """The number with its error; what it would be without a cluster lies on the other side than the cluster."""
+        count = len(self.without)
+        return Spread(self.value, math.sqrt((count - 1) / count) * (self.without.mean() - self.without), self.degrees)
 
 
 class Cloud:
@@ -70,8 +69,7 @@ class Cloud:
         self.vectors = vectors[:, order].astype(np.float64)
         self.products = self.vectors @ self.vectors.swapaxes(1, 2)
         self.squared = np.diagonal(self.products, axis1=1, axis2=2)
-        squares = self.sizes.astype(float) ** 2
-        self.degrees = max(1.0, float(squares.sum() ** 2 / np.square(squares).sum()) - 1.0) if len(self.sizes) > 1 else 1.0
+        self.degrees = degrees_of(self.sizes)
 
     def at(self, layers: slice | list[int]) -> Cloud:
         """Return the same items at some of the layers."""
@@ -138,13 +136,15 @@ def length_difference(square: Jackknifed, floor: Jackknifed, *, unit: str, scale
         return refused
     if square.clear and floor.clear:
         roots = square.root().minus(floor.root())
-        error, (low, high) = roots.error, around(roots.value, roots.error, roots.degrees)
-        p_value, method = two_sided(roots.value / error, roots.degrees), f"jackknife over {count} clusters"
+        low, high = roots.spread.around()
+        p_value, detectable = roots.spread.p_value, roots.spread.minimum_detectable
+        method = f"jackknife over {count} clusters"
     else:
         (low_one, high_one), (low_two, high_two) = _length_interval(square), _length_interval(floor)
         low, high = low_one - high_two, high_one - low_two
         error = (high - low) / (2 * around(0.0, 1.0, over.degrees)[1])
-        p_value, method = two_sided(over.value / over.error, over.degrees), f"jackknife of each over {count} clusters"
+        p_value, detectable = over.spread.p_value, minimum_detectable(error, over.degrees)
+        method = f"jackknife of each over {count} clusters"
     return Estimate(
         value=value,
         unit=unit,
@@ -152,7 +152,7 @@ def length_difference(square: Jackknifed, floor: Jackknifed, *, unit: str, scale
         interval=(scale * low, scale * high),
         method=f"products of items of different clusters, {method}",
         p_value=p_value,
-        minimum_detectable=minimum_detectable(scale * error, over.degrees),
+        minimum_detectable=scale * detectable,
     )
 
 
@@ -172,7 +172,7 @@ def _refused(found: Jackknifed, value: float, unit: str) -> Estimate | None:
 
 def _length_interval(square: Jackknifed) -> tuple[float, float]:
     found = square.root() if square.clear else square
-    low, high = around(found.value, found.error, found.degrees)
+    low, high = found.spread.around()
     return (max(low, 0.0), max(high, 0.0)) if square.clear else (_root(low), _root(high))
 
 
@@ -195,7 +195,7 @@ def effective_rank(cloud: Cloud) -> Estimate:
     if logs.error == 0.0:
         why = "could not say: every cluster gives the same, so that the spread is not known"
         return Estimate(value=value, unit="directions", n=cloud.count, interval=None, method=why)
-    low, high = around(logs.value, logs.error, logs.degrees)
+    low, high = logs.spread.around()
     return Estimate(
         value=value,
         unit="directions",
@@ -235,7 +235,7 @@ def mean_cosine(one: Cloud, two: Cloud, one_clusters: ArrayLike, two_clusters: A
     found = Jackknifed(float((cross / scale).mean()), (cross_without / scale_without).mean(0), float(fewest - 1))
     if found.error == 0.0:
         return unknown("cosine", count, "every cluster has the same value, so that its spread is not known")
-    low, high = around(found.value, found.error, found.degrees)
+    low, high = found.spread.around()
     return Estimate(
         value=min(max(found.value, -1.0), 1.0),
         unit="cosine",
