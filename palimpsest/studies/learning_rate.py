@@ -13,6 +13,7 @@ from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import capital
 from palimpsest.store.account import Part
+from palimpsest.studies._family import Family, Losses, family, opposite
 from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
@@ -20,11 +21,9 @@ from palimpsest.studies._readings import (
     LOSS,
     WITHHOLD,
     Runs,
-    decided,
     figures,
     line,
     lines,
-    word,
 )
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
@@ -116,17 +115,17 @@ class LearningRate(Study):
                 pair = (_setting(way, self.doses[-1], rate), _setting(self.house, self.doses[-1], own))
                 for quantity in (EXPRESS, FORGETTING):
                     estimates[f"optimizer:{way}:{quantity.name}"] = runs.paired(*pair, quantity)
-        holm = decided(estimates)
+        compared = family(estimates)
         for sweep in sweeps:
             for rate in self.rates:
                 estimates[f"rise:{sweep[0]}:{sweep[1]}:{rate:g}"] = runs.over(_setting(*sweep, rate), EXPRESS)
         windows = {sweep: self._window(states[sweep]) for sweep in sweeps}
         parts = [self._part(runs, sweep, states[sweep], windows[sweep]) for sweep in sweeps]
         if len(self.ways) > 1:
-            parts.append(self._optimizers(runs, best, estimates, holm))
+            parts.append(self._optimizers(runs, best, compared))
         return Told(
             headline=f"With {self.house} and {self.doses[-1]} examples: {windows[self.house, self.doses[-1]]}",
-            sure=f"over {self.seeds} training seeds on the same held-out items; a rate is placed by its whole interval",
+            sure=f"over {self.seeds} training seeds on the same held-out items; of the optimizers: {compared.told}",
             reasons=tuple(f"{way}, {dose} examples: {windows[way, dose]}" for way, dose in sweeps),
             parts=tuple(parts),
             estimates=estimates,
@@ -137,15 +136,18 @@ class LearningRate(Study):
         rise = runs.over(at, EXPRESS)
         if rise.value is None:
             return OPEN
-        losses = [one.above(self.margin) for one in runs.losses(at).values()]
-        conditional = runs.conditional(at, self.spill).above(0.0)
-        if any(losses) or (conditional is False and rise.above(self.least) is True):
+        lost = self._too_much(runs, at)
+        if lost.lost:
             return TOO_MUCH
-        enough = rise.above(self.least)
+        enough = runs.beyond(at, EXPRESS, self.least).above(0.0)
         if enough is False:
             return TOO_LITTLE
-        safe = all(side is False for side in losses) and conditional is not None
-        return RIGHT if enough and safe else OPEN
+        return RIGHT if enough and not lost.undecided else OPEN
+
+    def _too_much(self, runs: Runs, at: str) -> Losses:
+        """Return what makes a setting too much where it is above 0: every loss beyond the margin, and the spill."""
+        spill = opposite(runs.conditional(at, self.spill))
+        return Losses(Family({**runs.lost(at, self.margin).beyond.asked, "spill": spill}))
 
     def _best(self, runs: Runs, way: str, states: Sequence[str]) -> float | None:
         rises = {
@@ -172,7 +174,7 @@ class LearningRate(Study):
         for rate, state in zip(self.rates, states, strict=True):
             at = _setting(way, dose, rate)
             found = [runs.over(at, one) for one in (EXPRESS, WITHHOLD, FORGETTING)]
-            rows.append((f"{rate:g}", *found, ", ".join(runs.fell(at, self.margin)) or "none", state))
+            rows.append((f"{rate:g}", *found, runs.lost(at, self.margin).cell, state))
         curve = [[runs.over(_setting(way, dose, rate), one) for rate in self.rates] for one in (EXPRESS, WITHHOLD)]
         series = lines(line(label, self.factors, found, 100.0) for label, found in zip(("appear", "not"), curve, strict=True))
         return Part(
@@ -194,21 +196,18 @@ class LearningRate(Study):
             ),
         )
 
-    def _optimizers(
-        self, runs: Runs, best: dict[str, float | None], estimates: dict[str, Estimate], holm: dict[str, bool]
-    ) -> Part:
+    def _optimizers(self, runs: Runs, best: dict[str, float | None], compared: Family) -> Part:
         rows = []
         for way in self.ways:
             rate = best.get(way)
             at = _setting(way, self.doses[-1], rate) if rate is not None else ""
             name = f"optimizer:{way}:express"
-            one = estimates.get(name)
+            one = compared.asked.get(name)
             rows.append(
                 (way, "none" if rate is None else f"{rate:g}", runs.over(at, EXPRESS), runs.over(at, FORGETTING), one,
-                 estimates.get(f"optimizer:{way}:loss"), word(name, one, holm) if one else "")
+                 compared.asked.get(f"optimizer:{way}:loss"), compared.word(name) if one else "")
             )  # fmt: skip
-        said = [f"{way} {word(f'optimizer:{way}:express', estimates[f'optimizer:{way}:express'], holm)}" for way in self.ways
-                if f"optimizer:{way}:express" in estimates]  # fmt: skip
+        said = [f"{way} {compared.word(name)}" for way in self.ways if (name := f"optimizer:{way}:express") in compared.asked]
         return Part(
             name="optimizers at their best rates",
             question="Does an optimizer change more than the behaviour's own, each at its best rate?",

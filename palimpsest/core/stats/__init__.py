@@ -7,12 +7,13 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, equivalent, minimum_detectable
 from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
-from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, paired, threshold
+from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, threshold
 from palimpsest.core.stats.many import across_seeds, adjusted, holm
 from palimpsest.core.stats.margins import beyond_margin, is_outcome
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
+from palimpsest.core.stats.seeds import joined, paired, two_level
 from palimpsest.core.stats.signal import d_prime, d_prime_change
 from palimpsest.core.stats.traits import spread, trait_change, trait_level
 
@@ -37,6 +38,7 @@ __all__ = [
     "halves",
     "holm",
     "is_outcome",
+    "joined",
     "later",
     "level",
     "logistic",
@@ -54,4 +56,5 @@ __all__ = [
     "told_apart",
     "trait_change",
     "trait_level",
+    "two_level",
 ]
