@@ -176,8 +176,8 @@ class LearningRate(Study):
         both = sorted(columns[0].keys() & columns[1].keys())
         if not both:
             return unknown("points", 1, "1 seed, 2 are needed")
-        pair = [[column[seed] for seed in both] for column in columns]
-        return stats.paired(*pair, pair[0][0].unit)
+        own, house = ([column[seed] for seed in both] for column in columns)
+        return stats.paired(own, house, own[0].unit)
 
     def _window(self, runs: Runs, sweep: tuple[str, int], states: Sequence[str]) -> str:
         rises = Family({f"{rate:g}": runs.over(_setting(*sweep, rate), EXPRESS) for rate in self.rates})

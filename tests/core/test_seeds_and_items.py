@@ -44,10 +44,13 @@ def test_intervals_over_seeds_hold_for_other_items_in_every_world(seeds: int, sp
 
 
 def test_a_difference_of_twice_what_is_detectable_is_found() -> None:
-    smallest = stats.paired(*reversed(arms(np.random.default_rng(0), 3, 0.02, 0.5, 0.1)), "points").minimum_detectable
+    def difference(number: int, effect: float) -> Estimate:
+        one, two = arms(np.random.default_rng(number), 3, 0.02, 0.5, effect)
+        return stats.paired(two, one, "points")
+
+    smallest = difference(0, 0.1).minimum_detectable
     assert smallest is not None
-    told = [stats.paired(*reversed(arms(np.random.default_rng(n), 3, 0.02, 0.5, 2 * smallest)), "points") for n in range(40)]
-    assert np.mean([one.above(0.0) is True for one in told]) >= 0.8
+    assert np.mean([difference(number, 2 * smallest).above(0.0) is True for number in range(40)]) >= 0.8
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
