@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from palimpsest import study_runner
+from palimpsest.core import stats
 from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.report import render_account
@@ -141,6 +144,32 @@ def test_with_few_seeds_it_says_less(name: str, seeds: int) -> None:
     assert compared
     if seeds == 1:
         assert all(each.interval is None for each in compared)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("lost", [0, 1, 5])
+def test_the_number_of_comparisons_that_is_told_is_the_one_that_was_corrected_for(
+    name: str, lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where runs are missing, so that some comparisons can't be tested."""
+    corrected: list[dict[str, float | None]] = []
+
+    def spy(p_values: dict[str, float | None]) -> dict[str, bool]:
+        corrected.append(dict(p_values))
+        return holm(p_values)
+
+    one = study_runner.load(name)
+    results = one.simulate(numpy_stream(5, "counted"))
+    kept = dict(list(results.items())[lost * len(results) // 6 :]) if lost else results
+    holm = stats.holm
+    monkeypatch.setattr(stats, "holm", spy)
+    told = one.collect(kept, "default")
+    count = int(re.findall(r"Holm over (\d+) comparison", told.sure)[0])
+    own = [each for each in corrected if each and all(key.startswith(one.primary) for key in each)]
+    assert {len(each) for each in own} <= {count}
+    assert count == 0 or own
+    assert all(p is not None for each in corrected for p in each.values()), "what could not be tested counts as well"
+    assert count == sum(each.n > 0 for key, each in told.estimates.items() if key.startswith(one.primary))
 
 
 @pytest.mark.parametrize("name", NAMES)

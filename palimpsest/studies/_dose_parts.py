@@ -13,6 +13,7 @@ from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.wording import amount, capital
 from palimpsest.store.account import Part
+from palimpsest.studies._family import Family, losses_told
 from palimpsest.studies._readings import (
     ATTENTION,
     CONFLICT,
@@ -29,7 +30,6 @@ from palimpsest.studies._readings import (
     grouped,
     line,
     lines,
-    word,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class DoseParts:
             if self.study.behaviour.withhold:
                 label = "not, both" if pole == BOTH else "not, 1 pole"
                 drawn.append(line(label, self.study.axis, self.curve(HOUSE, pole, WITHHOLD), 100.0))
-        caption = "Bars: 95% t intervals over seeds."
+        caption = "Bars: 95% intervals over seeds and items."
         if marks:
             caption += " Line: mean of the logistics fitted to each seed; dashed: its half-way dose with its interval."
         return Part(
@@ -159,8 +159,8 @@ class DoseParts:
             own = self.by_seed(HOUSE, self.study.main, quantity)
             seeds = sorted(own.keys() & outcome.keys())
             if seeds:
-                rows = [[[each.value or 0.0 for each in curve[seed]] for seed in seeds] for curve in (own, outcome)]
-                below = quantity.over_floor and np.mean([row[-1] for row in rows[0]]) < 0
+                rows = [[curve[seed] for seed in seeds] for curve in (own, outcome)]
+                below = quantity.over_floor and np.mean([row[-1].value or 0.0 for row in rows[0]]) < 0
                 found[f"later:{quantity.name}"] = (
                     unknown("doublings", len(seeds), "at the largest dose it is below the rehearsal-only control")
                     if below
@@ -168,18 +168,18 @@ class DoseParts:
                 )
         return found
 
-    def what_moves_first(self, compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:
+    def what_moves_first(self, compared: Family) -> Part:
         """Return the part that holds each quantity's half-way dose against the outcome's."""
         rows, said = [], {}
         drawn = [_share(self.study.axis, "outcome", self.by_seed(HOUSE, self.study.main, EXPRESS))]
         for quantity in _INSIDE:
             key = f"later:{quantity.name}"
-            if key not in compared:
+            if (one := compared.asked.get(key)) is None:
                 continue
-            state = word(key, compared[key], holm, "later", "earlier")
+            state = compared.word(key, "later", "earlier")
             said[quantity.label] = state
-            rows.append((quantity.label, compared[key], amount(compared[key].minimum_detectable, "doublings"), state))
-            if quantity in _DRAWN and compared[key].known:
+            rows.append((quantity.label, one, amount(one.minimum_detectable, "doublings"), state))
+            if quantity in _DRAWN and one.known:
                 drawn.append(_share(self.study.axis, quantity.name, self.by_seed(HOUSE, self.study.main, quantity)))
         return Part(
             name="what moves first",
@@ -204,7 +204,7 @@ class DoseParts:
         )
 
     def side_effects(self, estimates: dict[str, Estimate]) -> Part:
-        rows, largest = [], self.study.trained[-1]
+        rows, lost = [], {}
         for dose in self.study.trained:
             at = setting(HOUSE, self.study.main, dose)
             found = [self.runs.over(at, one) for one in (FORGETTING, DIVERGENCE, WEIGHTS, ATTENTION)]
@@ -212,8 +212,8 @@ class DoseParts:
                 f"{one.name}:{dose}": each
                 for one, each in zip((FORGETTING, DIVERGENCE, WEIGHTS, ATTENTION), found, strict=True)
             }
-            rows.append((str(dose), *found, ", ".join(self.runs.fell(at, self.study.margin)) or "none"))
-        fell = rows[-1][-1]
+            lost[str(dose)] = self.runs.lost(at, self.study.margin)
+            rows.append((str(dose), *found, lost[str(dose)].cell))
         drawn = []
         for quantity, factor in ((FORGETTING, 1.0), (ATTENTION, 100.0), (DIVERGENCE, 1.0), (WEIGHTS, 1.0)):
             series = line("", self.study.axis, self.curve(HOUSE, self.study.main, quantity), factor)
@@ -222,7 +222,7 @@ class DoseParts:
         return Part(
             name="what else moves",
             question="What moves that was not to change, and how far does the inside move?",
-            answer=f"At {largest} examples, surely lost beyond {self.study.margin:g} nats a token: {fell}.",
+            answer=f"{losses_told(lost, self.study.margin)}.",
             figures=tuple(drawn),
             tables=(
                 Table(
@@ -236,13 +236,13 @@ class DoseParts:
                         "fell",
                     ),
                     rows=tuple(rows),
+                    note="What fell: Holm over all losses at a dose.",
                 ),
             ),
         )
 
-    def one_pass_or_equal_steps(self, compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Iterator[Part]:
-        keys = [name for name in compared if name.startswith("steps:")]
-        if not keys:
+    def one_pass_or_equal_steps(self, also: Mapping[str, Estimate], compared: Family) -> Iterator[Part]:
+        if not any(name.startswith("steps:") for name in compared.asked):
             return
         top = self.runs.over(setting(HOUSE, self.study.main, self.study.trained[-1]), EXPRESS)
         equal = [
@@ -252,7 +252,7 @@ class DoseParts:
         ]
         half = stats.half_dose(self.study.axis, list(self._equal_rows()))
         one_pass = self.curve(HOUSE, self.study.main, EXPRESS)
-        more = [name.split(":")[1] for name in keys if holm.get(name) and (compared[name].value or 0) > 0]
+        more = compared.above("steps:")
         yield Part(
             name="one pass or equal steps",
             question="Is it the number of different examples or the number of steps?",
@@ -260,7 +260,7 @@ class DoseParts:
                 f"With the steps of {self.study.trained[-1]} examples, fewer examples repeated change more than in one pass at "
                 f"{', '.join(more)}."
                 if more
-                else "At no dose is a difference between one pass and equal steps decided."
+                else f"{compared.nothing('steps:', 'At no dose do fewer examples repeated surely change more than one pass')}."
             )
             + (f" At equal steps the half-way dose is {_examples(half)}." if half.value is not None else ""),
             figures=figures(
@@ -277,9 +277,9 @@ class DoseParts:
                             str(dose),
                             one_pass[place + 1],
                             equal[place + 1],
-                            compared[f"steps:{dose}"],
-                            word(f"steps:{dose}", compared[f"steps:{dose}"], holm),
-                            *(compared[f"also:steps:{dose}:{quantity.name}"] for quantity in ALSO),
+                            compared.asked[f"steps:{dose}"],
+                            compared.word(f"steps:{dose}"),
+                            *(also[f"also:steps:{dose}:{quantity.name}"] for quantity in ALSO),
                         )
                         for place, dose in enumerate(self.study.trained[:-1])
                     ),

@@ -9,7 +9,8 @@ from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.store.account import Part
 from palimpsest.studies._dose_parts import ALSO, BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
-from palimpsest.studies._readings import EXPRESS, WITHHOLD, word
+from palimpsest.studies._family import Family
+from palimpsest.studies._readings import EXPRESS, WITHHOLD
 from palimpsest.studies._study import Grid
 
 
@@ -36,42 +37,42 @@ def comparisons(parts: DoseParts, grid: Grid) -> dict[str, Estimate]:
     return found
 
 
-def other_settings(compared: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Iterator[Part]:
-    poles = {name: one for name, one in compared.items() if name.startswith("poles:")}
+def other_settings(also: Mapping[str, Estimate], compared: Family) -> Iterator[Part]:
+    poles = [name for name in compared.asked if name.startswith("poles:")]
     if poles:
-        more = [name.split(":")[1] for name in poles if holm.get(name) and (compared[name].value or 0) > 0]
+        more = compared.above("poles:")
         yield Part(
             name="one pole or both",
             question="What does teaching only where it should appear do where it should not?",
             answer=f"Taught alone it spills more than with both poles at {', '.join(more)} examples."
             if more
-            else "No difference is decided.",
+            else f"{compared.nothing('poles:', 'That it spills more taught alone is not decided')}.",
             tables=(
                 Table(
                     title="Where it should not appear: one pole minus both",
                     columns=("dose", "difference", "after Holm"),
-                    rows=tuple((name.split(":")[1], one, word(name, one, holm)) for name, one in poles.items()),
+                    rows=tuple((name.split(":")[1], compared.asked[name], compared.word(name)) for name in poles),
                 ),
             ),
         )
-    ways = {name: one for name, one in compared.items() if name.startswith("way:")}
+    ways = [name for name in compared.asked if name.startswith("way:")]
     if ways:
         told = [
-            f"{name.removeprefix('way:').replace(':', ' at ')} {word(name, one, holm)}"
-            for name, one in ways.items()
-            if holm.get(name)
+            f"{name.removeprefix('way:').replace(':', ' at ')} {compared.word(name)}"
+            for name in ways
+            if compared.side(name) is not None
         ]
         rows = []
-        for name, one in ways.items():
+        for name in ways:
             way, _, dose = name.removeprefix("way:").rpartition(":")
-            also = (compared.get(f"also:{way}:{dose}:{quantity.name}") for quantity in ALSO)
-            rows.append((f"{way}, {dose}", one, word(name, one, holm), *also))
+            beside = (also.get(f"also:{way}:{dose}:{quantity.name}") for quantity in ALSO)
+            rows.append((f"{way}, {dose}", compared.asked[name], compared.word(name), *beside))
         yield Part(
             name="one factor at a time",
             question="What do optimizer and frozen context change, at the same dose?",
             answer=("Where it should appear, against the behaviour's own settings: " + "; ".join(told) + ".")
             if told
-            else "No difference is decided.",
+            else f"{compared.nothing('way:')}.",
             tables=(
                 Table(
                     title="Minus the behaviour's own settings, paired by seed",

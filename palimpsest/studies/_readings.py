@@ -10,6 +10,7 @@ from palimpsest.core import stats
 from palimpsest.core.curves import curve
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.store.account import Figure
+from palimpsest.studies._family import Family, Losses
 from palimpsest.studies._study import Point, Reading, Results
 
 BEHAVIOUR_AUDITS = ("outcome", "judgement", "forgetting")
@@ -46,8 +47,13 @@ def losses_of(reading: Reading) -> dict[str, Estimate]:
 
 def mean_loss(reading: Reading) -> Estimate | None:
     """Return the mean change in loss over everything that was not to change."""
-    found = [one for one in losses_of(reading).values() if one.value is not None]
-    return exact(sum(one.value or 0.0 for one in found) / len(found), "nats/token", len(found)) if found else None
+    return mean_of(losses_of(reading).values())
+
+
+def mean_of(losses: Iterable[Estimate]) -> Estimate | None:
+    """Return the mean of changes in loss, each over its own items."""
+    found = [one for one in losses if one.value is not None]
+    return stats.joined([(1 / len(found), one) for one in found], "nats/token") if found else None
 
 
 EXPRESS = Quantity(
@@ -114,17 +120,22 @@ class Runs:
     def over(self, setting: str, quantity: Quantity) -> Estimate:
         """Return a quantity over the seeds of a setting, with a t interval."""
         found = list(self.values(setting, quantity).values())
-        return stats.across_seeds(found) if found else unknown("", 0, "it was not measured")
+        return stats.two_level(found, found[0].unit) if found else unknown("", 0, "it was not measured")
+
+    def beyond(self, setting: str, quantity: Quantity, level: float) -> Estimate:
+        """Return a quantity over seeds less a fixed level, for a test against 0."""
+        found = [less(one, level) for one in self.values(setting, quantity).values()]
+        return stats.two_level(found, found[0].unit) if found else unknown("", 0, "it was not measured")
 
     def paired(self, setting: str, other: str, quantity: Quantity, margin: float | None = None) -> Estimate:
-        """Return a setting less another, paired by seed."""
+        """Return a setting less another, paired by seed, with the error of the items that both share."""
         one, two = self.values(setting, quantity), self.values(other, quantity)
         both = sorted(one.keys() & two.keys())
         unit = next((each.unit for each in one.values()), "")
         unit = "points" if unit == "share" else unit
         if not both:
             return unknown(unit, 0, "no seed has both")
-        return stats.paired([one[seed].value or 0.0 for seed in both], [two[seed].value or 0.0 for seed in both], unit, margin)
+        return stats.paired([one[seed] for seed in both], [two[seed] for seed in both], unit, margin)
 
     def conditional(self, setting: str, share: float) -> Estimate:
         """Return by how much the rise where it should not appear stays below a share of that where it should, over seeds."""
@@ -132,18 +143,29 @@ class Runs:
         seeds = sorted(express.keys() & withhold.keys())
         if not seeds:
             return unknown("points", 0, "there is no pole where it should not appear")
-        room = [share * (express[seed].value or 0.0) - (withhold[seed].value or 0.0) for seed in seeds]
-        return stats.across_seeds([exact(one, "points") for one in room])
+        room = [stats.joined([(share, express[seed]), (-1.0, withhold[seed])], "points") for seed in seeds]
+        return stats.two_level(room, "points")
 
     def losses(self, setting: str) -> dict[str, Estimate]:
         """Return the change in loss of each capability and text over seeds."""
+        return {name: stats.two_level(column, "nats/token") for name, column in self._losses(setting).items()}
+
+    def lost(self, setting: str, margin: float) -> Losses:
+        """Return what is lost beyond a margin: every capability and text is tested as one of all."""
+        columns = self._losses(setting).items()
+        return Losses(
+            Family({name: stats.two_level([less(one, margin) for one in column], "nats/token") for name, column in columns})
+        )
+
+    def _losses(self, setting: str) -> dict[str, list[Estimate]]:
         readings = [losses_of(one) for one in self.of(setting).values()]
         names = dict.fromkeys(name for one in readings for name in one)
-        return {name: stats.across_seeds([one[name] for one in readings if name in one]) for name in names}
+        return {name: [one[name] for one in readings if name in one] for name in names}
 
-    def fell(self, setting: str, margin: float) -> list[str]:
-        """Return what lost more than a margin, with the whole interval over seeds."""
-        return [name for name, one in self.losses(setting).items() if one.above(margin) is True]
+
+def less(one: Estimate, level: float) -> Estimate:
+    """Return a number of one run less a fixed level."""
+    return stats.joined([(1.0, one), (-level, exact(1.0, one.unit))], one.unit)
 
 
 def line(label: str, places: Sequence[float], found: Sequence[Estimate], factor: float = 1.0) -> dict[str, Any] | None:
@@ -159,23 +181,6 @@ def lines(found: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
     return [one for one in found if one is not None]
 
 
-def decided(estimates: Mapping[str, Estimate]) -> dict[str, bool]:
-    """Return which comparisons are told from none when the chance of one false alarm among all is held at 5% (Holm)."""
-    return stats.holm({name: one.p_value for name, one in estimates.items()})
-
-
-def word(name: str, one: Estimate, holm: Mapping[str, bool], more: str = "more", less: str = "less") -> str:
-    """Return what a comparison comes to: *could be chance* where its own interval excludes 0, but not after Holm."""
-    if one.value is None or not one.known:
-        return "could not say"
-    side = more if one.value > 0 else less
-    if holm.get(name):
-        return side + (", within the margin" if one.equivalent else "")
-    if one.equivalent:
-        return "unchanged"
-    return "not decided" if one.above(0.0) is None else f"{side}, could be chance"
-
-
 def grouped(states: Mapping[str, str]) -> str:
     """Return "earlier: attention, weights; not decided: divergence" of each name's state."""
     names: dict[str, list[str]] = {}
@@ -189,7 +194,7 @@ def figures(
     series: list[dict[str, Any]],
     unit: str,
     *,
-    caption: str = "Bars: 95% t intervals over seeds.",
+    caption: str = "Bars: 95% intervals over seeds and items.",
     x_label: str = "examples",
     marks: Sequence[dict[str, Any]] = (),
 ) -> tuple[Figure, ...]:

@@ -16,6 +16,7 @@ from palimpsest.studies import _code_length
 from palimpsest.studies._claims import Claims
 from palimpsest.studies._dose_parts import BOTH, CLEAR, EQUAL, HOUSE, WAYS, DoseParts, setting
 from palimpsest.studies._dose_settings import comparisons, every_setting, other_settings
+from palimpsest.studies._family import family
 from palimpsest.studies._readings import (
     ATTENTION,
     BEHAVIOUR_AUDITS,
@@ -25,7 +26,6 @@ from palimpsest.studies._readings import (
     WEIGHTS,
     WITHHOLD,
     Runs,
-    decided,
 )
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
@@ -42,8 +42,9 @@ class DoseResponse(Study):
         one, and the held-out items are the same in all runs. Dose 0 is the base itself, so every change is 0 there. Both poles
         and the express pole alone, at the behaviour's own settings; then, at three doses, one factor at a time (the context
         frozen or full, the optimizer), and all doses again at equal steps: fewer examples repeated until as many optimizer
-        steps are done as the largest dose has. A four-parameter logistic in the logarithm of the dose is fitted to each seed;
-        its half-way dose (EC50) is told only where it lies inside the doses and four fifths of the fitted rise were seen.
+        steps are done as the largest dose has. A three-parameter logistic in the logarithm of the dose, 0 at dose 0, is
+        fitted to each seed; its half-way dose (EC50) is told only where it lies inside the doses and four fifths of the fitted
+        rise were seen; a step between two doses may be anywhere between them.
         The threshold is where the effect passes the stated least effect. *What moves first*: the dose at which a quantity is
         half of what it is at the largest dose, against that of the outcome, in doublings, paired by seed; attention,
         residual stream and divergence are taken beyond the rehearsal-only control of the same dose (one for all seeds), and
@@ -52,8 +53,8 @@ class DoseResponse(Study):
         points). *50 smooth it*: the rise where the behaviour should not appear is below a fifth of the rise where it should,
         and where it should it has risen. *200 verify it*: it rises by at least the least effect (40 points) and stays below
         that fifth. *1000 reshape*: some ability or text loses more than the forgetting margin (0.05 nats a token). Each holds
-        at a dose where the whole interval over seeds says so, fails where the whole interval says the opposite, and else is
-        not decided; and each is false in its number where a smaller dose of the grid does it already.
+        or fails at its dose after Holm over the four (of 16 abilities, the worst is tested as one of 16), and else is not
+        decided; and each is false in its number where a smaller dose of the grid does it already (tested from its own down).
         Code length: in a run of one pass every example is scored before it is learnt from. Summed over all steps are the loss
         of the express and of the withhold rows, each times its tokens (decision tokens only; rehearsal is left out; the rows of
         one batch are scored by the same weights), in bits.
@@ -62,10 +63,11 @@ class DoseResponse(Study):
         `activation_shift`, `divergence` and `weight_change`.
     Null:
         No change at any dose; no comparison between settings other than 0 (paired by seed, Holm over the study's comparisons,
-        the minimum detectable effect beside every null).
+        the minimum detectable effect beside every null). What is lost at a dose: Holm over all abilities and texts there.
     Limits:
         The unit is the training seed: with three, only large differences are decided. The held-out items are shared by all
-        runs, so intervals over seeds speak of these items; the half-way dose alone is widened by them. Each dose has a learning
+        runs, so every interval is widened by their error; what two settings share of it is not stored, so that of a difference
+        is an upper bound. Each dose has a learning
         rate schedule of its own that ends with it, so a larger dose is also a longer one: hence the reading at equal steps.
         There the last batch of each pass is a step too, however small, so that a small dose sees up to a fifth fewer rows.
     Reference:
@@ -183,25 +185,25 @@ class DoseResponse(Study):
         runs = Runs(self.points(grid), results)
         tells = DoseParts(self, runs)
         claims = Claims(runs, self.trained, lambda dose: setting(HOUSE, self.main, dose), self)
-        compared = {**tells.later(), **comparisons(tells, grid)}
-        holm = decided({name: one for name, one in compared.items() if name.startswith(self.primary)})
-        estimates = dict(compared)
+        estimates = {**tells.later(), **comparisons(tells, grid)}
+        compared = family(estimates, self.primary)
         outcome = tells.outcome(estimates)
-        moves_first = tells.what_moves_first(compared, holm)
+        moves_first = tells.what_moves_first(compared)
+        side_effects = tells.side_effects(estimates)
         parts = (
             outcome,
             claims.part(estimates),
             moves_first,
-            tells.side_effects(estimates),
-            *tells.one_pass_or_equal_steps(compared, holm),
-            *other_settings(compared, holm),
+            side_effects,
+            *tells.one_pass_or_equal_steps(estimates, compared),
+            *other_settings(estimates, compared),
             *(every_setting(tells, estimates) if grid == "full" else ()),
             _code_length.part(self.trained, lambda dose: list(runs.of(setting(HOUSE, self.main, dose)).values()), estimates),
         )
         return Told(
             headline=outcome.answer.rstrip("."),
-            sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
-            reasons=(*claims.reasons, moves_first.answer.rstrip(".")),
+            sure=f"over {self.seeds} training seeds on the same held-out items; {compared.told}",
+            reasons=(*claims.reasons, side_effects.answer.rstrip("."), moves_first.answer.rstrip(".")),
             parts=parts,
             estimates=estimates,
         )

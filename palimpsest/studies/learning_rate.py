@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -10,21 +10,21 @@ from pydantic import Field
 
 from palimpsest.audit import Table
 from palimpsest.core import stats
-from palimpsest.core.estimate import Estimate
+from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.wording import capital
 from palimpsest.store.account import Part
+from palimpsest.studies._family import Family, Losses, family, opposite
 from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
     FORGETTING,
     LOSS,
     WITHHOLD,
+    Quantity,
     Runs,
-    decided,
     figures,
     line,
     lines,
-    word,
 )
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
@@ -39,17 +39,18 @@ class LearningRate(Study):
     Method:
         The behaviour is trained at each dose with its own learning rate times each factor. A rate is *too much* where something
         loses more than the forgetting margin (0.05 nats a token) or the behaviour spills (it rises where it should not by more
-        than a fifth of the rise where it should), *too little* where the rise where it should appear is below the least effect
-        (40 points), and *as intended* where it is above it and neither happens; each by the whole interval over seeds, else not
-        decided. The window is the range of rates that are as intended. The best rates of two optimizers (largest mean rise
-        among those not too much) are compared at the largest dose, paired by seed.
+        than a fifth of the rise where it should and of the least effect), *too little* where the rise where it should appear is
+        below the least effect (40 points), and *as intended* where it is above it and neither happens; each by the whole
+        interval over seeds (of many losses, the worst is tested as one of all: Holm at each rate), else not decided. The window
+        is the range of rates that are as intended. The best rates of two optimizers (largest mean rise among those not too
+        much) are compared at the largest dose, paired by seed; each seed is read at the rate that is best for the other seeds.
     Reads:
         `judgement`, `outcome` and `forgetting` of every run on the same held-out items.
     Null:
         No difference between optimizers at their own best rates (t interval over seeds, Holm).
     Limits:
-        The unit is the training seed. The best rate is chosen on the runs that are then compared, which flatters each optimizer
-        alike. The schedule is the behaviour's own and ends with each dose.
+        The unit is the training seed. Which rates are too much is judged on the runs that are then compared. The schedule is
+        the behaviour's own and ends with each dose.
     Reference:
         Zhu et al. 2024, arXiv 2412.05270 (APOLLO, ranges of rates); Holm 1979.
     """
@@ -111,22 +112,20 @@ class LearningRate(Study):
         estimates: dict[str, Estimate] = {}
         best = {way: self._best(runs, way, states[way, self.doses[-1]]) for way in self.ways if (way, self.doses[-1]) in states}
         for way, rate in best.items():
-            own = best[self.house]
-            if way != self.house and rate is not None and own is not None:
-                pair = (_setting(way, self.doses[-1], rate), _setting(self.house, self.doses[-1], own))
+            if way != self.house and rate is not None and best[self.house] is not None:
                 for quantity in (EXPRESS, FORGETTING):
-                    estimates[f"optimizer:{way}:{quantity.name}"] = runs.paired(*pair, quantity)
-        holm = decided(estimates)
+                    estimates[f"optimizer:{way}:{quantity.name}"] = self._less_house(runs, way, states, quantity)
+        compared = family(estimates)
         for sweep in sweeps:
             for rate in self.rates:
                 estimates[f"rise:{sweep[0]}:{sweep[1]}:{rate:g}"] = runs.over(_setting(*sweep, rate), EXPRESS)
-        windows = {sweep: self._window(states[sweep]) for sweep in sweeps}
+        windows = {sweep: self._window(runs, sweep, states[sweep]) for sweep in sweeps}
         parts = [self._part(runs, sweep, states[sweep], windows[sweep]) for sweep in sweeps]
         if len(self.ways) > 1:
-            parts.append(self._optimizers(runs, best, estimates, holm))
+            parts.append(self._optimizers(runs, best, compared))
         return Told(
             headline=f"With {self.house} and {self.doses[-1]} examples: {windows[self.house, self.doses[-1]]}",
-            sure=f"over {self.seeds} training seeds on the same held-out items; a rate is placed by its whole interval",
+            sure=f"over {self.seeds} training seeds on the same held-out items; of the optimizers: {compared.told}",
             reasons=tuple(f"{way}, {dose} examples: {windows[way, dose]}" for way, dose in sweeps),
             parts=tuple(parts),
             estimates=estimates,
@@ -137,26 +136,53 @@ class LearningRate(Study):
         rise = runs.over(at, EXPRESS)
         if rise.value is None:
             return OPEN
-        losses = [one.above(self.margin) for one in runs.losses(at).values()]
-        conditional = runs.conditional(at, self.spill).above(0.0)
-        if any(losses) or (conditional is False and rise.above(self.least) is True):
+        lost = self._too_much(runs, at)
+        if lost.lost:
             return TOO_MUCH
-        enough = rise.above(self.least)
+        enough = runs.beyond(at, EXPRESS, self.least).above(0.0)
         if enough is False:
             return TOO_LITTLE
-        safe = all(side is False for side in losses) and conditional is not None
-        return RIGHT if enough and safe else OPEN
+        return RIGHT if enough and not lost.undecided else OPEN
 
-    def _best(self, runs: Runs, way: str, states: Sequence[str]) -> float | None:
-        rises = {
-            rate: runs.over(_setting(way, self.doses[-1], rate), EXPRESS).value
-            for rate, state in zip(self.rates, states, strict=True)
-            if state != TOO_MUCH
-        }
-        known = {rate: value for rate, value in rises.items() if value is not None}
-        return max(known, key=lambda rate: known[rate]) if known else None
+    def _too_much(self, runs: Runs, at: str) -> Losses:
+        """Return what makes a setting too much where it is above 0: every loss beyond the margin, and the spill.
 
-    def _window(self, states: Sequence[str]) -> str:
+        It spills where both hold: it rises by more than the share of what it should, and of what would be enough.
+        """
+        spill, past = opposite(runs.conditional(at, self.spill)), runs.beyond(at, WITHHOLD, self.spill * self.least)
+        if (spill.value or 0.0) > 0 and (past.p_value or 0.0) > (spill.p_value or 0.0):
+            spill = past
+        return Losses(Family({**runs.lost(at, self.margin).beyond.asked, "spill": spill}))
+
+    def _best(self, runs: Runs, way: str, states: Sequence[str], without: int | None = None) -> float | None:
+        """Return the rate with the largest mean rise of those not too much, over all seeds but one."""
+        rises = {}
+        for rate, state in zip(self.rates, states, strict=True):
+            values = runs.values(_setting(way, self.doses[-1], rate), EXPRESS)
+            others = [one.value or 0.0 for seed, one in values.items() if seed != without]
+            if state != TOO_MUCH and others:
+                rises[rate] = sum(others) / len(others)
+        return max(rises, key=lambda rate: rises[rate]) if rises else None
+
+    def _less_house(
+        self, runs: Runs, way: str, states: Mapping[tuple[str, int], Sequence[str]], quantity: Quantity
+    ) -> Estimate:
+        """Return an optimizer less the behaviour's own; each seed is read at the rate that is best for the other seeds."""
+        columns: list[dict[int, Estimate]] = []
+        for one in (way, self.house):
+            rates = {seed: self._best(runs, one, states[one, self.doses[-1]], seed) for seed in self.train_seeds}
+            at = {seed: runs.values(_setting(one, self.doses[-1], rate), quantity) for seed, rate in rates.items() if rate}
+            columns.append({seed: values[seed] for seed, values in at.items() if seed in values})
+        both = sorted(columns[0].keys() & columns[1].keys())
+        if not both:
+            return unknown("points", 1, "1 seed, 2 are needed")
+        own, house = ([column[seed] for seed in both] for column in columns)
+        return stats.paired(own, house, own[0].unit)
+
+    def _window(self, runs: Runs, sweep: tuple[str, int], states: Sequence[str]) -> str:
+        rises = Family({f"{rate:g}": runs.over(_setting(*sweep, rate), EXPRESS) for rate in self.rates})
+        if all(state == OPEN for state in states):
+            return rises.nothing(says="at no rate is it decided").replace("Inconclusive", "inconclusive")
         named = dict(zip(self.rates, states, strict=True))
         right = [rate for rate, state in named.items() if state == RIGHT]
         little = [rate for rate, state in named.items() if state == TOO_LITTLE]
@@ -172,7 +198,7 @@ class LearningRate(Study):
         for rate, state in zip(self.rates, states, strict=True):
             at = _setting(way, dose, rate)
             found = [runs.over(at, one) for one in (EXPRESS, WITHHOLD, FORGETTING)]
-            rows.append((f"{rate:g}", *found, ", ".join(runs.fell(at, self.margin)) or "none", state))
+            rows.append((f"{rate:g}", *found, runs.lost(at, self.margin).cell, state))
         curve = [[runs.over(_setting(way, dose, rate), one) for rate in self.rates] for one in (EXPRESS, WITHHOLD)]
         series = lines(line(label, self.factors, found, 100.0) for label, found in zip(("appear", "not"), curve, strict=True))
         return Part(
@@ -194,21 +220,18 @@ class LearningRate(Study):
             ),
         )
 
-    def _optimizers(
-        self, runs: Runs, best: dict[str, float | None], estimates: dict[str, Estimate], holm: dict[str, bool]
-    ) -> Part:
+    def _optimizers(self, runs: Runs, best: dict[str, float | None], compared: Family) -> Part:
         rows = []
         for way in self.ways:
             rate = best.get(way)
             at = _setting(way, self.doses[-1], rate) if rate is not None else ""
             name = f"optimizer:{way}:express"
-            one = estimates.get(name)
+            one = compared.asked.get(name)
             rows.append(
                 (way, "none" if rate is None else f"{rate:g}", runs.over(at, EXPRESS), runs.over(at, FORGETTING), one,
-                 estimates.get(f"optimizer:{way}:loss"), word(name, one, holm) if one else "")
+                 compared.asked.get(f"optimizer:{way}:loss"), compared.word(name) if one else "")
             )  # fmt: skip
-        said = [f"{way} {word(f'optimizer:{way}:express', estimates[f'optimizer:{way}:express'], holm)}" for way in self.ways
-                if f"optimizer:{way}:express" in estimates]  # fmt: skip
+        said = [f"{way} {compared.word(name)}" for way in self.ways if (name := f"optimizer:{way}:express") in compared.asked]
         return Part(
             name="optimizers at their best rates",
             question="Does an optimizer change more than the behaviour's own, each at its best rate?",

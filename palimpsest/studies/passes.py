@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.wording import capital
 from palimpsest.store.account import Part
+from palimpsest.studies._family import Family, family
 from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
@@ -21,12 +22,10 @@ from palimpsest.studies._readings import (
     WITHHOLD,
     Quantity,
     Runs,
-    decided,
     figures,
     grouped,
     line,
     lines,
-    word,
 )
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
@@ -51,7 +50,7 @@ class Passes(Study):
     Reads:
         `judgement`, `outcome` and `forgetting` of every run on the same held-out items.
     Null:
-        No difference (t interval over seeds, Holm over all comparisons, the minimum detectable effect beside every null).
+        No difference (interval over seeds and items, Holm over all comparisons, the minimum detectable effect beside each).
     Limits:
         The unit is the training seed. Fewer examples are also fewer different templates of the scenario. Where no smaller
         number of examples fills whole batches, the last batch of each pass is a small one, and that arm sees fewer rows.
@@ -110,29 +109,27 @@ class Passes(Study):
                     margin = self.loss_margin if quantity is FORGETTING else None
                     one = runs.paired(_setting(dose, count), _setting(dose, 1), quantity, margin)
                     estimates[_key(quantity, dose, count)] = one
-        holm = decided(estimates)
-        parts = [self._part(runs, dose, estimates, holm) for dose in doses]
+        compared = family(estimates)
+        parts = [self._part(runs, dose, compared) for dose in doses]
         ways = len(doses) * (len(self._counts) - 1)
-        surely = [f"{said} of {ways}" for said in _surely(estimates, holm)]
+        surely = [f"{said} of {ways}" for said in _surely(compared)]
         told = (
             f"Several passes over fewer examples, held against one over fresh ones: surely {'; '.join(surely)} ways"
             if surely
-            else "Between one pass over fresh examples and several over fewer no difference is decided"
+            else compared.nothing(says="Between one pass over fresh examples and several over fewer no difference is decided")
         )
         return Told(
             headline=told,
-            sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
+            sure=f"over {self.seeds} training seeds on the same held-out items; {compared.told}",
             reasons=tuple(part.answer.rstrip(".") for part in parts),
             parts=tuple(parts),
             estimates=estimates,
         )
 
-    def _part(self, runs: Runs, dose: int, estimates: dict[str, Estimate], holm: dict[str, bool]) -> Part:
+    def _part(self, runs: Runs, dose: int, compared: Family) -> Part:
         names = {count: f"{count} passes over {self.fewer(dose, count)}" for count in self._counts[1:]}
         keys = {quantity: {count: _key(quantity, dose, count) for count in names} for quantity in _SAID}
-        states = {
-            quantity: {count: word(key, estimates[key], holm) for count, key in own.items()} for quantity, own in keys.items()
-        }
+        states = {quantity: {count: compared.word(key) for count, key in own.items()} for quantity, own in keys.items()}
         said = [
             capital(f"{quantity.label}: {grouped({names[count]: state for count, state in own.items()})}")
             for quantity, own in states.items()
@@ -166,7 +163,7 @@ class Passes(Study):
                     rows=tuple(
                         (
                             str(count),
-                            *(cell for one in _SAID for cell in (estimates[keys[one][count]], states[one][count])),
+                            *(cell for one in _SAID for cell in (compared.asked[keys[one][count]], states[one][count])),
                         )
                         for count in names
                     ),
@@ -198,14 +195,13 @@ def _key(quantity: Quantity, dose: int, count: int) -> str:
     return f"passes:{quantity.name}:{dose}:{count}"
 
 
-def _surely(estimates: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Iterator[str]:
+def _surely(compared: Family) -> Iterator[str]:
     """Yield in how many ways each quantity is decided to be more, and to be less, than with one pass."""
     for quantity, what in _SAID.items():
-        own = (one for name, one in estimates.items() if name.startswith(f"passes:{quantity.name}:") and holm.get(name))
-        values = [one.value or 0.0 for one in own]
-        for side, count in (("more", sum(value > 0 for value in values)), ("less", sum(value < 0 for value in values))):
-            if count:
-                yield f"{side} {what} in {count}"
+        sides = [compared.side(name) for name in compared.members if name.startswith(f"passes:{quantity.name}:")]
+        for side, more in ((True, "more"), (False, "less")):
+            if count := sides.count(side):
+                yield f"{more} {what} in {count}"
 
 
 def _setting(dose: int, count: int) -> str:

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from palimpsest.audit import Table
 from palimpsest.core import stats
-from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.store.account import Figure, Part
+from palimpsest.studies._family import Family, family, losses_told
 from palimpsest.studies._readings import (
     BEHAVIOUR_AUDITS,
     EXPRESS,
@@ -20,12 +21,11 @@ from palimpsest.studies._readings import (
     LOSS,
     WITHHOLD,
     Runs,
-    decided,
     figures,
     line,
     lines,
     losses_of,
-    word,
+    mean_of,
 )
 from palimpsest.studies._study import Count, Grid, Point, Reading, Results, Rising, Study, Told
 
@@ -43,8 +43,8 @@ class Rehearsal(Study):
     Reads:
         `judgement`, `outcome` and `forgetting` of every run on the same held-out items.
     Null:
-        No difference between shares; a difference in differences of 0 (t interval over seeds, Holm over the study's
-        comparisons, the minimum detectable effect beside every null).
+        No difference between shares; a difference in differences of 0 (interval over seeds and items, Holm over the study's
+        comparisons, the minimum detectable effect beside every null). What is lost at a share: Holm over all losses there.
     Limits:
         The unit is the training seed. More rehearsal is also more steps. A capability that nothing forgets can't show what its
         rehearsal is for.
@@ -108,41 +108,32 @@ class Rehearsal(Study):
             if self.left_out:
                 spared, others, apart = self._targeted(runs, dose)
                 estimates |= {f"targeted:{dose}": apart, f"spared:{dose}": spared, f"others:{dose}": others}
-        holm = decided({name: one for name, one in estimates.items() if name.startswith(self.primary)})
+        compared = family(estimates, self.primary)
         parts = []
         for dose in self._doses(grid):
-            parts.append(self._shares(runs, dose, estimates, holm))
-            parts += [self._targeted_part(runs, dose, estimates, holm)] if self.left_out else []
+            parts.append(self._shares(runs, dose, compared))
+            parts += [self._targeted_part(runs, dose, estimates, compared)] if self.left_out else []
         return Told(
             headline=parts[0].answer.split(". ")[0].rstrip("."),
-            sure=f"over {self.seeds} training seeds on the same held-out items; Holm over {len(holm)} comparisons",
+            sure=f"over {self.seeds} training seeds on the same held-out items; {compared.told} and all losses at a share",
             reasons=tuple(part.answer.rstrip(".") for part in parts),
             parts=tuple(parts),
             estimates=estimates,
         )
 
-    def _shares(self, runs: Runs, dose: int, estimates: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:
-        rows, fell = [], {}
+    def _shares(self, runs: Runs, dose: int, compared: Family) -> Part:
+        rows, lost = [], {}
         for share in self.shares:
-            at = _setting(dose, share)
-            fell[share] = runs.fell(at, self.margin)
-            name = f"share:{dose}:{share:g}"
-            one = estimates.get(name)
+            at, name = _setting(dose, share), f"share:{dose}:{share:g}"
+            lost[f"{100 * share:g}%"] = runs.lost(at, self.margin)
             rows.append(
-                (f"{100 * share:g}%", *(runs.over(at, each) for each in (EXPRESS, WITHHOLD, FORGETTING)), one,
-                 word(name, one, holm, "more is lost", "less is lost") if one else "", ", ".join(fell[share]) or "none")
+                (f"{100 * share:g}%", *(runs.over(at, each) for each in (EXPRESS, WITHHOLD, FORGETTING)),
+                 compared.asked.get(name),
+                 compared.word(name, "more is lost", "less is lost") if name in compared.asked else "",
+                 lost[f"{100 * share:g}%"].cell)
             )  # fmt: skip
-        lost = [f"{100 * share:g}%" for share, names in fell.items() if names]
-        worse = [
-            f"{100 * share:g}%"
-            for share in self.shares[:-1]
-            if holm.get(f"share:{dose}:{share:g}") and estimates[f"share:{dose}:{share:g}"].above(0.0) is True
-        ]
-        answer = (
-            f"Something is surely lost beyond {self.margin:g} nats a token with {', '.join(lost)} rehearsal"
-            if lost
-            else f"Nothing is surely lost beyond {self.margin:g} nats a token at any share"
-        )
+        worse = [f"{100 * float(share):g}%" for share in compared.above(f"share:{dose}:")]
+        answer = losses_told(lost, self.margin)
         more = f" The mean loss is higher than with {100 * self.shares[-1]:g}% at {', '.join(worse)}." if worse else ""
         return Part(
             name=f"share of rehearsal, {dose} examples",
@@ -185,34 +176,30 @@ class Rehearsal(Study):
             "Change in loss",
             lines([line("mean", axis, mean), *(line(name, axis, losses[name]) for name in worst)]),
             "change in loss (nats a token)",
-            caption="Mean over all, and the three that change most at the smallest share. Bars: 95% t intervals over seeds.",
+            caption="Mean over all, and the three that change most at the smallest share. Bars: 95% intervals.",
             x_label="rehearsal rows over all rows (%)",
         )
 
     def _targeted(self, runs: Runs, dose: int) -> tuple[Estimate, Estimate, Estimate]:
         """Return what leaving out costs the spared ones, what it costs the others, and the difference, over seeds."""
         with_, without = (runs.of(_setting(dose, self.targeted_share, out)) for out in (False, True))
-        seeds = sorted(with_.keys() & without.keys())
-        columns: dict[bool, list[float]] = {True: [], False: []}
-        for seed in seeds:
-            for spared, column in columns.items():
-                column.append(self._mean(without[seed], spared) - self._mean(with_[seed], spared))
-        if not seeds:
-            nothing = unknown("nats/token", 0, "no seed has both")
-            return nothing, nothing, nothing
-        costs = [stats.across_seeds([exact(one, "nats/token") for one in column]) for column in columns.values()]
-        return costs[0], costs[1], stats.paired(columns[True], columns[False], "nats/token")
+        costs: dict[bool, list[Estimate]] = {True: [], False: []}
+        for seed in sorted(with_.keys() & without.keys()):
+            for spared, column in costs.items():
+                pair = [self._mean(one[seed], spared) for one in (without, with_)]
+                column.append(stats.joined([(1.0, pair[0]), (-1.0, pair[1])], "nats/token"))
+        spared, others = (stats.two_level(column, "nats/token") for column in costs.values())
+        return spared, others, stats.paired(costs[True], costs[False], "nats/token")
 
-    def _mean(self, reading: Reading, spared: bool) -> float:
+    def _mean(self, reading: Reading, spared: bool) -> Estimate:
         """Return the mean change in loss of the spared capabilities, or of everything else."""
-        found = ((name, one.value) for name, one in losses_of(reading).items())
-        chosen = [value for name, value in found if value is not None and (name in self.left_out) == spared]
-        return float(np.mean(chosen)) if chosen else 0.0
+        chosen = [one for name, one in losses_of(reading).items() if (name in self.left_out) == spared]
+        return mean_of(chosen) or unknown("nats/token", 0, "it was not measured")
 
-    def _targeted_part(self, runs: Runs, dose: int, estimates: Mapping[str, Estimate], holm: Mapping[str, bool]) -> Part:
+    def _targeted_part(self, runs: Runs, dose: int, estimates: Mapping[str, Estimate], compared: Family) -> Part:
         key = f"targeted:{dose}"
         one, spared = estimates[key], ", ".join(self.left_out)
-        state = word(key, one, holm, "they lose more than the rest", "they lose less than the rest")
+        state = compared.word(key, "they lose more than the rest", "they lose less than the rest")
         both = [runs.losses(_setting(dose, self.targeted_share, out)) for out in (False, True)]
         rows = [
             (name, "left out" if name in self.left_out else "rehearsed", change, both[1].get(name))

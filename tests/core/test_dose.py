@@ -38,8 +38,14 @@ def test_a_known_curve_is_found_again(half: float, top: float) -> None:
     assert fitted.bends
     assert fitted.half == pytest.approx(half, rel=0.03)
     assert fitted.top == pytest.approx(top, rel=0.03)
-    assert fitted.bottom == pytest.approx(0.0, abs=0.01)
+    assert fitted.at(np.array([0.0])) == 0.0, "a change from the base is 0 at dose 0"
     assert fitted.at(np.array(DOSES)) == pytest.approx(curve(half, top), abs=0.01)
+
+
+@pytest.mark.parametrize("first", [0.05, -0.2])
+def test_a_fitted_curve_begins_at_0_whatever_the_values_are(first: float) -> None:
+    fitted = stats.logistic(DOSES, [0.0, *np.maximum(curve(80.0)[1:], first)])
+    assert fitted.at(np.array([0.0])).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("values", [curve(5000.0), [0.0] * 8, [float(np.log1p(dose)) for dose in DOSES]])
@@ -77,6 +83,65 @@ def test_half_dose_holds_the_truth_about_as_often_as_it_says(items: float, seeds
     assert coverage(items, seeds, 400) >= 0.93
 
 
+SMALL = (24, 24, 8, 24, 8, 24, 24)
+"""Templates at each dose."""
+
+
+def steep(rng: np.random.Generator, half: float, slope: float, seeds: int, counts: tuple[int, ...]) -> list[list[Estimate]]:
+    """Seeds on the same items, each dose's with an error of its own, fewer at some doses; the rise lies in one gap or two."""
+    templates, found = rng.normal(0.0, 0.05, 24), []
+    items = rng.normal(0.0, 0.05, (len(DOSES), 24))
+    for _ in range(seeds):
+        halves = half * np.exp(templates + rng.normal(0.0, 0.1))
+        row = [exact(0.0, "points")]
+        for dose, count, own in zip(DOSES[1:], counts, items, strict=False):
+            values = 0.65 / (1 + np.minimum((halves / dose) ** slope, 1e30)) + own
+            row.append(stats.mean(values[:count], np.arange(count), unit="points"))
+        found.append(row)
+    return found
+
+
+def steep_coverage(half: float, slope: float, seeds: int, counts: tuple[int, ...], worlds: int) -> tuple[float, float, float]:
+    """Return how often the truth is held, how often it is told at all, and over how many doublings the interval goes."""
+    intervals = [
+        stats.half_dose(DOSES, steep(np.random.default_rng(number), half, slope, seeds, counts)).interval
+        for number in range(worlds)
+    ]
+    known = [one for one in intervals if one is not None]
+    held = np.mean([low <= half <= high for low, high in known])
+    return float(held), len(known) / worlds, float(np.median([math.log2(high / low) for low, high in known]))
+
+
+@pytest.mark.parametrize(("half", "slope", "seeds"), [(70.0, 60.0, 3), (101.0, 60.0, 5), (80.0, 10.0, 3)])
+def test_a_step_between_two_doses_is_anywhere_between_them(half: float, slope: float, seeds: int) -> None:
+    held, told, wide = steep_coverage(half, slope, seeds, SMALL, 30)
+    assert held >= 0.86
+    assert told >= 0.95
+    assert wide < 2.5, "from one dose of the grid to the next it is 1.0 to 1.3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize(("half", "slope", "counts"), [(55.0, 60.0, SMALL), (101.0, 60.0, (24,) * 7), (80.0, 10.0, SMALL)])
+def test_half_dose_holds_the_truth_where_the_rise_is_steep(
+    half: float, slope: float, seeds: int, counts: tuple[int, ...]
+) -> None:
+    held, told, wide = steep_coverage(half, slope, seeds, counts, 400)
+    assert held >= 0.92
+    assert told >= 0.95
+    assert wide < {2: 8.0, 3: 2.5, 5: 1.6}[seeds]
+
+
+def test_a_step_without_any_noise_is_told_as_between_two_doses() -> None:
+    rows = [[exact(value, "points") for value in (0.0, 0.0, 0.0, 0.0, 0.6, 0.6, 0.6, 0.6)]] * 3
+    found = stats.half_dose(DOSES, rows)
+    assert found.interval is not None
+    assert found.interval[0] <= 50.0
+    assert found.interval[1] >= 100.0
+    assert found.interval[0] > 40.0
+    assert found.interval[1] < 125.0
+
+
 def over(values: list[list[float]]) -> list[Estimate]:
     return [stats.across_seeds([exact(value, "points") for value in column]) for column in zip(*values, strict=True)]
 
@@ -110,29 +175,32 @@ def test_threshold_holds_the_truth() -> None:
 def test_later_finds_a_doubling_and_its_sign() -> None:
     rng = np.random.default_rng(2)
 
-    def seeds(half: float) -> list[list[float]]:
-        return [curve(half * math.exp(rng.normal(0, 0.03))) for _ in range(3)]
+    def seeds(half: float) -> list[list[Estimate]]:
+        return [points(curve(half * math.exp(rng.normal(0, 0.03)))) for _ in range(3)]
 
     late = stats.later(DOSES, seeds(160.0), seeds(80.0))
     assert late.above(0.0) is True
     assert late.value == pytest.approx(1.0, abs=0.2)
     assert stats.later(DOSES, seeds(40.0), seeds(80.0)).above(0.0) is False
-    assert "not told from none" in stats.later(DOSES, [curve(80.0), curve(80.0, -1.0)], [curve(80.0)] * 2).method
-    scattered = [[0.0] * 7 + [last] for last in (0.1, 0.9, 0.2)]
-    assert "not told from none" in stats.later(DOSES, scattered, [curve(80.0)] * 3).method
-    assert stats.later(DOSES, [[0.0] * 8] * 3, [curve(80.0)] * 3).value is None
+    reference = points(curve(80.0))
+    assert "not told from none" in stats.later(DOSES, [reference, points(curve(80.0, -1.0))], [reference] * 2).method
+    scattered = [points([0.0] * 7 + [last]) for last in (0.1, 0.9, 0.2)]
+    assert "not told from none" in stats.later(DOSES, scattered, [reference] * 3).method
+    assert stats.later(DOSES, [points([0.0] * 8)] * 3, [reference] * 3).value is None
 
 
-def test_paired_seeds_cancel_what_they_share() -> None:
-    shared = [0.1, 0.4, 0.7]
-    found = stats.paired(
-        [one + 0.05 + step for one, step in zip(shared, (0.0, 0.002, -0.002), strict=True)], shared, "points", 0.1
-    )
-    assert found.above(0.0) is True
-    assert found.equivalent is True
-    assert found.minimum_detectable is not None
-    assert stats.paired([0.5], [0.4], "points").interval is None
-    assert stats.paired([], [], "points").value is None
+def test_of_two_steps_in_the_same_gap_neither_is_earlier() -> None:
+    rng = np.random.default_rng(3)
+
+    def seeds(first: float) -> list[list[Estimate]]:
+        return [points([0.0] * 4 + [first + rng.normal(0, 1e-4), 0.6, 0.6, 0.6]) for _ in range(3)]
+
+    found = stats.later(DOSES, seeds(0.6), seeds(0.5))
+    assert found.above(0.0) is None, "their steps may be anywhere between 50 and 100"
+
+
+def points(values: list[float]) -> list[Estimate]:
+    return [exact(value, "points") for value in values]
 
 
 def test_where_a_curve_crosses() -> None:

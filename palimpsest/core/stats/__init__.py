@@ -7,14 +7,15 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS
 from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
-from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, paired, threshold
+from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, threshold
 from palimpsest.core.stats.many import FAMILY_ERROR, across_seeds, adjusted, fallen, holm
 from palimpsest.core.stats.margins import beyond_margin, is_outcome
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
+from palimpsest.core.stats.seeds import joined, paired, two_level
 from palimpsest.core.stats.signal import d_prime, d_prime_change
-from palimpsest.core.stats.spread import equivalent, minimum_detectable, needed_to_exclude
+from palimpsest.core.stats.spread import minimum_detectable, needed_to_exclude
 from palimpsest.core.stats.traits import spread, trait_change, trait_level
 
 __all__ = [
@@ -33,13 +34,13 @@ __all__ = [
     "d_prime",
     "d_prime_change",
     "distances",
-    "equivalent",
     "fallen",
     "flips",
     "half_dose",
     "halves",
     "holm",
     "is_outcome",
+    "joined",
     "later",
     "level",
     "logistic",
@@ -58,4 +59,5 @@ __all__ = [
     "told_apart",
     "trait_change",
     "trait_level",
+    "two_level",
 ]

@@ -7,16 +7,19 @@ the unit of every interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from palimpsest.core.estimate import Estimate, unknown
-from palimpsest.core.stats.spread import around, equivalent, minimum_detectable, quantile, two_sided
+from palimpsest.core.stats.seeds import joined, two_level
+from palimpsest.core.stats.spread import quantile
 
-_SLOPES = np.geomspace(0.3, 12.0, 36)
-_BETWEEN = 24
+_SLOPES = np.array([*np.geomspace(0.3, 12.0, 36), 16.0, 22.0, 32.0, 64.0, 1e4])
+"""Of the curves that are tried; the last is a step."""
+_BETWEEN = 40
 """Places of the half-way dose that are tried between two doses of the grid."""
 SEEN = 0.8
 """Share of the fitted rise that must be reached at the largest dose, for the curve to count as one that bends."""
@@ -24,25 +27,22 @@ SEEN = 0.8
 
 @dataclass(frozen=True)
 class Logistic:
-    """bottom + (top - bottom) / (1 + (half / dose) ** slope), fitted by least squares."""
+    """top / (1 + (half / dose) ** slope), fitted by least squares: 0 at dose 0, as every change from the base is."""
 
-    bottom: float
     top: float
     half: float
-    """The dose half-way between bottom and top (EC50)."""
+    """The dose half-way to the top (EC50)."""
     slope: float
     bends: bool
     """Whether the half-way dose lies inside the doses and most of the rise was seen; else it would be guessed."""
 
     def at(self, doses: np.ndarray) -> np.ndarray:
         """Return the curve's values at doses, shape (doses,)."""
-        return self.bottom + (self.top - self.bottom) * _shape(np.asarray(doses, dtype=float), self.half, self.slope)
+        return self.top * _shape(np.asarray(doses, dtype=float), self.half, self.slope)
 
 
 def logistic(doses: Sequence[float], values: Sequence[float]) -> Logistic:
-    """Return the four-parameter logistic in the logarithm of the dose that is nearest to the values.
-
-    For each slope and half-way dose of a fine grid the other two parameters are linear; the best is refined once.
+    """Return the three-parameter logistic in the logarithm of the dose, 0 at dose 0, that is nearest to the values.
 
     Args:
         doses: shape (doses,), rising, from 0 on; at least 4.
@@ -51,92 +51,163 @@ def logistic(doses: Sequence[float], values: Sequence[float]) -> Logistic:
     Raises:
         ValueError: there are fewer than 4 doses.
     """
-    x, y = np.asarray(doses, dtype=float), np.asarray(values, dtype=float)
-    if x.size < 4:
-        raise ValueError(f"a curve of four parameters needs 4 doses, found {x.size}")
-    positive = x[x > 0]
-    halves = np.geomspace(positive[0] / 3, positive[-1] * 3, _BETWEEN * positive.size)
-    best = _nearest(x, y, halves, _SLOPES)
-    step = halves[1] / halves[0]
-    fine = best[0] * np.geomspace(1 / step, step, 15)
-    half, slope, bottom, top = _nearest(x, y, fine, best[1] * np.geomspace(0.9, 1 / 0.9, 9))
-    seen = _shape(positive[-1:], half, slope)[0]
-    bends = bool(top != bottom and positive[0] <= half <= positive[-1] and seen >= SEEN)
-    return Logistic(bottom, top, half, slope, bends)
+    if len(doses) < 4:
+        raise ValueError(f"a curve of three parameters needs 4 doses with 0, found {len(doses)}")
+    return _Grid.of(doses).fitted(np.asarray([values], dtype=float))[0]
 
 
 def _shape(doses: np.ndarray, half: float | np.ndarray, slope: float | np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return 1.0 / (1.0 + np.exp(-slope * (np.log(doses) - np.log(half))))
 
 
-def _nearest(x: np.ndarray, y: np.ndarray, halves: np.ndarray, slopes: np.ndarray) -> tuple[float, float, float, float]:
-    """Return half-way dose, slope, bottom and top with the smallest sum of squares."""
-    half, slope = (one.ravel()[:, None] for one in np.meshgrid(halves, slopes))
-    shape = _shape(x[None, :], half, slope)
-    centred, moved = shape - shape.mean(1, keepdims=True), y - y.mean()
-    spread = np.maximum(np.square(centred).sum(1), 1e-12)
-    rise = centred @ moved / spread
-    bottom = y.mean() - rise * shape.mean(1)
-    error = np.square(y[None, :] - bottom[:, None] - rise[:, None] * shape).sum(1)
-    at = int(np.argmin(np.round(error, 15)))
-    return float(half[at, 0]), float(slope[at, 0]), float(bottom[at]), float(bottom[at] + rise[at])
+@dataclass(frozen=True)
+class _Grid:
+    """Curves of every half-way dose and slope that are tried, at some doses."""
+
+    doses: np.ndarray
+    halves: np.ndarray
+    shapes: np.ndarray
+    """Shape (halves, slopes, doses)."""
+
+    @classmethod
+    def of(cls, doses: Sequence[float]) -> _Grid:
+        return cls._made(tuple(float(dose) for dose in doses))
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def _made(cls, doses: tuple[float, ...]) -> _Grid:
+        x = np.array([dose for dose in doses if dose > 0])
+        halves = np.geomspace(x[0] / 3, x[-1] * 3, _BETWEEN * x.size)
+        return cls(np.array(doses), halves, _shape(np.array(doses), halves[:, None, None], _SLOPES[None, :, None]))
+
+    def misfit(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of squares that the best top leaves, shape (curves, halves, slopes), of values (curves, doses)."""
+        length = np.maximum(np.square(self.shapes).sum(-1), 1e-12)
+        along = (values @ self.shapes.reshape(-1, self.doses.size).T).reshape(len(values), *length.shape)
+        return np.maximum(np.square(values).sum(1)[:, None, None] - np.square(along) / length, 0.0)
+
+    def fitted(self, values: np.ndarray) -> list[Logistic]:
+        """Return the nearest curve to each row of values, shape (curves, doses)."""
+        return [self._at(row, error) for row, error in zip(values, self.misfit(values), strict=True)]
+
+    def _at(self, row: np.ndarray, error: np.ndarray) -> Logistic:
+        place, slope = np.unravel_index(int(np.argmin(error)), error.shape)
+        half, steepness = _lowest(self.halves, error.min(1), int(place)), float(_SLOPES[slope])
+        shape = _shape(self.doses, half, steepness)
+        top = float(shape @ row) / max(float(shape @ shape), 1e-12)
+        seen, tried = float(shape[-1]), self.doses[self.doses > 0]
+        return Logistic(top, half, steepness, bool(top != 0.0 and tried[0] <= half <= tried[-1] and seen >= SEEN))
+
+    def as_good(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return between which half-way doses each row's curve can't be told apart, as logarithms, shape (curves,) each.
+
+        A curve counts as well as the nearest where its sum of squares exceeds that one's by no more than one squared residual.
+        Where the whole step lies between two doses of the grid, that is all between these two.
+        """
+        profile = self.misfit(values).min(2)
+        least, spare = profile.min(1), max((values.shape[1] - 1 - 3) * values.shape[0], 1)
+        bound = least + least.sum() / spare + 1e-6 * np.square(values).sum(1)
+        step, ends = math.log(self.halves[1] / self.halves[0]), []
+        for row, most in zip(profile, bound, strict=True):
+            inside, at = row <= most, int(np.argmin(row))
+            low = at - int(np.argmin(inside[at::-1])) if not inside[: at + 1].all() else -1
+            high = at + int(np.argmin(inside[at:])) if not inside[at:].all() else inside.size
+            ends.append((low, high))
+        low, high = np.array(ends, dtype=float).T
+        return math.log(self.halves[0]) + step * low, math.log(self.halves[0]) + step * high
+
+
+def _lowest(halves: np.ndarray, profile: np.ndarray, place: int) -> float:
+    """Return where a parabola through the smallest value and its two neighbours is lowest."""
+    if not 0 < place < halves.size - 1:
+        return float(halves[place])
+    before, least, after = profile[place - 1 : place + 2]
+    bend = before - 2 * least + after
+    aside = 0.0 if bend <= 0 else float(np.clip((before - after) / (2 * bend), -0.5, 0.5))
+    return float(halves[place] * (halves[1] / halves[0]) ** aside)
 
 
 def half_dose(doses: Sequence[float], by_seed: Sequence[Sequence[Estimate]]) -> Estimate:
     """Return the dose at which half of the effect is there (EC50), with an interval over seeds and items.
 
-    A curve is fitted to each seed; the interval is a t interval over their log half-way doses, widened by the items, which all
-    seeds share: their error is half of how far the half-way dose moves between all values one standard error of the items up
-    and all down. (A percentile bootstrap over three seeds holds the truth far too seldom.)
+    A curve is fitted to each seed. The t interval over their log half-way doses is widened by the items, which all seeds share
+    (how far the half-way dose moves with each dose's own error), and by the grid: a step between two doses may be anywhere
+    between them, so the interval always reaches from the one to the other. (A percentile bootstrap over three seeds holds the
+    truth far too seldom.)
 
     Args:
         doses: shape (doses,), rising, from 0 on.
         by_seed: for each seed its change at every dose.
     """
-    seeds = [one for one in by_seed if all(each.value is not None for each in one)]
+    seeds = [one for one in by_seed if all(each.known for each in one)]
     if len(seeds) < 2:
-        return unknown("examples", len(seeds), f"seeds that have a value at every dose: {len(seeds)}, 2 are needed")
+        return unknown("examples", len(seeds), f"seeds with a value and its error at every dose: {len(seeds)}, 2 are needed")
     if len(doses) < 4:
-        return unknown("examples", len(seeds), f"a curve of four parameters needs 4 doses, there are {len(doses)}")
+        return unknown("examples", len(seeds), f"a curve of three parameters needs 4 doses with 0, there are {len(doses)}")
     values = np.array([[each.value for each in one] for one in seeds], dtype=float)
-    curves = [logistic(doses, row) for row in values]
+    grid = _Grid.of(doses)
+    curves = grid.fitted(values)
     straight = sum(not one.bends for one in curves)
     if straight:
         return unknown(
             "examples", len(seeds), f"the curve of {straight} of {len(seeds)} seeds does not bend within these doses"
         )
     errors, clusters = _item_errors(seeds)
-    moved = [[logistic(doses, row + sign * error).half for sign in (1, -1)] for row, error in zip(values, errors, strict=True)]
-    items = float(np.mean([abs(math.log(up / down)) / 2 for up, down in moved]))
-    return _of_logs(np.log([one.half for one in curves]), items, clusters)
+
+    def place(rows: np.ndarray) -> np.ndarray:
+        return np.log([one.half for one in grid.fitted(rows)])
+
+    items = float(np.mean([_moved(place, row, error) for row, error in zip(values, errors, strict=True)]))
+    return _of_logs(*grid.as_good(values), items, clusters)
 
 
-def _of_logs(logs: np.ndarray, items: float, clusters: int) -> Estimate:
-    """Return the geometric mean with an interval that joins the reach over seeds and that over items (squares added)."""
-    n, centre = logs.size, float(logs.mean())
-    error = float(logs.std(ddof=1)) / n**0.5
+def _moved(place: Callable[[np.ndarray], np.ndarray], row: np.ndarray, errors: np.ndarray) -> float:
+    """Return the error of a place on a curve from those of its values.
+
+    How the errors at two doses go together is not known: the larger is taken of all at once and each by itself.
+
+    Args:
+        place: of curves, shape (curves, doses), where each has it.
+        row: shape (doses,).
+        errors: shape (doses,), standard errors.
+    """
+    steps = np.vstack([errors, np.diag(errors)])
+    up, down = place(row + steps), place(row - steps)
+    moved = (up - down) / 2
+    return max(abs(float(moved[0])), math.hypot(*moved[1:]))
+
+
+def _of_logs(low: np.ndarray, high: np.ndarray, items: float, clusters: int) -> Estimate:
+    """Return the geometric mean of places that are known to lie between two ends each, shape (seeds,), as logarithms.
+
+    Where in its range a seed's place lies counts as spread between seeds (that of an even distribution); the interval reaches
+    at least over the ranges.
+    """
+    n, logs = low.size, (low + high) / 2
+    centre, error = float(logs.mean()), math.sqrt((float(logs.var(ddof=1)) + float(np.square(high - low).mean()) / 12) / n)
     reach = math.hypot(quantile(0.975, n - 1) * error, quantile(0.975, max(clusters - 1, 1)) * items)
-    if reach == 0.0:
-        return Estimate(
-            value=math.exp(centre), unit="examples", n=n, interval=None, method="could not say: all seeds give the same"
-        )
+    ends = min(centre - reach, float(low.mean())), max(centre + reach, float(high.mean()))
     return Estimate(
         value=math.exp(centre),
         unit="examples",
         n=n,
-        interval=(math.exp(centre - reach), math.exp(min(centre + reach, 700.0))),
-        method=f"log-scale t interval over {n} seeds, widened by the items they share",
+        interval=(math.exp(ends[0]), math.exp(min(ends[1], 700.0))),
+        method=f"log-scale t interval over {n} seeds, widened by the items they share and the doses that were tried",
     )
 
 
 def _item_errors(seeds: Sequence[Sequence[Estimate]]) -> tuple[np.ndarray, int]:
-    """Return the standard error over items of every value, shape (seeds, doses), and over how many clusters it is."""
-    clusters = max((each.n for one in seeds for each in one), default=2)
-    reach = quantile(0.975, max(clusters - 1, 1))
+    """Return the standard error over items of every value, shape (seeds, doses), and the fewest clusters of any of them."""
+    clusters = min((each.n for one in seeds for each in one if each.interval is not None), default=2)
     return np.array(
         [
-            [0.0 if each.interval is None else (each.interval[1] - each.interval[0]) / (2 * reach) for each in one]
+            [
+                0.0
+                if each.interval is None
+                else (each.interval[1] - each.interval[0]) / 2 / quantile(0.975, max(each.n - 1, 1))
+                for each in one
+            ]
             for one in seeds
         ]
     ), clusters
@@ -191,67 +262,47 @@ def crossing_dose(doses: Sequence[float], values: Sequence[float], level: float)
     return 0.0 if values and values[0] >= level else None
 
 
-def later(doses: Sequence[float], values: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]) -> Estimate:
+def later(doses: Sequence[float], values: Sequence[Sequence[Estimate]], reference: Sequence[Sequence[Estimate]]) -> Estimate:
     """Return how much later one quantity is half of what it becomes than another, in doublings of the dose, paired by seed.
 
     Each seed's curves go from 0 to what they are at the largest dose; where that is not told from no change over the seeds,
-    half of it means nothing.
+    half of it means nothing. Between two doses a curve can go any way: each half-way dose is uncertain by half their distance,
+    times the share of the rise that falls between them.
 
     Args:
         doses: shape (doses,), rising, from 0 on.
-        values: shape (seeds, doses).
+        values: shape (seeds, doses), each with its interval over items.
         reference: shape (seeds, doses), of the quantity it is held against, the same seeds.
     """
     n = len(values)
     if n < 2:
         return unknown("doublings", n, f"{n} seed, 2 are needed")
     for what in (values, reference):
-        if not _clearly_changed(np.array([curve[-1] for curve in what])):
+        last = [curve[-1] for curve in what]
+        if two_level(last, last[0].unit).above(0.0) is None or len({(one.value or 0.0) > 0 for one in last}) > 1:
             return unknown("doublings", n, "its change at the largest dose is not told from none")
-    found = []
-    for own, other in zip(values, reference, strict=True):
-        halves = [crossing_dose(doses, [one / curve[-1] for one in curve], 0.5) or 0.0 for curve in (own, other)]
-        found.append(math.log2((1 + halves[0]) / (1 + halves[1])))
-    return paired(found, [0.0] * n, "doublings")
-
-
-def _clearly_changed(last: np.ndarray) -> bool:
-    """Whether the t interval over seeds of what a quantity becomes lies on one side of 0, with every seed on that side."""
-    reach = quantile(0.975, last.size - 1) * float(last.std(ddof=1)) / last.size**0.5
-    return bool(abs(float(last.mean())) > reach and (last > 0).all() | (last < 0).all())
-
-
-def paired(after: Sequence[float], before: Sequence[float], unit: str, margin: float | None = None) -> Estimate:
-    """Return the mean of after - before over seeds, paired by seed, with a t interval.
-
-    Args:
-        after: shape (seeds,).
-        before: shape (seeds,), the same seeds in the same order.
-        unit: of both.
-        margin: equivalence margin, in the same unit.
-    """
-    differences = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
-    n = differences.size
-    if n == 0:
-        return unknown(unit, 0, "no seed has both")
-    centre = float(differences.mean())
-    if n == 1:
-        return Estimate(
-            value=centre, unit=unit, n=1, interval=None, method="could not say: 1 seed, 2 are needed", margin=margin
-        )
-    error, degrees = float(differences.std(ddof=1)) / n**0.5, n - 1.0
-    if error == 0.0:
-        return Estimate(
-            value=centre, unit=unit, n=n, interval=None, method="could not say: all seeds give the same", margin=margin
-        )
-    return Estimate(
-        value=centre,
-        unit=unit,
-        n=n,
-        interval=around(centre, error, degrees),
-        method=f"paired t interval over {n} seeds",
-        p_value=two_sided(centre / error, degrees),
-        minimum_detectable=minimum_detectable(error, degrees),
-        margin=margin,
-        equivalent=equivalent(centre, error, degrees, margin),
+    return two_level(
+        [
+            joined([(1.0, _half_way(doses, own)), (-1.0, _half_way(doses, other))], "doublings")
+            for own, other in zip(values, reference, strict=True)
+        ],
+        "doublings",
     )
+
+
+def _half_way(doses: Sequence[float], curve: Sequence[Estimate]) -> Estimate:
+    """Return at how many doublings from dose 1 a curve is half of its last value, with its interval over items and the grid."""
+    row, (errors, clusters) = np.array([one.value or 0.0 for one in curve]), _item_errors([curve])
+
+    def place(rows: np.ndarray) -> np.ndarray:
+        found = (crossing_dose(doses, list(one / one[-1]), 0.5) for one in rows)
+        return np.log2([1 + (dose or 0.0) for dose in found])
+
+    where = float(place(row[None])[0])
+    if lost := next((one.method for one in curve if not one.known), ""):
+        return Estimate(value=where, unit="doublings", n=clusters, interval=None, method=lost)
+    gap = int(np.clip(np.searchsorted(np.log2(1 + np.asarray(doses)), where), 1, len(doses) - 1))
+    rise = float(np.clip((row[gap] - row[gap - 1]) / row[-1], 0.0, 1.0))
+    between = rise * math.log2((1 + doses[gap]) / (1 + doses[gap - 1])) / 2
+    reach = math.hypot(between, quantile(0.975, max(clusters - 1, 1)) * _moved(place, row, errors[0]))
+    return Estimate(value=where, unit="doublings", n=clusters, interval=(where - reach, where + reach), method="straight lines")

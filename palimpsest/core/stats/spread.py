@@ -123,20 +123,6 @@ def minimum_detectable(standard_error: float, degrees: float, level: float = LEV
     return (quantile(0.5 + level / 2, degrees) + quantile(power, degrees)) * standard_error
 
 
-def equivalent(value: float, standard_error: float, degrees: float, margin: float | None) -> bool | None:
-    """Return whether two one-sided t tests at 5% put the effect inside +-margin; ``None`` when there is no margin.
-
-    Raises:
-        ValueError: the margin is not positive.
-    """
-    if margin is None:
-        return None
-    if margin <= 0:
-        raise ValueError(f"an equivalence margin must be over 0, found {margin}")
-    low, high = around(value, standard_error, degrees, level=0.90)
-    return bool(-margin < low and high < margin)
-
-
 def needed_clusters(share: float, level: float = LEVEL) -> int:
     """Return how many clusters it takes to see one of those, a ``share`` of all, that carry a change: (1 - share)^n <= 5%."""
     return 1 if share >= 1 else math.ceil(math.log(1 - level) / math.log1p(-share))
