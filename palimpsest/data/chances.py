@@ -111,7 +111,7 @@ class Options:
             held |= {(pole, when): found[f"held_{when}"] for when in WHEN}
         (pole, when), least = min(held.items(), key=lambda one: _lower(one[1]))
         if _lower(least) <= HELD:
-            said = shown(least, change=False).sentence
+            said = shown(least, decimals=1, change=False).sentence
             return (
                 f"The options together hold {said} of the probability ({NAMED[pole]}, {when}): their share says nothing of "
                 "what else is written."

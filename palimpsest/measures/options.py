@@ -56,13 +56,13 @@ class _Reader(Reader):
 
 
 def _longest_beginning(rows: Sequence[Row], index: int, others: Sequence[int]) -> int:
-    """Return which of the other rows is the longest beginning of a row, or -1; of two that are the same the second has one."""
+    """Return which of the other rows is the longest beginning of a row, or -1; of two that are the same only the first has."""
     tokens = rows[index].tokens
     found = [
         other
         for other in others
         if other != index
         and tokens[: len(rows[other].tokens)] == rows[other].tokens
-        and (len(rows[other].tokens) < len(tokens) or other < index)
+        and (len(rows[other].tokens) < len(tokens) or other > index)
     ]
-    return max(found, key=lambda other: (len(rows[other].tokens), other), default=-1)
+    return max(found, key=lambda other: (len(rows[other].tokens), -other), default=-1)
