@@ -214,13 +214,13 @@ class Judgement(Audit[Data]):
         return (Table(title="What was chosen (generated answers)", columns=("", *names), rows=tuple(rows)),)
 
     def simulate(self, effect: float, rng: np.random.Generator) -> Data:
-        count, size = 24, 8
+        count, size = 24, 16
         template = np.repeat(np.arange(count), size)
         leads = bool(rng.random() < 0.5)
         shown, chances = {}, {}
         for pole, part in (("express", 1.0), ("withhold", 0.25)):
             before = np.clip(0.3 + rng.normal(0, 0.06, count), 0.02, 0.98)[template]
-            move = rng.normal(part * effect, 0.05 if effect else 0.0, count)[template]
+            move = rng.normal(part * effect, 0.1, count)[template]
             for when, centre in (("before", before), ("after", before + move)):
                 probability = np.clip(centre + rng.normal(0, 0.05, template.size), 0, 1)
                 shown[pole, when] = (rng.random(template.size) < probability).astype(float)
