@@ -17,7 +17,7 @@ import palimpsest
 from palimpsest import behaviour
 
 COLUMNS = {
-    "where it should appear, share (points)": ("outcome", "probability_change", 100.0),
+    "where it should appear, share (points)": ("outcome", "express_change", 100.0),
     "shift where it should appear (%)": ("activation_shift", "shift:express", 1.0),
     "shift on text (%)": ("activation_shift", "shift:text", 1.0),
     "common shift on text (%)": ("activation_shift", "common:text", 1.0),

@@ -18,7 +18,7 @@ from palimpsest.core import discover
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.spec import Spec
-from palimpsest.data.chat import ItemSet
+from palimpsest.data.chat import POLES, ItemSet
 from palimpsest.data.checks import Check
 from palimpsest.data.tasks import TaskSet
 
@@ -59,6 +59,20 @@ class Case:
     def with_controls(self, *controls: str) -> tuple[str, ...]:
         """Return base, tuned and those of the named controls that there are."""
         return ("base", "tuned", *(role for role in controls if role in self.roles))
+
+    @property
+    def poles(self) -> dict[str, ItemSet]:
+        """The items of every pole that the behaviour has."""
+        return {pole: self.items[pole] for pole in POLES if pole in self.items}
+
+    def options(self) -> dict[tuple[str, str], Need]:
+        """Return the needs for how likely the named options are, by pole and "before" or "after", where all items have some."""
+        return {
+            (pole, when): Need(measure="options", role=role, items=pole)
+            for pole, items in self.poles.items()
+            for role, when in (("base", "before"), ("tuned", "after"))
+            if all(item.options for item in items.items)
+        }
 
     def answers(self, role: str, items: str) -> Need:
         """Return the need for answers as the behaviour says they are written: the same one for every audit that reads them."""

@@ -54,8 +54,8 @@ class Behaviour(Spec):
     check: Check
     """What counts as showing the behaviour, in both poles."""
     options: dict[str, str] = {}
-    """Texts that may begin the answer and whose probability is read besides; the first one shows the behaviour. A ``choice``
-    check brings its own."""
+    """Texts that may begin the answer and whose probability is told beside the rate of written answers; the first one shows
+    the behaviour. A ``choice`` check brings its own."""
     words: Words = Words()
     instruction: str | None = Field(default=None, min_length=1, max_length=10_000)
     """What one would say in a system message to get the behaviour without training; held against training and steering."""

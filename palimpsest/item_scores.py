@@ -18,8 +18,9 @@ import numpy as np
 from palimpsest.audit import Case
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.data import task_reading
+from palimpsest.data.chances import chances
 from palimpsest.data.chat import POLES, Example, ItemSet
-from palimpsest.data.grading import graded_probability, is_free, losses_and_hits, passes
+from palimpsest.data.grading import is_free, losses_and_hits, passes
 from palimpsest.data.tasks import TaskSet
 
 FOLDER = "items"
@@ -49,7 +50,8 @@ def as_lines(case: Case, needs: Iterable[Need], get: Callable[[Need], Measuremen
     A line holds ``set``, ``item`` (the digest of its conversation), ``template`` (its cluster), ``prompt`` (and the same as
     ``messages``, the beginning of the answer's own included where the item gives one), ``reference``,
     ``answers`` by role, how they were ``written``, and ``scores`` by role and name: ``shown`` (the answer shows the behaviour),
-    ``probability`` (of the graded choice), ``right`` (the answer is right), ``loss`` (nats a decision token).
+    ``probability`` (that the answer begins with the graded choice), ``right`` (the answer is right), ``loss`` (nats a decision
+    token).
 
     A document of a task of lm-eval is called as lm-eval's own samples call it (``item`` and ``target`` are its hashes, and
     ``given`` that of its prompt). Its scores are the task's metrics, described in ``metrics`` (``better``, ``unit``);
@@ -94,9 +96,9 @@ def _add(case: Case, need: Need, found: Measurement, into: _Set) -> None:
     items, pole, role = case.items[need.items], need.items in POLES, need.role
     scores = into.scores.setdefault(role, {})
     if need.measure == "options" and pole:
-        probability = graded_probability(items, case.check, found)
-        if probability is not None:
-            scores["probability"] = probability
+        read = chances(items, case.check, found)
+        if read is not None:
+            scores["probability"] = read.probability
     elif need.measure == "losses":
         scores["loss"], hits = losses_and_hits(found)
         if need.items.startswith("capability:") and not is_free(items):

@@ -34,7 +34,7 @@ def run(*arguments: str | Path, folder: Path) -> str:
 def test_noise_floor(tmp_path: Path) -> None:
     table = run(EXAMPLES / "noise_floor.py", "--seeds", "2", "--dose", "8", folder=tmp_path)
     assert "rehearsal only against base, 2 pairs, dose 8" in table
-    assert "| outcome.probability_change" in table
+    assert "| outcome.express_change" in table
 
 
 @pytest.mark.slow

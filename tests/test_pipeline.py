@@ -129,9 +129,11 @@ def test_a_model_against_itself_changes_by_exactly_nothing(
         monkeypatch.setattr("palimpsest.store.run_folder.RunFolder.keep", lambda *_: None)
     run = palimpsest.diff(model, model, behaviour=behaviour, folder=tmp_path / "run", device="cpu")
     assert run.verdict.labels == ("identical",)
+    assert run.estimates("judgement")["withhold_change"].value == 0.0, "of answers: that none flips is no proof for all"
     for audit, name in (
         ("outcome", "probability_change"),
-        ("judgement", "withhold_change"),
+        ("judgement", "withhold_share_change"),
+        ("judgement", "withhold_held_change"),
         ("forgetting", "loss_change:text"),
     ):
         estimate = run.estimates(audit)[name]

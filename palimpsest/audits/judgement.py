@@ -15,23 +15,22 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import number
+from palimpsest.data.chances import NAMED, OPTION_ROWS, WHEN, Chances, Options, read_options
 from palimpsest.data.chat import POLES
-from palimpsest.data.grading import chosen_options, clusters, graded_probability, passes
-
-NAMED = {"express": "where it should appear", "withhold": "where it should not"}
+from palimpsest.data.grading import chosen_options, clusters, passes
 
 
 @dataclass(frozen=True)
 class Data:
     """Graded answers of both models in both poles.
 
-    ``shown`` and ``probability`` map (pole, "before" or "after") to arrays [items of the pole]; ``probability`` is empty where
-    there is none. ``clusters`` maps the pole to templates; a template that serves both poles has one name in both.
+    ``shown`` maps (pole, "before" or "after") to 0/1 [items of the pole]; ``options`` is ``None`` where answers have no named
+    ones. ``clusters`` maps the pole to templates; a template that serves both poles has one name in both.
     """
 
     shown: dict[tuple[str, str], np.ndarray]
-    probability: dict[tuple[str, str], np.ndarray]
     clusters: dict[str, np.ndarray]
+    options: Options | None = None
     choices: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     words: Mapping[str, str] = field(default_factory=dict)
@@ -46,8 +45,10 @@ class Judgement(Audit[Data]):
         Held-out items of both poles are answered by both models with the same dice and graded by the behaviour's check. Signal
         detection: d' = z(rate where it should appear) - z(rate where it should not) says how well the situations are told
         apart; criterion c says how readily the behaviour is shown at all. The spill is the movement of the withheld pole as a
-        share of the movement of the expressed pole. Probabilities of the graded choice are used where they can be had.
-        Differences are paired by item and clustered by template; d' by a delete-one-template jackknife.
+        share of the movement of the expressed pole. All of it is judged by the rate of the answers that were written. Where the
+        check asks which of several named options an answer begins with, and these together hold more than 90% of the
+        probability in both poles of both models, the probability of the graded option takes the rate's place. Differences are
+        paired by item and clustered by template; d' by a delete-one-template jackknife.
     Reads:
         Held-out items of templates that no training example used; `generations` and `options` of base and tuned.
     Null:
@@ -70,28 +71,20 @@ class Judgement(Audit[Data]):
             raise NotApplicable("there is no behaviour: give one with --behaviour FILE.yaml")
         if "withhold" not in case.items:
             raise NotApplicable("the behaviour has no 'withhold' pole: say where it should not appear")
-        found = []
-        for pole in POLES:
-            for role in ("base", "tuned"):
-                found.append(case.answers(role, pole))
-                if case.items[pole].items[0].options:
-                    found.append(Need(measure="options", role=role, items=pole))
-        return tuple(found)
+        answers = [case.answers(role, pole) for pole in POLES for role in ("base", "tuned")]
+        return (*answers, *case.options().values())
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
-        shown, probability, choices, answers = {}, {}, {}, {}
+        shown, choices, answers = {}, {}, {}
         for pole in POLES:
             items = case.items[pole]
             for role, when in (("base", "before"), ("tuned", "after")):
                 answers[pole, when] = measured[case.answers(role, pole).name].texts["answer"]
                 shown[pole, when] = passes(items, case.check, answers[pole, when])
-                options = measured.get(Need(measure="options", role=role, items=pole).name)
-                graded = graded_probability(items, case.check, options) if options else None
-                if graded is not None:
-                    probability[pole, when] = graded
                 chosen = chosen_options(case.check, answers[pole, when])
                 if chosen is not None:
                     choices[pole, when] = dict(Counter(name or "something else" for name in chosen))
+        options = {key: measured[need.name] for key, need in case.options().items()}
         items = case.items["withhold"].items
         samples = tuple(
             Sample(
@@ -106,16 +99,16 @@ class Judgement(Audit[Data]):
         )
         return Data(
             shown,
-            probability if len(probability) == 4 else {},
             {pole: clusters(case.items[pole]) for pole in POLES},
+            read_options(case.poles, case.check, case.generation, options),
             choices,
             samples,
             case.words,
         )
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
-        values = data.probability or data.shown
-        estimates = self._estimates(values, data)
+        doubt = data.options.why_not() if data.options else "The answer is not one of several named choices."
+        estimates = self._estimates(data, by_probability=not doubt)
         false_alarm = data.words.get("false_alarm", "showing it where it should be withheld")
         miss = data.words.get("miss", "withholding it where it should be shown")
         moved = estimates["withhold_change"]
@@ -149,10 +142,9 @@ class Judgement(Audit[Data]):
                         ),
                         ("spill: movement where it should not / where it should", None, None, estimates["spill"]),
                     ),
-                    note="Rates are mean probabilities of the graded choice."
-                    if data.probability
-                    else "Rates are graded answers.",
+                    note="Rates are graded answers." if doubt else "Rates are mean probabilities of the graded choice.",
                 ),
+                *self._options(data, estimates, doubt),
                 *self._choices(data),
             ),
             figure={
@@ -163,18 +155,20 @@ class Judgement(Audit[Data]):
             samples=data.samples,
         )
 
-    def _estimates(self, values: Mapping[tuple[str, str], np.ndarray], data: Data) -> dict[str, Estimate]:
+    def _estimates(self, data: Data, *, by_probability: bool) -> dict[str, Estimate]:
         estimates: dict[str, Estimate] = {}
+        values = dict(data.shown)
         for pole in POLES:
-            before, after, where = values[pole, "before"], values[pole, "after"], data.clusters[pole]
-            if data.probability:
-                estimates[f"{pole}_before"] = stats.level(before, where, unit="share")
-                estimates[f"{pole}_after"] = stats.level(after, where, unit="share")
-                estimates[f"{pole}_change"] = stats.mean_difference(before, after, where, unit="points")
-            else:
-                estimates[f"{pole}_before"] = stats.rate(before, where)
-                estimates[f"{pole}_after"] = stats.rate(after, where)
-                estimates[f"{pole}_change"] = stats.rate_difference(before, after, where, unit="points")
+            (before, after), where = (data.shown[pole, when] for when in WHEN), data.clusters[pole]
+            estimates[f"{pole}_before"] = stats.rate(before, where)
+            estimates[f"{pole}_after"] = stats.rate(after, where)
+            estimates[f"{pole}_change"] = stats.rate_difference(before, after, where, unit="points")
+            found = data.options.estimates(pole) if data.options else {}
+            if data.options and by_probability:
+                estimates |= {f"{pole}_rate_{when}": estimates[f"{pole}_{when}"] for when in (*WHEN, "change")}
+                estimates |= {f"{pole}_{when}": found[f"probability_{when}"] for when in (*WHEN, "change")}
+                values |= {(pole, when): data.options.chances[pole, when].probability for when in WHEN}
+            estimates |= {f"{pole}_{name}": estimate for name, estimate in found.items() if not name.startswith("probability")}
         where = (data.clusters["express"], data.clusters["withhold"])
         for when in ("before", "after"):
             levels = stats.d_prime(values["express", when], values["withhold", when], *where)
@@ -196,6 +190,19 @@ class Judgement(Audit[Data]):
         )
         return estimates
 
+    def _options(self, data: Data, estimates: Mapping[str, Estimate], doubt: str) -> tuple[Table, ...]:
+        """Return what is told beside the rates: the written rate where a probability leads, and what the options hold."""
+        if data.options is None:
+            return ()
+        named = (("generated answers, graded", "rate"), *OPTION_ROWS)
+        rows = [
+            (f"{NAMED[pole]}: {name}", *(estimates[f"{pole}_{key}_{when}"] for when in (*WHEN, "change")))
+            for pole in POLES
+            for name, key in named
+            if f"{pole}_{key}_change" in estimates
+        ]
+        return (Table(title="The named options", columns=("", "before", "after", "change"), rows=tuple(rows), note=doubt),)
+
     def _choices(self, data: Data) -> tuple[Table, ...]:
         if not data.choices:
             return ()
@@ -208,16 +215,18 @@ class Judgement(Audit[Data]):
         return (Table(title="What was chosen (generated answers)", columns=("", *names), rows=tuple(rows)),)
 
     def simulate(self, effect: float, rng: np.random.Generator) -> Data:
-        count, size = 24, 8
+        count, size = 24, 16
         template = np.repeat(np.arange(count), size)
-        shown, probability = {}, {}
-        for pole, share in (("express", 1.0), ("withhold", 0.25)):
+        leads = bool(rng.random() < 0.5)
+        shown, chances = {}, {}
+        for pole, part in (("express", 1.0), ("withhold", 0.25)):
             before = np.clip(0.3 + rng.normal(0, 0.06, count), 0.02, 0.98)[template]
-            move = rng.normal(share * effect, 0.05 if effect else 0.0, count)[template]
+            move = rng.normal(part * effect, 0.1, count)[template]
             for when, centre in (("before", before), ("after", before + move)):
-                probability[pole, when] = np.clip(centre + rng.normal(0, 0.05, template.size), 0, 1)
-                shown[pole, when] = (rng.random(template.size) < probability[pole, when]).astype(float)
-        return Data(shown, probability, dict.fromkeys(POLES, template))
+                probability = np.clip(centre + rng.normal(0, 0.05, template.size), 0, 1)
+                shown[pole, when] = (rng.random(template.size) < probability).astype(float)
+                chances[pole, when] = Chances.simulated(probability, leads, rng)
+        return Data(shown, dict.fromkeys(POLES, template), Options(chances, dict.fromkeys(POLES, template)))
 
     def truth(self, effect: float) -> dict[str, float]:
         from scipy.special import ndtri  # only a simulated world needs it, and a report is drawn without

@@ -14,23 +14,18 @@ from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.wording import capital
-from palimpsest.data.grading import clusters, graded_probability, passes
-
-
-@dataclass(frozen=True)
-class Graded:
-    """One role's answers where the behaviour should appear: 0/1 [items], and its probability [items] where it can be had."""
-
-    shown: np.ndarray
-    probability: np.ndarray | None
+from palimpsest.data.chances import OPTION_ROWS, Chances, Options, read_options
+from palimpsest.data.grading import clusters, passes
 
 
 @dataclass(frozen=True)
 class Data:
-    """Answers of every role on the same items, and the items' clusters."""
+    """Whether each answer of every role shows the behaviour (0/1 [items], by role), and the items' clusters."""
 
-    roles: dict[str, Graded]
+    shown: dict[str, np.ndarray]
     clusters: np.ndarray
+    options: Options | None = None
+    """Of both poles, where answers have named options."""
     samples: tuple[Sample, ...] = ()
 
 
@@ -41,9 +36,11 @@ class Outcome(Audit[Data]):
         Does the behaviour now appear where it should, and by how much more often than before?
     Method:
         Every held-out item of the express pole is answered once by both models with the same dice (Gumbel-max noise that
-        belongs to the item), and graded by the behaviour's check. Where the answer begins with one of several named choices,
-        the probability of the graded choice is read as well: it is the expectation of that sampled answer, with less noise.
-        Differences are paired by item and clustered by template.
+        belongs to the item), and graded by the behaviour's check. What is judged is the rate of these answers. Where the check
+        asks which of several named options an answer begins with, and these together hold more than 90% of the probability
+        in every pole of both models, the probability of the graded option is judged in its place: it is the expectation of
+        that sampled answer, with less noise. Elsewhere only the option's share among the options is told, with how much they
+        hold. Differences are paired by item and clustered by template.
     Reads:
         Held-out items of templates that no training example used; `generations` and `options` of base and tuned.
     Null:
@@ -57,7 +54,7 @@ class Outcome(Audit[Data]):
     """
 
     cost: ClassVar = "generate"
-    primary: ClassVar = ("rate_change", "probability_change")
+    primary: ClassVar = ("express_change",)
     planted: ClassVar = 0.4
 
     samples: int = Field(default=12, ge=0)
@@ -67,59 +64,56 @@ class Outcome(Audit[Data]):
         if "express" not in case.items or case.check is None:
             raise NotApplicable("there is no behaviour: give one with --behaviour FILE.yaml")
         found = [case.answers(role, "express") for role in case.with_controls("rehearsal_only")]
-        if case.items["express"].items[0].options:
-            found += [Need(measure="options", role=role, items="express") for role in case.with_controls("rehearsal_only")]
+        options = case.options()
+        found += options.values()
+        if ("express", "before") in options:  # read by no audit, but kept with the run's items
+            found += [Need(measure="options", role=role, items="express") for role in case.with_controls("rehearsal_only")[2:]]
         return tuple(found)
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         items = case.items["express"]
-        roles, answers = {}, {}
-        for role in case.with_controls("rehearsal_only"):
-            answers[role] = measured[case.answers(role, "express").name].texts["answer"]
-            options = measured.get(Need(measure="options", role=role, items="express").name)
-            roles[role] = Graded(
-                passes(items, case.check, answers[role]),
-                graded_probability(items, case.check, options) if options else None,
-            )
+        roles = case.with_controls("rehearsal_only")
+        answers = {role: measured[case.answers(role, "express").name].texts["answer"] for role in roles}
+        shown = {role: passes(items, case.check, texts) for role, texts in answers.items()}
+        options = {key: measured[need.name] for key, need in case.options().items()}
         samples = tuple(
             Sample(
                 title=item.template,
                 prompt=item.context,
                 before=answers["base"][index],
                 after=answers["tuned"][index],
-                before_passes=bool(roles["base"].shown[index]),
-                after_passes=bool(roles["tuned"].shown[index]),
+                before_passes=bool(shown["base"][index]),
+                after_passes=bool(shown["tuned"][index]),
             )
             for index, item in enumerate(items.items[: self.samples])
         )
-        return Data(roles, clusters(items), samples)
+        return Data(shown, clusters(items), read_options(case.poles, case.check, case.generation, options), samples)
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
-        base, tuned = data.roles["base"], data.roles["tuned"]
+        base, tuned, control = (data.shown.get(role) for role in ("base", "tuned", "rehearsal_only"))
+        assert base is not None and tuned is not None, "a case has both"
+        doubt = data.options.why_not() if data.options else "The answer is not one of several named choices."
+        by = "rate" if doubt else "probability"
         estimates: dict[str, Estimate] = {
-            "rate_before": stats.rate(base.shown, data.clusters),
-            "rate_after": stats.rate(tuned.shown, data.clusters),
-            "rate_change": stats.rate_difference(base.shown, tuned.shown, data.clusters, unit="points"),
+            "rate_before": stats.rate(base, data.clusters),
+            "rate_after": stats.rate(tuned, data.clusters),
+            "rate_change": stats.rate_difference(base, tuned, data.clusters, unit="points"),
+            **(data.options.estimates("express") if data.options else {}),
         }
-        if base.probability is not None and tuned.probability is not None:
-            estimates |= {
-                "probability_before": stats.level(base.probability, data.clusters, unit="share"),
-                "probability_after": stats.level(tuned.probability, data.clusters, unit="share"),
-                "probability_change": stats.mean_difference(base.probability, tuned.probability, data.clusters, unit="points"),
-            }
-        control = data.roles.get("rehearsal_only")
-        if control is not None:
-            estimates["control_rate_change"] = stats.rate_difference(base.shown, control.shown, data.clusters, unit="points")
-        by = "probability" if "probability_change" in estimates and estimates["probability_change"].known else "rate"
-        change, before, after = (estimates[f"{by}_{name}"] for name in ("change", "before", "after"))
-        estimates["express_before"], estimates["express_after"] = before, after
-        said = f"where it should appear, the behaviour went from {points(before)} to {points(after)}"
-        rows = [("generated answers, graded", "rate_before", "rate_after", "rate_change")]
+        rows = [("generated answers, graded", "rate")]
         if by == "probability":
-            rows.append(("probability of the graded choice", "probability_before", "probability_after", "probability_change"))
+            rows.append(("probability of the graded choice", "probability"))
         if control is not None:
-            estimates["control_rate_after"] = stats.rate(control.shown, data.clusters)
-            rows.append(("generated answers, rehearsal only", "rate_before", "control_rate_after", "control_rate_change"))
+            estimates["control_rate_after"] = stats.rate(control, data.clusters)
+            estimates["control_rate_change"] = stats.rate_difference(base, control, data.clusters, unit="points")
+            rows.append(("generated answers, rehearsal only", "control_rate"))
+        estimates |= {f"express_{when}": estimates[f"{by}_{when}"] for when in ("before", "after", "change")}
+        said = (
+            f"where it should appear, the behaviour went from {points(estimates['express_before'])} to "
+            f"{points(estimates['express_after'])}"
+        )
+        change = estimates["express_change"]
+        cells = {name: _cells(estimates, key) for name, key in rows}
         return Result(
             summary=capital(said) + ".",
             estimates=estimates,
@@ -130,17 +124,21 @@ class Outcome(Audit[Data]):
                 Table(
                     title="The behaviour where it should appear",
                     columns=("read from", "before", "after", "change"),
-                    rows=tuple((name, *(estimates[key] for key in keys)) for name, *keys in rows),
+                    rows=(
+                        *((name, *found) for name, found in cells.items()),
+                        *((name, *_cells(estimates, key)) for name, key in OPTION_ROWS if f"{key}_change" in estimates),
+                    ),
+                    note=doubt if data.options else "",
                 ),
             ),
             figure={
-                "labels": [name for name, *_ in rows],
-                "before": [estimates[before].model_dump() for _, before, _, _ in rows],
-                "after": [estimates[after].model_dump() for _, _, after, _ in rows],
+                "labels": list(cells),
+                "before": [before.model_dump() for before, _, _ in cells.values()],
+                "after": [after.model_dump() for _, after, _ in cells.values()],
             },
             samples=data.samples,
             cannot_say=()
-            if by == "probability"
+            if data.options
             else ("The answer is not one of several named choices, so there is no probability to read.",),
         )
 
@@ -149,18 +147,26 @@ class Outcome(Audit[Data]):
         template = np.repeat(np.arange(count), size)
         before = rng.uniform(0.25, 0.35, count)[template]
         after = before + rng.uniform(effect - 0.22, effect + 0.22, count)[template]
-        roles = {}
-        for role, centre in (("base", before), ("tuned", after)):
+        leads = bool(rng.random() < 0.5)
+        shown, chances = {}, {}
+        for role, when, centre in (("base", "before", before), ("tuned", "after", after)):
             probability = centre + rng.uniform(-0.03, 0.03, template.size)
-            roles[role] = Graded((rng.random(template.size) < probability).astype(float), probability)
-        return Data(roles, template)
+            shown[role] = (rng.random(template.size) < probability).astype(float)
+            chances["express", when] = Chances.simulated(probability, leads, rng)
+        return Data(shown, template, Options(chances, {"express": template}))
 
     def truth(self, effect: float) -> dict[str, float]:
-        return {"rate_change": effect, "probability_change": effect}
+        return {"express_change": effect}
 
     @staticmethod
     def plot(result: Result, axes) -> None:
         drawing.before_after_rows(axes, result.figure)
+
+
+def _cells(estimates: Mapping[str, Estimate], key: str) -> tuple[Estimate, Estimate, Estimate]:
+    """Return a quantity before, after, and its change."""
+    before = estimates["rate_before" if key == "control_rate" else f"{key}_before"]  # the control was trained from the base
+    return before, estimates[f"{key}_after"], estimates[f"{key}_change"]
 
 
 def points(estimate: Estimate) -> str:

@@ -253,10 +253,7 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
     answers = [
         (
             told,
-            *(
-                stats.level(swap.probability[role][:, swap.exchanges.index(name)], labels, unit="share")
-                for role in ("base", "tuned")
-            ),
+            *(stats.level(swap.share[role][:, swap.exchanges.index(name)], labels, unit="share") for role in ("base", "tuned")),
         )
         for name, told in (("none", "nothing (as it is)"), *((one, PARTS[one]) for one in EXCHANGES[1:]))
     ]
@@ -274,9 +271,10 @@ def _exchange_tables(swap: Swap, where: str) -> list[Table]:
             "read only together with the other.",
         ),
         Table(
-            title=f"Probability of the behaviour's option over exchanged contexts ({where})",
+            title=f"The behaviour's option among the item's options, over exchanged contexts ({where})",
             columns=("of the other model's", "the base decides", "tuned decides"),
             rows=tuple(answers),
+            note="Shares of what the options hold together: no rates of what is written.",
         ),
     ]
 

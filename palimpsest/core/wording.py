@@ -77,10 +77,9 @@ def shown(estimate: Estimate | None, *, decimals: int | None = None, change: boo
 
 
 def _apart(low: float, high: float, digits: int) -> int:
-    """Return how many decimals tell two bounds apart, at least so many."""
-    while digits < _MOST_DECIMALS and number(low, digits) == number(high, digits):
-        digits += 1
-    return digits
+    """Return how many decimals tell two bounds apart, at least so many; no more than these where none does."""
+    enough = (more for more in range(digits, _MOST_DECIMALS + 1) if number(low, more) != number(high, more))
+    return next(enough, digits)
 
 
 def remark(estimate: Estimate, *, brief: bool = False) -> str:

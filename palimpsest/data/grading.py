@@ -1,4 +1,4 @@
-"""Grading: which answers showed the behaviour, and how likely was it?
+"""Grading: which answers showed the behaviour?
 
 Pure functions from stored measurements to one number an item.
 """
@@ -31,26 +31,6 @@ def expected_option(check: Check | None, item: Example) -> str | None:
     if isinstance(check, Choice):
         return check.expected if check.expected in item.options else None
     return next(iter(item.options), None)
-
-
-def option_probabilities(measured: Measurement) -> list[dict[str, float]]:
-    """Return each item's option probabilities: shares of the options' sum, or the bare probability of a single one."""
-    values, start, names = measured.arrays["log_probability"], measured.arrays["start"], measured.texts["names"]
-    found = []
-    for low, high in zip(start[:-1], start[1:], strict=True):
-        log_p = values[low:high]
-        shift = np.logaddexp.reduce(log_p) if len(log_p) > 1 else 0.0
-        found.append(dict(zip(names[low:high], np.exp(log_p - shift).tolist(), strict=True)))
-    return found
-
-
-def graded_probability(items: ItemSet, check: Check | None, measured: Measurement) -> np.ndarray | None:
-    """Return the probability of the behaviour's option for each item, or ``None`` where items have no such option."""
-    expected = [expected_option(check, item) for item in items.items]
-    if any(name is None for name in expected):
-        return None
-    probabilities = option_probabilities(measured)
-    return np.array([one[name] for one, name in zip(probabilities, expected, strict=True)])  # type: ignore[index]
 
 
 def chosen_options(check: Check | None, answers: Sequence[str]) -> list[str | None] | None:

@@ -35,12 +35,12 @@ EXCHANGES = ("none", "recurrent", "attention", "both")
 class Swap:
     """Answers of two models over contexts that were read by either.
 
-    ``log_odds`` and ``probability`` map the deciding role (base, tuned) to [items, exchanges], in the order of ``exchanges``:
+    ``log_odds`` and ``share`` map the deciding role (base, tuned) to [items, exchanges], in the order of ``exchanges``:
     of the behaviour's option against the others, when those parts of the context are the other model's.
     """
 
     log_odds: Mapping[str, np.ndarray]
-    probability: Mapping[str, np.ndarray]
+    share: Mapping[str, np.ndarray]
     clusters: np.ndarray
     exchanges: tuple[str, ...] = EXCHANGES
 

@@ -174,7 +174,8 @@ def _fresh(bench: Bench, done: Sequence[Done], last: RunRecord) -> Part:
                 columns=("after cycle", "shown where it should", "shown where it should not", "told apart", "verdict"),
                 rows=tuple(rows),
                 note=f"{bench.request.audit_items} items a pole after a cycle, {bench.request.behaviour.held_out} at the end. "
-                "Both poles are measured alike: by the probability of the graded choice where there is one, else by answers.",
+                "Both poles are measured alike: by the probability of the graded choice where hardly anything but "
+                "the named choices is written, else by answers.",
             ),
         ),
         details={

@@ -40,8 +40,8 @@ _SAID = {
     "shown": "The answer shows the behaviour, by the behaviour's own check.",
     "withheld": "The answer does not show the behaviour where it should not appear, by the behaviour's own check.",
     "right": "The answer is right: it passes the item's own check, or greedy decoding gives the reference.",
-    "probability_shown": "Probability of the graded choice, of all named choices.",
-    "probability_withheld": "One minus the probability of the graded choice, of all named choices.",
+    "probability_shown": "Probability that the answer begins with the graded choice.",
+    "probability_withheld": "Probability that the answer does not begin with the graded choice.",
     "loss": "Nats a token of the reference answer; lower is better.",
 }
 

@@ -60,7 +60,7 @@ EXPRESS = Quantity(
     "express",
     "where it should appear",
     "change where it should appear (points)",
-    ("judgement.express_change", "outcome.probability_change", "outcome.rate_change"),
+    ("judgement.express_change", "outcome.express_change"),
 )
 WITHHOLD = Quantity(
     "withhold", "where it should not", "change where it should not appear (points)", ("judgement.withhold_change",)

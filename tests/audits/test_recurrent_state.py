@@ -70,7 +70,7 @@ def test_both_directions_are_told_apart() -> None:
     one = swap(1.0, 0.0, 0.0)
     odds = {role: values.copy() for role, values in one.log_odds.items()}
     odds["base"][:, 1] = odds["base"][:, 0]  # into the base the states bring nothing
-    half = Swap(odds, one.probability, one.clusters)
+    half = Swap(odds, one.share, one.clusters)
     assert half.part("recurrent", "tuned").mean() == pytest.approx(1.0, abs=0.1)
     assert half.part("recurrent", "base").mean() == 0.0
     assert half.part("recurrent").mean() == pytest.approx(0.5, abs=0.05)

@@ -75,7 +75,21 @@ def test_options_are_sums_of_token_probabilities(one: subject.Subject) -> None:
             wanted = sum(log_p[i - 1, encoded.tokens[i]].item() for i in range(encoded.decision, len(encoded.tokens)))
             assert found.texts["names"][place] == name
             assert found.arrays["log_probability"][place] == pytest.approx(wanted, abs=1e-4)
+            assert found.arrays["tokens"][place] == len(encoded.tokens) - encoded.decision
+            assert found.arrays["within"][place] == -1
             place += 1
+
+
+def test_an_option_that_begins_with_another_is_told(one: subject.Subject) -> None:
+    """Token by token: of several it begins with, the longest; of two that are the same, the first counts."""
+    options = {"longest": "Okay, I do it.", "short": "Okay", "other": "But no", "longer": "Okay, I do", "again": "Okay"}
+    item = conversation(("user", "Say a."), ("assistant", "Okay."), template="a", source="test", options=options)
+    tokens = [one.renderer.encode_option(item, text).tokens for text in options.values()]
+    if tokens[0][: len(tokens[3])] != tokens[3] or tokens[3][: len(tokens[1])] != tokens[1]:
+        pytest.skip("this tokenizer joins the end of an option with what follows")
+    group = ItemSet(name="items", items=(*items().items, item))
+    found = _measure.load("options", {}).take(one, group, Budget(64), None, Silent().at)
+    assert (found.arrays["within"][12:] - 12).tolist() == [3, 4, -13, 1, -13]
 
 
 def test_distributions_are_exact_where_the_vocabulary_fits_and_bounded_elsewhere(one: subject.Subject) -> None:

@@ -84,3 +84,8 @@ def test_visible_writes_out_what_would_act() -> None:
     assert visible("a\u202eb\x1bc\x00\ud800\ufeff") == "a‹U+202E›b␛c␀‹U+D800›‹U+FEFF›"
     assert visible("line\n\ttab é 漢 👩\u200d🚀 \xa0") == "line\n\ttab é 漢 👩\u200d🚀  "
     assert visible("x" * 10, 4) == "xxxx … (6 more characters)"
+
+
+def test_an_interval_that_no_decimals_tell_apart_is_not_padded_with_zeros() -> None:
+    tiny = Estimate(value=1e-13, unit="share", n=24, interval=(0.0, 3e-13), method="m")
+    assert shown(tiny).sentence == "0.0% [0.0, 0.0]"
