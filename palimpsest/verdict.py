@@ -237,7 +237,7 @@ def _side(estimate: Estimate, line: float) -> Side:
 
 
 def _spill(findings: Sequence[Finding], outcome: Finding, line: float) -> Spill:
-    """Return what is known of the behaviour where it should not appear, held against a share of its movement where it should."""
+    """Return what is known of the behaviour where it should not appear, held against a share of its wanted movement."""
     withheld, spill = _first(findings, "withheld"), _first(findings, "spill")
     if withheld is None or not withheld.estimate.known:
         return Spill(None, None, "whether it is conditional could not be said: there is no pole where it should not appear")
@@ -246,7 +246,9 @@ def _spill(findings: Sequence[Finding], outcome: Finding, line: float) -> Spill:
     if outcome.estimate.above(0.0) is not True:  # there is no wanted movement of which it could be a share
         side: Side = "not decided" if rose is None else "over" if rose else "under"
         return Spill(side, rose, text)
-    if spill is not None and spill.estimate.known:
+    if _bound(withheld.estimate, outcome.estimate, 1.0) == "over":
+        side, share = "over", "more than where it should, "
+    elif spill is not None and spill.estimate.known:
         side, share = _side(spill.estimate, line), f"{_share(spill.estimate)} of the wanted movement, "
     else:
         side, share = _bound(withheld.estimate, outcome.estimate, line), ""
@@ -301,7 +303,9 @@ def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str], open_
     if not told:
         return ["forgetting could not be said: nothing was measured besides the behaviour"]
     subjects = dict.fromkeys(finding.subject for finding in told)
-    better = [one for one in dict.fromkeys(each.subject for each in told if _is_better(each)) if one not in (*open_, *forgotten)]
+    better = [
+        one for one in dict.fromkeys(each.subject for each in told if _is_better(each)) if one not in (*open_, *forgotten)
+    ]
     unchanged = len(subjects) - len(open_) - len(better) - len(forgotten)
     text = f"fell beyond their margin: {', '.join(forgotten)}" if forgotten else "nothing fell beyond its margin"
     text += f"; {unchanged} of {len(subjects)} shown to be unchanged"
@@ -318,8 +322,8 @@ def _too_few(told: Sequence[Finding], open_: Sequence[str]) -> Iterator[str]:
         needed = max(stats.needed_to_exclude(one.margin or 1.0, one.unit) for one in few.values())
         least = min(one.n for one in few.values())
         yield (
-            f"of the open ones {len(few)} did not move, but have {least} templates or more where {needed} are needed to rule out "
-            f"that whole templates were lost (of {least}, none lost still leaves {100 * (1 - 0.05 ** (1 / least)):.1f}%)"
+            f"of the open ones {len(few)} did not move, but have fewer than the {needed} templates it takes to rule out "
+            f"that whole templates were lost (none of {least} lost still leaves {100 * stats.unseen_share(least):.1f}%)"
         )
 
 

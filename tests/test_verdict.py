@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from palimpsest.audit import Finding
@@ -42,7 +44,7 @@ OPEN = found("forgetting", 0.04, -0.02, 0.1, "programs", 0.05)
         ((MUCH, LEAKED, SMALL_SPILL, FINE), ("as_intended",), "clear"),
         ((MUCH, KEPT, FELL), ("forgetting",), "clear"),
         ((MUCH, LEAKED, SPILLED, FELL), ("overshoot", "forgetting"), "clear"),
-        ((LITTLE, LEAKED, SPILLED, FELL), ("too_little", "forgetting"), "clear"),
+        ((LITTLE, LEAKED, SPILLED, FELL), ("overshoot", "forgetting"), "clear"),
         ((MUCH, FINE), ("could_not_say",), "likely"),
         ((found("outcome", 0.45, 0.35, 0.55), KEPT, FINE), ("as_intended",), "likely"),
         ((found("outcome", 0.35, 0.25, 0.45), KEPT, FINE), ("too_little",), "likely"),
@@ -86,7 +88,8 @@ def test_a_comparison_without_behaviour_is_described() -> None:
 
 
 def test_thresholds_move_the_lines() -> None:
-    assert judge((LITTLE, KEPT, FINE), Thresholds(reached=0.04), intended=True).labels == ("as_intended",)
+    still = found("withheld", 0.0, -0.005, 0.005)
+    assert judge((LITTLE, still, FINE), Thresholds(reached=0.04), intended=True).labels == ("as_intended",)
     assert judge((MUCH, LEAKED, SPILLED, FINE), Thresholds(spill=0.95), intended=True).labels == ("as_intended",)
 
 
@@ -125,7 +128,9 @@ def test_what_every_seed_forgot_is_told_where_two_seeds_can_not_say_how_much() -
 
 def test_a_seed_that_did_better_changes_nothing() -> None:
     rises = (found("outcome", value, value - 0.02, value + 0.02) for value in (0.1, 0.5, 0.1))
-    assert judge_seeds([(rise, KEPT, FINE) for rise in rises], Thresholds(), intended=True).labels == ("too_little",)
+    verdict = judge_seeds([(rise, KEPT, FINE) for rise in rises], Thresholds(), intended=True)
+    assert verdict.labels == ("could_not_say", "too_little") and verdict.sure == "not decided"
+    assert "too little change where the behaviour should appear in 2 of 3 seeds" in verdict.headline
 
 
 def test_the_largest_loss_comes_first_and_losses_of_probability_are_told_apart() -> None:
@@ -149,10 +154,91 @@ def test_what_got_better_is_told_and_is_not_open() -> None:
     assert reasons[1] == "nothing fell beyond its margin; 1 of 2 shown to be unchanged, not decided: facts"
 
 
-def test_spill_is_told_even_where_the_change_is_too_small() -> None:
-    verdict = judge((LITTLE, LEAKED, SPILLED, FINE), Thresholds(), intended=True)
-    assert verdict.labels == ("too_little",)
-    assert any("of the wanted movement" in reason for reason in verdict.reasons)
+def test_more_where_it_should_not_than_where_it_should_is_not_answered_with_more_examples() -> None:
+    twenty, thirty = found("outcome", 0.2, 0.15, 0.25), found("withheld", 0.3, 0.25, 0.35)
+    for spill in ((found("spill", 1.5, 1.2, 1.9),), ()):
+        verdict = judge((twenty, thirty, *spill, FINE), Thresholds(), intended=True)
+        assert verdict.labels == ("overshoot",) and [step.action for step in verdict.steps] == ["less_or_withhold"]
+        assert "less than the 40 points" in verdict.reasons[0]
+
+
+def test_a_fall_where_it_should_appear_is_not_answered_with_more_examples() -> None:
+    verdict = judge((found("outcome", -0.5, -0.6, -0.4), KEPT, FINE), Thresholds(), intended=True)
+    assert verdict.labels == ("reversed",) and [step.action for step in verdict.steps] == ["check_poles"]
+    assert verdict.headline == "Reversed: the behaviour now appears less where it should"
+
+
+def test_a_wide_interval_around_enough_is_not_as_intended() -> None:
+    verdict = judge((found("outcome", 0.41, 0.01, 0.81), KEPT, FINE), Thresholds(), intended=True)
+    assert verdict.labels == ("could_not_say",) and not verdict.as_intended and verdict.sure == "not decided"
+
+
+def test_spill_is_judged_by_its_bound() -> None:
+    """Withheld +58 [-1, 100] beside a wanted +60: that a rise can't be told from none is no evidence of none."""
+    wanted, wide = found("outcome", 0.6, 0.5, 0.7), found("withheld", 0.58, -0.01, 1.0)
+    spill = Finding(tag="spill", statement="s", estimate=unknown("share", 8, "no ratio is too large for these clusters"))
+    for findings in ((wanted, wide, FINE), (wanted, wide, spill, FINE), (wanted, wide, found("spill", 0.97, -0.1, 2.0), FINE)):
+        verdict = judge(findings, Thresholds(), intended=True)
+        assert verdict.labels == ("could_not_say",) and not verdict.as_intended
+        assert [step.action for step in verdict.steps] == ["more_items"]
+
+
+def test_a_fall_where_it_should_not_appear_is_told() -> None:
+    verdict = judge((MUCH, found("withheld", -0.3, -0.35, -0.25), FINE), Thresholds(), intended=True)
+    assert verdict.labels == ("as_intended",) and verdict.headline.endswith("and where it should not appear it fell")
+
+
+def test_the_whole_verdict_has_one_error() -> None:
+    """Sixteen abilities: one of which the interval ends a hair beyond its margin has not fallen, one far beyond has."""
+
+    def ability(name: str, p_worse: float) -> Finding:
+        estimate = found("forgetting", 0.1, 0.051, 0.149, name, 0.05)
+        return estimate.model_copy(update={"estimate": estimate.estimate.model_copy(update={"p_worse": p_worse})})
+
+    others = [ability(f"ability {place}", 0.9) for place in range(15)]
+    assert judge((MUCH, KEPT, ability("sums", 0.02)), Thresholds(), intended=True).labels == ("forgetting",)
+    verdict = judge((MUCH, KEPT, ability("sums", 0.02), *others), Thresholds(), intended=True)
+    assert verdict.labels == ("as_intended",) and verdict.sure == "likely" and "sums" in verdict.reasons[-1]
+    assert judge((MUCH, KEPT, ability("sums", 0.001), *others), Thresholds(), intended=True).labels == ("forgetting",)
+
+
+STATES: dict[str, tuple[Finding | None, ...]] = {
+    "outcome": (None, Finding(tag="outcome", statement="o", estimate=unknown("points", 3, "few")),
+                LITTLE, found("outcome", 0.41, 0.01, 0.81), MUCH, found("outcome", -0.5, -0.6, -0.4)),
+    "withheld": (None, Finding(tag="withheld", statement="w", estimate=unknown("points", 3, "few")),
+                 KEPT, found("withheld", 0.2, -0.1, 0.5), LEAKED, found("withheld", -0.3, -0.4, -0.2)),
+    "spill": (None, Finding(tag="spill", statement="s", estimate=unknown("share", 3, "few")),
+              SMALL_SPILL, found("spill", 0.2, -0.2, 0.6), SPILLED),
+    "forgetting": (None, Finding(tag="forgetting", statement="f", subject="sums", estimate=unknown("points", 3, "few")),
+                   FINE, OPEN, FELL),
+}  # fmt: skip
+"""Every tag's states: missing, could not say, under, straddling, over, and a fall where that is another thing than under."""
+
+
+@pytest.mark.parametrize("intended", [True, False])
+def test_every_combination_of_states(intended: bool) -> None:
+    for outcome, withheld, spill, forgetting in itertools.product(*STATES.values()):
+        findings = tuple(one for one in (outcome, withheld, spill, forgetting) if one)
+        verdict = judge(findings, Thresholds(), intended=intended)
+        assert verdict.headline and verdict.next_steps
+        if forgetting not in (FINE, FELL):
+            assert verdict.sure != "clear", findings
+        if not intended:
+            assert verdict.as_intended and verdict.labels == ("described",)
+            continue
+        actions = {step.action for step in verdict.steps}
+        if verdict.as_intended:
+            assert outcome is MUCH and forgetting is not FELL, findings
+            held = withheld in (KEPT, STATES["withheld"][5]) if spill in STATES["spill"][:2] else spill is SMALL_SPILL
+            assert held and withheld not in STATES["withheld"][:2], findings
+        if "ship" in actions:
+            assert verdict.as_intended and forgetting is not None
+        if "more_examples" in actions:
+            assert outcome is LITTLE and withheld is not LEAKED, findings
+        if forgetting is FELL and outcome not in STATES["outcome"][:2]:
+            assert "forgetting" in verdict.labels and "rehearse" in actions
+        if outcome in STATES["outcome"][:2]:
+            assert verdict.labels == ("could_not_say",) and verdict.sure == "not decided"
 
 
 def test_without_text_a_comparison_does_not_say_that_nothing_got_worse() -> None:
@@ -196,7 +282,7 @@ def test_without_divergence_only_what_was_shown_is_said() -> None:
     fine, open_ = (judge(findings, Thresholds(), intended=False) for findings in ((FINE,), (FINE, OPEN)))
     assert (fine.labels, fine.sure) == (("described",), "clear")
     assert fine.headline.startswith("Nothing that was measured got worse")
-    assert (open_.labels, open_.sure) == (("could_not_say",), "not decided")
+    assert (open_.labels, open_.sure, open_.as_intended) == (("described",), "not decided", True)
     few = Finding(tag="divergence", statement="s", estimate=unknown("nats/token", 3, "few"))
     assert not judge((few,), Thresholds(), intended=False).headline.startswith("The models differ")
     some = judge((found("divergence", 0.1, 0.05, 0.15), FINE, OPEN), Thresholds(), intended=False)

@@ -15,7 +15,7 @@ from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.seeds import joined, paired, two_level
 from palimpsest.core.stats.signal import d_prime, d_prime_change
-from palimpsest.core.stats.spread import minimum_detectable, needed_to_exclude
+from palimpsest.core.stats.spread import minimum_detectable, needed_to_exclude, unseen_share
 from palimpsest.core.stats.traits import spread, trait_change, trait_level
 
 __all__ = [
@@ -60,4 +60,5 @@ __all__ = [
     "trait_change",
     "trait_level",
     "two_level",
+    "unseen_share",
 ]

@@ -111,9 +111,7 @@ def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when
     known: dict[str, Any] = {"unit": unit, "n": data.count, "margin": margin}
     if when_zero and not data.values.any() and data.enough:
         same, worse = (None, None) if margin is None else (True, 1.0)
-        return Estimate(
-            value=0.0, interval=(0.0, 0.0), method=when_zero, p_value=1.0, equivalent=same, p_worse=worse, **known
-        )
+        return Estimate(value=0.0, interval=(0.0, 0.0), method=when_zero, p_value=1.0, equivalent=same, p_worse=worse, **known)
     if (why := _without_interval(data)) is not None:
         return Estimate(value=data.mean, interval=None, method=why, **known)
     spread = data.spread
@@ -123,7 +121,7 @@ def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when
         method=method.format(data.count),
         p_value=spread.p_value,
         minimum_detectable=spread.minimum_detectable,
-        equivalent=None if margin is None else data.inside(margin) and data.count >= needed_to_exclude(margin, unit),
+        equivalent=None if margin is None else data.count >= needed_to_exclude(margin, unit) and data.inside(margin),
         p_worse=None if margin is None else spread.over(margin),
         **known,
     )

@@ -125,7 +125,7 @@ def rate_difference(
 def _inside(centre: float, error: float, data: Clustered, margin: float) -> bool:
     """Whether two one-sided tests at 5% put the change inside the margin, and a template that lost all would have been seen."""
     low, high = around(centre, error, data.degrees, level=0.90)
-    return bool(-margin < low and high < margin) and data.count >= needed_to_exclude(margin, "points")
+    return data.count >= needed_to_exclude(margin, "points") and bool(-margin < low and high < margin)
 
 
 def adjusted_difference(data: Clustered) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, Clustered, clustered, together
-from palimpsest.core.stats.spread import Spread
+from palimpsest.core.stats.spread import Spread, unseen_share
 
 ONE_SIDED = 0.05
 """Error of each end of the interval: a ratio is held against a limit, from one side."""
@@ -48,7 +49,7 @@ def ratio(
     if fewest < FEWEST_CLUSTERS:
         return unknown(unit, count, f"{fewest} clusters in one pole, {FEWEST_CLUSTERS} are needed")
     low, high = bottom.spread.around(1 - 2 * ONE_SIDED)
-    if bottom.standard_error > 0.0 and low <= 0 <= high or bottom.mean == 0.0:
+    if (bottom.standard_error > 0.0 and low <= 0 <= high) or bottom.mean == 0.0:
         return unknown(unit, count, "the interval of what it is divided by holds 0")
     influence = _spread_out(top, one, count), _spread_out(bottom, two, count)
     degrees = min(top.degrees, bottom.degrees)
@@ -56,10 +57,13 @@ def ratio(
     def moved_beyond(share: float) -> Spread:
         return Spread(top.mean - share * bottom.mean, influence[0] - share * influence[1], degrees)
 
-    value, side = top.mean / bottom.mean, math.copysign(1.0, bottom.mean)
-    ends = [_end(value, direction, lambda share: _refused(moved_beyond(share), direction * side)) for direction in (-1, 1)]
+    def refused(share: float, direction: int) -> bool:
+        return _refused(moved_beyond(share), direction * math.copysign(1.0, bottom.mean))
+
+    value = top.mean / bottom.mean
+    ends = [_end(value, direction, partial(refused, direction=direction)) for direction in (-1, 1)]
     if most is not None:
-        fall, rise = (abs(each) * (1 - ONE_SIDED ** (1 / top.count)) for each in most)
+        fall, rise = (abs(each) * unseen_share(top.count) for each in most)
         largest = abs(bottom.mean) + bottom.standard_error  # errors of both seldom come together; measured in docs/validity.md
         ends = [min(ends[0], (top.mean - fall) / largest), max(ends[1], (top.mean + rise) / largest)]
     if max(map(abs, ends)) >= _LARGEST:

@@ -128,6 +128,11 @@ def needed_clusters(share: float, level: float = LEVEL) -> int:
     return 1 if share >= 1 else math.ceil(math.log(1 - level) / math.log1p(-share))
 
 
+def unseen_share(clusters: int, level: float = LEVEL) -> float:
+    """Return how large a share of all clusters can be of a kind that none of these is: 11.7% beside 24."""
+    return 1 - (1 - level) ** (1 / clusters)
+
+
 def needed_to_exclude(margin: float, unit: str) -> int:
     """Return of how many clusters it takes a sample to say "unchanged within the margin".
 
