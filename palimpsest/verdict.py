@@ -62,7 +62,13 @@ class Verdict(Spec):
         return self.labels[0] in ("as_intended", "described")
 
 
-def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
+Pair = Literal["equal", "adapter", ""]
+"""What is known of two models from their files: equal weights, or that the tuned one is an adapter on the base."""
+
+
+def judge(
+    findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool, same: bool = False, pair: Pair = ""
+) -> Verdict:
     """Return the verdict on one change.
 
     Args:
@@ -70,10 +76,11 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
         thresholds: where the lines are.
         intended: whether there is a behaviour that was meant to change.
         same: whether both models are one and the same by their digests, whatever was measured.
+        pair: what else is known of the two; only what is said of identical ones rests on it.
     """
     forgotten = _forgotten(findings)
     if same or _first(findings, "identical"):
-        return _identical(intended, same)
+        return _identical(intended, "same" if same else pair)
     if not intended:
         return _described(findings, forgotten)
     outcome = _first(findings, "outcome")
@@ -115,7 +122,9 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     )
 
 
-def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
+def judge_seeds(
+    by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False, pair: Pair = ""
+) -> Verdict:
     """Return the verdict on one recipe that was trained with several seeds.
 
     It is judged by the estimates over the seeds. But somebody ships one of these checkpoints, so what any seed's own verdict
@@ -126,8 +135,9 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
         thresholds: as in ``judge``.
         intended: as in ``judge``.
         same: as in ``judge``, for every seed.
+        pair: as in ``judge``.
     """
-    joint = judge(_over_seeds(by_seed), thresholds, intended=intended, same=same)
+    joint = judge(_over_seeds(by_seed), thresholds, intended=intended, same=same, pair=pair)
     if len(by_seed) == 1 or same:
         return joint
     each = [judge(findings, thresholds, intended=intended) for findings in by_seed]
@@ -303,21 +313,26 @@ def _next(labels: Sequence[Label], forgotten: list[str], *, decided: bool = True
     return steps or [Step(action="ship", said=said)]
 
 
-def _identical(intended: bool, same: bool) -> Verdict:
+_ALIKE = {
+    "same": ("both are the same model", "both have the same weights, configuration, tokenizer and chat template"),
+    "equal": (
+        "the two models are equal",
+        "both have the same weights, and on every position that was read they give exactly the same numbers",
+    ),
+}
+
+
+def _identical(intended: bool, pair: Pair | Literal["same"]) -> Verdict:
+    otherwise = "the tuned model changes no logit", "on every position that was read, both models give exactly the same numbers"
+    said, why = _ALIKE.get(pair, otherwise)
+    if pair == "adapter":
+        step = "Check that the right adapter was given, that it was trained before it was saved, and that its scale is not 0."
+    elif intended:
+        step = "Check that training really ran: its step log, the learning rate, and that rows have trained tokens."
+    else:
+        step = "If they should differ, check that the right two models were given, and that training saved its weights there."
     return Verdict(
-        labels=("identical",),
-        headline=f"Nothing changed: {'both are the same model' if same else 'the tuned model changes no logit'}",
-        sure="clear",
-        reasons=(
-            "both have the same weights, configuration, tokenizer and chat template"
-            if same
-            else "on every position that was read, both models give exactly the same numbers",
-        ),
-        next_steps=(
-            "Check that the right folder was given, that the adapter was loaded, and that its scale is not 0."
-            if not intended
-            else "Check that training really ran: its step log, the learning rate, and that rows have trained tokens.",
-        ),
+        labels=("identical",), headline=f"Nothing changed: {said}", sure="clear", reasons=(why,), next_steps=(step,)
     )
 
 

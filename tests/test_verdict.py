@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from palimpsest.audit import Finding
@@ -76,6 +78,21 @@ def test_identical_models_are_told_before_all_else() -> None:
         verdict = judge((finding, MUCH, FELL), Thresholds(), intended=intended)
         assert verdict.labels == ("identical",)
         assert not verdict.as_intended
+
+
+@pytest.mark.parametrize(
+    ("pair", "said", "step"),
+    [
+        ("equal", "the two models are equal", "the right two models were given"),
+        ("adapter", "changes no logit", "its scale is not 0"),
+        ("", "changes no logit", "the right two models were given"),
+    ],
+)
+def test_only_an_adapter_is_asked_for_its_scale(pair: Any, said: str, step: str) -> None:
+    finding = Finding(tag="identical", statement="s", estimate=exact(0.0, "nats/token"))
+    verdict = judge((finding,), Thresholds(), intended=False, pair=pair)
+    assert said in verdict.headline and step in verdict.next_steps[0]
+    assert ("adapter" in verdict.next_steps[0]) == ("scale" in verdict.next_steps[0]) == (pair == "adapter")
 
 
 def test_a_comparison_without_behaviour_is_described() -> None:
