@@ -342,7 +342,11 @@ def _described(findings: Sequence[Finding], forgotten: list[str]) -> Verdict:
     told = any(finding.tag == "forgetting" for finding in findings)
     reasons = [f"{moved.statement} ({_interval(moved.estimate, 1, moved.estimate.unit)})"] if moved else []
     reasons += _forgetting_reasons(findings, forgotten)
-    if forgotten:
+    rounded = _first(findings, "rounding")
+    if rounded is not None and not forgotten:
+        headline = "The two models make the same predictions, to rounding; their weights or files differ"
+        reasons[0] = rounded.statement
+    elif forgotten:
         headline = f"The models differ; worse on {_named(findings, forgotten)}"
     elif differ and told:
         shown = "is shown to have got worse" if _open(findings) else "got worse"
