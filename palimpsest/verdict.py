@@ -22,6 +22,7 @@ Label = Literal["too_little", "as_intended", "overshoot", "forgetting", "identic
 
 Sureness = Literal["clear", "likely", "not decided"]
 
+_TRIGGER = "nothing here rules out a change behind a trigger that these texts and prompts do not hold"
 _MORE_ITEMS = "Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit."
 
 
@@ -111,6 +112,8 @@ def judge(
     ]
     reasons.append(spill_reason)
     reasons += _forgetting_reasons(findings, forgotten)
+    if labels[0] == "too_little" and not forgotten:
+        reasons.append(_TRIGGER)
     steps = _next(labels, forgotten, decided=decided)
     return Verdict(
         labels=tuple(labels),
@@ -325,6 +328,7 @@ _ALIKE = {
 def _identical(intended: bool, pair: Pair | Literal["same"]) -> Verdict:
     otherwise = "the tuned model changes no logit", "on every position that was read, both models give exactly the same numbers"
     said, why = _ALIKE.get(pair, otherwise)
+    reasons = (why,) if pair in _ALIKE else (why, _TRIGGER)
     if pair == "adapter":
         step = "Check that the right adapter was given, that it was trained before it was saved, and that its scale is not 0."
     elif intended:
@@ -332,7 +336,7 @@ def _identical(intended: bool, pair: Pair | Literal["same"]) -> Verdict:
     else:
         step = "If they should differ, check that the right two models were given, and that training saved its weights there."
     return Verdict(
-        labels=("identical",), headline=f"Nothing changed: {said}", sure="clear", reasons=(why,), next_steps=(step,)
+        labels=("identical",), headline=f"Nothing changed: {said}", sure="clear", reasons=reasons, next_steps=(step,)
     )
 
 
@@ -342,6 +346,8 @@ def _described(findings: Sequence[Finding], forgotten: list[str]) -> Verdict:
     told = any(finding.tag == "forgetting" for finding in findings)
     reasons = [f"{moved.statement} ({_interval(moved.estimate, 1, moved.estimate.unit)})"] if moved else []
     reasons += _forgetting_reasons(findings, forgotten)
+    if not forgotten:
+        reasons.append(_TRIGGER)
     rounded = _first(findings, "rounding")
     if rounded is not None and not forgotten:
         headline = "The two models make the same predictions, to rounding; their weights or files differ"

@@ -17,7 +17,7 @@ from palimpsest.data.render import Renderer
 from palimpsest.data.user_files import text_example
 from palimpsest.measures._forward import Predicted, Reader, Row, rounding, run_rows
 from palimpsest.measures._measure import Budget
-from palimpsest.models.subject import Subject
+from palimpsest.models.subject import Subject, SubjectInfo
 
 TEXT = (
     "The old lighthouse stood on a rock a mile from the shore. Every evening at six, Anna rowed out with oil, bread and the "
@@ -43,6 +43,8 @@ class Before:
     log_probabilities: tuple[torch.Tensor, ...]
     tensors: dict[str, str]
     """Content hash of every weight by name."""
+    info: SubjectInfo
+    """Where its weights can be read again."""
 
 
 @dataclass(frozen=True)
