@@ -82,7 +82,9 @@ class Case:
 class Finding(Spec):
     """One thing an audit says, with the tag by which the verdict reads it."""
 
-    tag: Literal["outcome", "withheld", "spill", "forgetting", "divergence", "style", "inside", "depth", "identical", "rounding"]
+    tag: Literal[
+        "outcome", "withheld", "spill", "forgetting", "divergence", "style", "inside", "depth", "identical", "rounding"
+    ]
     statement: str
     estimate: Estimate
     subject: str = ""

@@ -105,7 +105,11 @@ def test_only_an_adapter_is_asked_for_its_scale(pair: Any, said: str, step: str)
         ((found("divergence", 0.1, 0.05, 0.15), FELL), {"intended": False}, False),
         ((MUCH, KEPT, FINE), {"intended": True}, False),
         ((), {"intended": False, "same": True}, False),
-        ((Finding(tag="identical", statement="s", estimate=exact(0.0, "nats/token")),), {"intended": False, "pair": "equal"}, False),
+        (
+            (Finding(tag="identical", statement="s", estimate=exact(0.0, "nats/token")),),
+            {"intended": False, "pair": "equal"},
+            False,
+        ),
     ],
 )
 def test_where_little_was_found_a_trigger_is_not_ruled_out(findings: tuple[Finding, ...], settings: Any, told: bool) -> None:

@@ -76,8 +76,9 @@ class AttentionShift(Audit[Data]):
         itself is exactly 0 everywhere; without a control nothing else is known of how far noise goes.
     Limits:
         Attention is not influence: a head may look elsewhere to no effect, and move what it reads without looking elsewhere.
-        The reference decision is read, not what each model would write. Recurrent heads are matched by number alone. A state of over 256 numbers a head is held as a
-        random sketch, which scatters a head's drift by about 9%. The interval covers items, not training seeds.
+        The reference decision is read, not what each model would write. Recurrent heads are matched by number alone. A state of
+        over 256 numbers a head is held as a random sketch, which scatters a head's drift by about 9%. The interval covers
+        items, not training seeds.
     Reference:
         Jain and Wallace 2019, arXiv 1902.10186 (attention and explanation); Yang et al. 2024, arXiv 2412.06464 (gated delta
         rule); Bell and McCaffrey 2002 (clustered variance).

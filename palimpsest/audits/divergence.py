@@ -175,9 +175,7 @@ class Divergence(Audit[Data]):
         if identical:
             findings.append(Finding(tag="identical", statement=f"the tuned model {said}", estimate=estimates["kl"]))
         if rounded:
-            said = (
-                f"changes no prediction on {data.where} beyond rounding (a log-probability by {data.largest:.1g} nats at most)"
-            )
+            said = f"moves no prediction on {data.where} beyond rounding (a log-probability by {data.largest:.1g} nats at most)"
             findings.append(Finding(tag="rounding", statement=f"the change {said}", estimate=estimates["kl"]))
         over = estimates.get("kl_over_floor")
         topic = f"predictions on {data.where}" + (", beyond rehearsal only" if over else "")

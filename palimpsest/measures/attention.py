@@ -47,10 +47,10 @@ class Attention(Measure):
     Attention, where the model has any: ``layer`` [layers]; [items read, layers, heads, queries]: ``gini`` and ``top_tenth``
     (the mass on the tenth of the keys that has most), ``mass:SPAN`` (NaN for items without that span), and with ``after`` the
     ``distance`` (total variation, 0 to 1) from that model's maps, and ``reordered`` [layers]: whether a layer's heads stand in
-    another order than that model's; they are put into its order here. Without it ``outside`` (the mass on keys that are not kept)
-    and, with one more axis [keys], ``key`` and ``weight``. Recurrent layers: ``recurrent_layer`` [layers]; [items read,
-    layers, heads]: ``share:SPAN`` (of a span in the state; gated delta layers only) and, with ``after``, ``drift`` (1 - cosine
-    of the states); without it ``state``, with one more axis. ``difference`` [items read] is the largest difference of a
+    another order than that model's; they are put into its order here. Without it ``outside`` (the mass on keys not kept) and,
+    with one more axis [keys], ``key`` and ``weight``. Recurrent layers: ``recurrent_layer`` [layers]; [items read, layers,
+    heads]: ``share:SPAN`` (of a span in the state; gated delta layers only) and, with ``after``, ``drift`` (1 - cosine of the
+    states); without it ``state``, with one more axis. ``difference`` [items read] is the largest difference of a
     log-probability from ordinary attention in nats, NaN where it was not checked. Texts: ``read`` (attention that is ordinary
     here, type of the weights), ``why`` (why nothing could be read).
     """

@@ -39,12 +39,12 @@ class WeightChange(WeightMeasure):
 
     Arrays [weights]: ``layer`` (-1: outside the layers), ``size`` (entries), ``changed`` (entries that differ at all),
     ``largest`` (absolute change of an entry), ``reordered`` (whether it holds the numbers of the base in another order, as
-    heads and units do that were only permuted), and in float64 the squared Frobenius norms ``base_sq`` and ``update_sq`` and the
-    inner product ``inner`` of update and base. Arrays [matrices], where experts count each for itself: ``weight`` (index),
+    heads and units do that were only permuted), and in float64 the squared Frobenius norms ``base_sq`` and ``update_sq`` and
+    the inner product ``inner`` of update and base. Arrays [matrices], where experts count each for itself: ``weight`` (index),
     ``matrix_sq`` (squared norm of its update), ``side`` (the number of singular values), ``spectrum`` [matrices, kept] (the
     leading ones, 0 beyond the last), ``whole`` (whether all of them were computed), ``rank`` (how many are larger than what
-    rounding of the new weights can make) and ``effective_rank`` (exponential of the entropy of the singular values' shares,
-    Roy and Vetterli 2007); the last two are -1 where not all were computed.
+    rounding of the new weights can make) and ``effective_rank`` (exponential of the entropy of the singular values' shares, Roy
+    and Vetterli 2007); the last two are -1 where not all were computed.
     """
 
     spectrum: int = Field(default=64, ge=0)

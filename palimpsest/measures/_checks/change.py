@@ -88,7 +88,7 @@ def remember(patient: Patient) -> Before:
 
 
 def _farthest(patient: Patient, before: Before, names: set[str]) -> str:
-    """Return in words which of some tensors moved farthest, in percent of its norm; the base is read again, tensor by tensor."""
+    """Return in words which of some tensors moved farthest, in percent of its norm; reads the base again, one by one."""
     now, found = dict(patient.model.named_parameters()), {}
     with TemporaryDirectory() as work, closing(parameters(before.info, Path(work) / "base")) as stored:
         for name, value in stored if names else ():
