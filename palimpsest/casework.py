@@ -339,12 +339,12 @@ def _readable(
     if read < there:
         cut = sum(whole[place] > context_length for place in kept)
         notes.append(
-            f"text {name}: {read:,} of {'' if exact else 'about '}{there:,} tokens were read; of {cut:,} of {len(kept):,} "
+            f"{name}: {read:,} of {'' if exact else 'about '}{there:,} tokens were read; of {cut:,} of {len(kept):,} "
             f"documents only the beginning fits into the model's context of {context_length:,} tokens"
         )
     if len(kept) < len(shown):
         some = len(shown) - len(kept)
-        notes.append(f"text {name}: {some:,} of {len(shown):,} documents have no two tokens and were left out")
+        notes.append(f"{name}: {some:,} of {len(shown):,} documents have no two tokens and were left out")
     return [shown[place] for place in kept], there - read
 
 

@@ -40,7 +40,7 @@ def test_text_that_does_not_fit_is_told_token_by_token(long: int, tmp_path: Path
     case = case_of(documents, tmp_path)
     assert case.beyond == {"text:stories": there - read}
     assert case.notes[0] == (
-        f"text stories: {read:,} of {there:,} tokens were read; of 3 of 12 documents only the beginning fits into the model's "
+        f"stories: {read:,} of {there:,} tokens were read; of 3 of 12 documents only the beginning fits into the model's "
         "context of 16 tokens"
     )
 
@@ -63,4 +63,4 @@ def test_text_that_fits_and_documents_that_are_none(tmp_path: Path) -> None:
 def test_documents_without_two_tokens_are_told(tmp_path: Path) -> None:
     case = case_of([*(f"{index} short" for index in range(9)), "x", "y"], tmp_path)
     assert len(case.items["text:stories"].items) == 9
-    assert "text stories: 2 of 11 documents have no two tokens and were left out" in case.notes
+    assert "stories: 2 of 11 documents have no two tokens and were left out" in case.notes
