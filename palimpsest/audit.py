@@ -48,6 +48,8 @@ class Case:
     """What one would say in the context to get the behaviour, where it fits into it."""
     words: Mapping[str, str] = field(default_factory=dict)
     """What the behaviour's two misjudgements are called: ``false_alarm``, ``miss``."""
+    beyond: Mapping[str, int] = field(default_factory=dict)
+    """How many tokens of a set of texts lie beyond the models' context and are not read, by the set's full name."""
     parts: frozenset[str] = frozenset()
     """Kinds of parts that the base has (``attention``, ``recurrent``, ``other`` ...); empty where that is not known."""
 
@@ -94,7 +96,9 @@ class Case:
 class Finding(Spec):
     """One thing an audit says, with the tag by which the verdict reads it."""
 
-    tag: Literal["outcome", "withheld", "spill", "forgetting", "divergence", "style", "inside", "depth", "identical"]
+    tag: Literal[
+        "outcome", "withheld", "spill", "forgetting", "divergence", "style", "inside", "depth", "identical", "rounding"
+    ]
     statement: str
     estimate: Estimate
     subject: str = ""

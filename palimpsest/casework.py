@@ -30,6 +30,8 @@ SAMPLED = f"sampled:{GENERATED}"
 not whether anything got worse."""
 _CHARACTERS_A_TOKEN = 32
 """A token is much shorter than this; text beyond as many for each token of the context can't be seen by the model."""
+_COUNTED = 2**21
+"""Characters of text beyond the context whose tokens are counted one by one."""
 PAIRS, INSTRUCTED = "pairs", "instructed"
 """The item sets of contrastive pairs, and of both poles' items (``instructed:express``) with an instruction in the context."""
 _MOST_PAIRS = 48
@@ -95,6 +97,7 @@ def build_case(
     """Return the items of every pole, capability and text, and contrastive ones; the roles are filled in by the pipeline."""
     items: dict[str, ItemSet] = {}
     notes: list[str] = []
+    beyond: dict[str, int] = {}
     behaviour, seed = request.behaviour, request.seed
     if behaviour:
         for pole, material in (("express", materials.express), ("withhold", materials.withhold)):
@@ -104,11 +107,13 @@ def build_case(
     for name, material in materials.rehearsal.items():
         found = _held_out(material, f"capability {name}", request.capability_items, request, problems, notes)
         kind = "text" if found and found[0].is_text else "capability"
-        chosen = _readable(found[: request.documents], renderer, context_length) if kind == "text" else found
+        chosen = found
+        if kind == "text":
+            chosen, beyond[f"text:{name}"] = _readable(name, found[: request.documents], renderer, context_length, notes)
         items[f"{kind}:{name}"] = _set(f"{kind}:{name}", chosen)
     for name, material in materials.text.items():
         documents = _held_out(material, f"text {name}", request.documents, request, problems, notes)
-        found = _readable(documents, renderer, context_length)
+        found, beyond[f"text:{name}"] = _readable(name, documents, renderer, context_length, notes)
         items[f"text:{name}"] = _set(f"text:{name}", found)
         if not request.block and not request.blocks and len(found) < FEWEST_CLUSTERS:
             problems.add(
@@ -136,6 +141,7 @@ def build_case(
         },
         notes=tuple(notes),
         words=behaviour.words.model_dump() if behaviour else {},
+        beyond=beyond,
     )
 
 
@@ -318,10 +324,41 @@ def _beginning(example: Example, context_length: int) -> Example:
     return text_example(example.messages[0].content[:most], example.source, example.template)
 
 
-def _readable(documents: list[Example], renderer: Renderer, context_length: int) -> list[Example]:
-    """Return the beginnings of documents, without those in which no token has one before it."""
+def _readable(
+    name: str, documents: list[Example], renderer: Renderer, context_length: int, notes: list[str]
+) -> tuple[list[Example], int]:
+    """Return the beginnings of documents, without those in which no token has one before it, and how many tokens are not read.
+
+    What is not read is told: how much of the text the numbers are of is part of what they say.
+    """
     shown = [_beginning(document, context_length) for document in documents]
-    return [document for document in shown if len(renderer.encode(document).tokens) > 1]
+    sizes = [len(renderer.encode(document).tokens) for document in shown]
+    kept = [place for place, size in enumerate(sizes) if size > 1]
+    whole, exact = _whole_sizes(documents, shown, sizes, renderer)
+    read, there = (sum(found[place] for place in kept) for found in ([min(size, context_length) for size in sizes], whole))
+    if read < there:
+        cut = sum(whole[place] > context_length for place in kept)
+        notes.append(
+            f"{name}: {read:,} of {'' if exact else 'about '}{there:,} tokens were read; of {cut:,} of {len(kept):,} "
+            f"documents only the beginning fits into the model's context of {context_length:,} tokens"
+        )
+    if len(kept) < len(shown):
+        some = len(shown) - len(kept)
+        notes.append(f"{name}: {some:,} of {len(shown):,} documents have no two tokens and were left out")
+    return [shown[place] for place in kept], there - read
+
+
+def _whole_sizes(
+    documents: list[Example], shown: list[Example], sizes: list[int], renderer: Renderer
+) -> tuple[list[int], bool]:
+    """Return how many tokens each whole document has, and whether all were counted: those of long books are reckoned."""
+    long = [place for place, (one, own) in enumerate(zip(documents, shown, strict=True)) if one is not own]
+    lengths = {place: len(documents[place].messages[0].content) for place in long}
+    exact, found = sum(lengths.values()) <= _COUNTED, list(sizes)
+    for place in long:
+        rate = sizes[place] / len(shown[place].messages[0].content)
+        found[place] = len(renderer.encode(documents[place]).tokens) if exact else round(rate * lengths[place])
+    return found, exact
 
 
 def _set(name: str, items: list[Example]) -> ItemSet:

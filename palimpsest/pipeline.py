@@ -39,7 +39,7 @@ from palimpsest.store.cache import Cache
 from palimpsest.store.record import RunRecord, SeedRecord, StepLog, SubjectRecord, TrainingRecord
 from palimpsest.store.run_folder import RunFolder, RunFollower
 from palimpsest.training.trainer import train
-from palimpsest.verdict import judge_seeds
+from palimpsest.verdict import Pair, judge_seeds
 
 _GENERATED_TOKENS = 96
 _SMALLER = "smaller_batches"
@@ -349,6 +349,7 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
             plan.thresholds,
             intended=behaviour is not None,
             same=digests["base"] == digests["tuned"],
+            pair=_pair(plan.models),
         ),
         seeds=tuple(seeds),
         across_seeds=_across(seeds),
@@ -366,6 +367,14 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
             "audits": {name: audit.model_dump(mode="json") for name, audit in plan.audits.items()},
         },
     )
+
+
+def _pair(models: Mapping[str, SubjectInfo]) -> Pair:
+    """Return what is known of the base and the tuned model from their files alone; nothing of one that is trained here."""
+    base, tuned = models["base"], models.get("tuned")
+    if tuned is None:
+        return ""
+    return "adapter" if tuned.base is not None else "equal" if tuned.weights == base.weights else ""
 
 
 def _subjects(desk: Desk, trained: Sequence[Trained], measured: Measured) -> list[SubjectRecord]:

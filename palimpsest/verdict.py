@@ -6,7 +6,7 @@ A pure function of tagged findings and thresholds that a user can set. It names 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ Side = Literal["under", "likely under", "not decided", "likely over", "over"]
 """On which side of a line a number lies: surely (its whole interval), likely (by half the interval's reach, about a standard
 error), or not said."""
 
+_TRIGGER = "nothing here rules out a change behind a trigger that these texts and prompts do not hold"
 _MORE_ITEMS = "Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit."
 
 
@@ -69,7 +70,13 @@ class Verdict(Spec):
         return self.labels[0] in ("as_intended", "described")
 
 
-def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
+Pair = Literal["equal", "adapter", ""]
+"""What is known of two models from their files: equal weights, or that the tuned one is an adapter on the base."""
+
+
+def judge(
+    findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool, same: bool = False, pair: Pair = ""
+) -> Verdict:
     """Return the verdict on one change.
 
     Args:
@@ -77,10 +84,11 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
         thresholds: where the lines are.
         intended: whether there is a behaviour that was meant to change.
         same: whether both models are one and the same by their digests, whatever was measured.
+        pair: what else is known of the two; only what is said of identical ones rests on it.
     """
     forgotten = _forgotten(findings, thresholds.family_error)
     if same or _first(findings, "identical"):
-        return _identical(intended, same)
+        return _identical(intended, "same" if same else pair)
     if not intended:
         return _described(findings, forgotten)
     outcome = _first(findings, "outcome")
@@ -96,6 +104,8 @@ def judge(findings: Sequence[Finding], thresholds: Thresholds, *, intended: bool
     line = f"{100 * thresholds.reached:.0f} points that count as enough ({_interval(outcome.estimate, 100, 'points')})"
     reasons = [f"{outcome.statement}; {_REACHED[reached]} the {line}", spill.reason]
     reasons += _forgetting_reasons(findings, forgotten, open_)
+    if labels[0] == "too_little" and not forgotten:
+        reasons.append(_TRIGGER)
     steps = _next(labels, forgotten, decided=decided, conditional=spill.side is not None, measured=told)
     return Verdict(
         labels=tuple(labels),
@@ -162,7 +172,9 @@ def _sureness(outcome: Estimate, reached: Side, spill: Spill, *, settled: bool) 
     return "clear" if settled and all(side in ("under", "over") for side in sides) else "likely"
 
 
-def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False) -> Verdict:
+def judge_seeds(
+    by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *, intended: bool, same: bool = False, pair: Pair = ""
+) -> Verdict:
     """Return the verdict on one recipe that was trained with several seeds.
 
     It is judged by the estimates over the seeds. But somebody ships one of these checkpoints, so what any seed's own verdict
@@ -173,8 +185,9 @@ def judge_seeds(by_seed: Sequence[Sequence[Finding]], thresholds: Thresholds, *,
         thresholds: as in ``judge``.
         intended: as in ``judge``.
         same: as in ``judge``, for every seed.
+        pair: as in ``judge``.
     """
-    joint = judge(_over_seeds(by_seed), thresholds, intended=intended, same=same)
+    joint = judge(_over_seeds(by_seed), thresholds, intended=intended, same=same, pair=pair)
     if len(by_seed) == 1 or same:
         return joint
     alone = thresholds.model_copy(update={"family_error": thresholds.family_error / len(by_seed)})
@@ -306,30 +319,26 @@ def _forgetting_reasons(findings: Sequence[Finding], forgotten: list[str], open_
     better = [
         one for one in dict.fromkeys(each.subject for each in told if _is_better(each)) if one not in (*open_, *forgotten)
     ]
+    few = [one for one in open_ if all(stats.unseen_only(each.estimate) for each in told if each.subject == one)]
+    wide = [one for one in open_ if one not in few]
     unchanged = len(subjects) - len(open_) - len(better) - len(forgotten)
     text = f"fell beyond their margin: {', '.join(forgotten)}" if forgotten else "nothing fell beyond its margin"
     text += f"; {unchanged} of {len(subjects)} shown to be unchanged"
     text += f", better: {', '.join(better)}" if better else ""
-    return [text + (f", not decided: {', '.join(open_)}" if open_ else ""), *_too_few(told, open_)]
+    text += f", not decided: {', '.join(wide)}" if wide else ""
+    return [text, *([_too_few(few, told)] if few else [])]
 
 
-def _too_few(told: Sequence[Finding], open_: Sequence[str]) -> Iterator[str]:
-    """Yield what keeps abilities open that did not move: too few templates to have seen one that lost everything."""
-    still = [one for one in told if one.subject in open_ and not one.estimate.equivalent and _is_still(one.estimate)]
-    moving = {one.subject for one in told if one.subject in open_ and not one.estimate.equivalent and one not in still}
-    few = {one.subject: one.estimate for one in still if one.subject not in moving}
-    if few:
-        needed = max(stats.needed_to_exclude(one.margin or 1.0, one.unit) for one in few.values())
-        least = min(one.n for one in few.values())
-        yield (
-            f"of the open ones {len(few)} did not move, but have fewer than the {needed} templates it takes to rule out "
-            f"that whole templates were lost (none of {least} lost still leaves {100 * stats.unseen_share(least):.1f}%)"
-        )
-
-
-def _is_still(estimate: Estimate) -> bool:
-    margin = estimate.margin
-    return bool(margin and estimate.interval and -margin < estimate.interval[0] and estimate.interval[1] < margin)
+def _too_few(few: Sequence[str], told: Sequence[Finding]) -> str:
+    """Say of which abilities no loss was seen, on too few templates to call them unchanged."""
+    asked = [one.estimate for one in told if one.subject in few and not one.estimate.equivalent]
+    least, most = min(one.n for one in asked), max(one.n for one in asked)
+    needed = max(stats.needed_to_exclude(one.margin or 1.0, one.unit) for one in asked)
+    read = f"{least}" if least == most else f"{least} to {most}"
+    return (
+        f"no loss seen, but on {read} templates, where it takes {needed} to call one unchanged (none of {least} lost still leaves "
+        f"{100 * stats.unseen_share(least):.1f}%): {', '.join(few)}"
+    )
 
 
 def _open(findings: Sequence[Finding], forgotten: Sequence[str]) -> list[str]:
@@ -398,21 +407,27 @@ def _next(
     return steps or [step("ship")]
 
 
-def _identical(intended: bool, same: bool) -> Verdict:
+_ALIKE = {
+    "same": ("both are the same model", "both have the same weights, configuration, tokenizer and chat template"),
+    "equal": (
+        "the two models are equal",
+        "both have the same weights, and on every position that was read they give exactly the same numbers",
+    ),
+}
+
+
+def _identical(intended: bool, pair: Pair | Literal["same"]) -> Verdict:
+    otherwise = "the tuned model changes no logit", "on every position that was read, both models give exactly the same numbers"
+    said, why = _ALIKE.get(pair, otherwise)
+    reasons = (why,) if pair in _ALIKE else (why, _TRIGGER)
+    if pair == "adapter":
+        step = "Check that the right adapter was given, that it was trained before it was saved, and that its scale is not 0."
+    elif intended:
+        step = "Check that training really ran: its step log, the learning rate, and that rows have trained tokens."
+    else:
+        step = "If they should differ, check that the right two models were given, and that training saved its weights there."
     return Verdict(
-        labels=("identical",),
-        headline=f"Nothing changed: {'both are the same model' if same else 'the tuned model changes no logit'}",
-        sure="clear",
-        reasons=(
-            "both have the same weights, configuration, tokenizer and chat template"
-            if same
-            else "on every position that was read, both models give exactly the same numbers",
-        ),
-        next_steps=(
-            "Check that the right folder was given, that the adapter was loaded, and that its scale is not 0."
-            if not intended
-            else "Check that training really ran: its step log, the learning rate, and that rows have trained tokens.",
-        ),
+        labels=("identical",), headline=f"Nothing changed: {said}", sure="clear", reasons=reasons, next_steps=(step,)
     )
 
 
@@ -422,7 +437,13 @@ def _described(findings: Sequence[Finding], forgotten: list[str]) -> Verdict:
     told, open_ = any(finding.tag == "forgetting" for finding in findings), _open(findings, forgotten)
     reasons = [f"{moved.statement} ({_interval(moved.estimate, 1, moved.estimate.unit)})"] if moved else []
     reasons += _forgetting_reasons(findings, forgotten, open_)
-    if forgotten:
+    if not forgotten:
+        reasons.append(_TRIGGER)
+    rounded = _first(findings, "rounding")
+    if rounded is not None and not forgotten:
+        headline = "The two models make the same predictions, to rounding; their weights or files differ"
+        reasons[0] = rounded.statement
+    elif forgotten:
         headline = f"The models differ; worse on {_named(findings, forgotten)}"
     elif differ and told:
         shown = "is shown to have got worse" if open_ else "got worse"

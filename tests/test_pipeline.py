@@ -331,6 +331,23 @@ def test_a_model_that_gives_no_numbers_stops_before_it_is_measured(
         palimpsest.diff(model, model, text=text, folder=tmp_path / "run", device="cpu", audits=("divergence",))
 
 
+def test_equal_models_are_equal_however_they_are_stored(model: Path, tmp_path: Path) -> None:
+    """Saved again in many files and with another key in the configuration: other digests, the same weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    again = AutoModelForCausalLM.from_pretrained(model)
+    again.config.remark = "saved again"
+    again.save_pretrained(tmp_path / "again", max_shard_size="20KB")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "again")
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1
+    run = palimpsest.diff(
+        model, tmp_path / "again", audits=("divergence",), folder=tmp_path / "run", device="cpu", documents=16
+    )
+    assert run.verdict.labels == ("identical",)
+    assert run.verdict.headline == "Nothing changed: the two models are equal"
+    assert "adapter" not in run.verdict.next_steps[0]
+
+
 def test_two_copies_of_one_model_are_identical_whatever_is_asked(model: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(model, tmp_path / "copy"))
     run = palimpsest.diff(model, copy, audits=("weight_change", "steering"), folder=tmp_path / "run", device="cpu")

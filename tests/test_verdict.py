@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,44 @@ def test_identical_models_are_told_before_all_else() -> None:
         verdict = judge((finding, MUCH, FELL), Thresholds(), intended=intended)
         assert verdict.labels == ("identical",)
         assert not verdict.as_intended
+
+
+@pytest.mark.parametrize(
+    ("pair", "said", "step"),
+    [
+        ("equal", "the two models are equal", "the right two models were given"),
+        ("adapter", "changes no logit", "its scale is not 0"),
+        ("", "changes no logit", "the right two models were given"),
+    ],
+)
+def test_only_an_adapter_is_asked_for_its_scale(pair: Any, said: str, step: str) -> None:
+    finding = Finding(tag="identical", statement="s", estimate=exact(0.0, "nats/token"))
+    verdict = judge((finding,), Thresholds(), intended=False, pair=pair)
+    assert said in verdict.headline and step in verdict.next_steps[0]
+    assert ("adapter" in verdict.next_steps[0]) == ("scale" in verdict.next_steps[0]) == (pair == "adapter")
+
+
+@pytest.mark.parametrize(
+    ("findings", "settings", "told"),
+    [
+        ((found("divergence", 0.1, 0.05, 0.15), FINE), {"intended": False}, True),
+        ((), {"intended": False}, True),
+        ((LITTLE, KEPT, FINE), {"intended": True}, True),
+        ((Finding(tag="identical", statement="s", estimate=exact(0.0, "nats/token")),), {"intended": False}, True),
+        ((found("divergence", 0.1, 0.05, 0.15), FELL), {"intended": False}, False),
+        ((MUCH, KEPT, FINE), {"intended": True}, False),
+        ((), {"intended": False, "same": True}, False),
+        (
+            (Finding(tag="identical", statement="s", estimate=exact(0.0, "nats/token")),),
+            {"intended": False, "pair": "equal"},
+            False,
+        ),
+    ],
+)
+def test_where_little_was_found_a_trigger_is_not_ruled_out(findings: tuple[Finding, ...], settings: Any, told: bool) -> None:
+    """Only equal weights rule out a change that none of the texts calls up; where something was found, that is what counts."""
+    reasons = judge(findings, Thresholds(), **settings).reasons
+    assert sum("nothing here rules out a change behind a trigger" in reason for reason in reasons) == told
 
 
 def test_a_comparison_without_behaviour_is_described() -> None:

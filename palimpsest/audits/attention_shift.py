@@ -66,6 +66,8 @@ class AttentionShift(Audit[Data]):
         chosen ones comes from the other half. Recurrent layers have no map: 1 - cosine of their state after the context, and
         the share of a span in the state of gated delta layers, which is exact, because such a state is linear in the values
         that are written.
+        Heads are matched by number; where another order of a layer's heads leaves less than half of the distance, in that
+        order, which is told: heads that were only permuted look where they looked. Each model is matched by itself.
     Reads:
         `attention` of base, tuned and the rehearsal-only control on both poles (without a behaviour: on capabilities, or at the
         end of texts). Eager attention is needed for it, in a pass of its own; its predictions are held against ordinary ones.
@@ -74,9 +76,9 @@ class AttentionShift(Audit[Data]):
         itself is exactly 0 everywhere; without a control nothing else is known of how far noise goes.
     Limits:
         Attention is not influence: a head may look elsewhere to no effect, and move what it reads without looking elsewhere.
-        Heads are matched by number: a copy with permuted heads counts as moved, though its mass on spans is the same. The
-        reference decision is read, not what each model would write. A recurrent state of over 256 numbers a head is held as a
-        random sketch, which scatters a head's drift by about 9%. The interval covers items, not training seeds.
+        The reference decision is read, not what each model would write. Recurrent heads are matched by number alone. A state of
+        over 256 numbers a head is held as a random sketch, which scatters a head's drift by about 9%. The interval covers
+        items, not training seeds.
     Reference:
         Jain and Wallace 2019, arXiv 1902.10186 (attention and explanation); Yang et al. 2024, arXiv 2412.06464 (gated delta
         rule); Bell and McCaffrey 2002 (clustered variance).
@@ -148,7 +150,7 @@ class AttentionShift(Audit[Data]):
             findings.append(_drift_finding(estimates))
         said = [finding.statement for finding in findings]
         return Result(
-            summary=capital("; ".join(said)) + ".",
+            summary=capital("; ".join([*said, *filter(None, [data.how.order])])) + ".",
             estimates=estimates,
             findings=tuple(findings),
             tables=(*tables, *_spans(data), *_recurrent(data), *_concentration(data)),

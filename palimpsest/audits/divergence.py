@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -13,9 +13,23 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Table
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate, exact
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.wording import number
 from palimpsest.data.grading import clusters
 
 BINS = ((0, 4), (4, 16), (16, 64), (64, 256), (256, 1 << 30))
+
+
+class Spot(NamedTuple):
+    """One position: what stood before it, the token that rose most there, its probability before and after, the nats."""
+
+    said: str
+    token: str
+    before: float
+    after: float
+    nats: float
+    tail: tuple[int, ...]
+    """The last tokens before it: where they and the token that rose are the same, it is the same place."""
+    document: str
 
 
 @dataclass(frozen=True)
@@ -33,17 +47,19 @@ class Data:
     domain: np.ndarray
     control: np.ndarray | None = None
     moved: dict[str, np.ndarray] = field(default_factory=dict)
-    contexts: tuple[tuple[str, str, float, float, float], ...] = ()
-    """(context, the token that rose most there, its probability before, after, nats) where the divergence is largest."""
+    contexts: tuple[Spot, ...] = ()
+    """Where the divergence is largest, no place twice."""
     largest: float | None = None
     cluster: np.ndarray | None = None
     """Each document's template, where several documents share one; by default each is its own."""
     bounded: bool = False
     """Whether the divergences are lower bounds (a vocabulary too large to keep)."""
     there: tuple[int, int] | None = None
-    """How many documents and positions there are, read or not; by default those that were read."""
+    """How many documents and positions there are, read or not, beyond the context too; by default those that were read."""
     where: str = "general text"
     """What text this is, in words."""
+    rounding: float | None = None
+    """By how much rounding may move a log-probability of these models, in nats; ``None`` where that hides changes."""
 
 
 class Divergence(Audit[Data]):
@@ -55,7 +71,8 @@ class Divergence(Audit[Data]):
         KL(tuned || base) of the next-token distribution at the positions of general text (of each text at most 8,192 are read,
         an equal share of every document from its beginning), exact where the vocabulary fits and otherwise a lower bound over
         the base's 1,024 most likely tokens and the rest. Averaged by document, since
-        positions of one text are not independent, and clustered by template where documents share one. Held against a noise
+        positions of one text are not independent, and clustered by template where documents share one; beside it the mean over
+        all tokens, in which a long document counts for more. Held against a noise
         floor: the same distance from the base for a model
         trained on rehearsal only. Mining the differences (which tokens gained probability, in which contexts) often names
         what was trained without any probe for it.
@@ -90,7 +107,7 @@ class Divergence(Audit[Data]):
         return Need(measure="distributions", role=role, items=name, after=after)
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
-        kl, document, place, domain, control, contexts = [], [], [], [], [], []
+        kl, document, place, domain, control, contexts, rounding = [], [], [], [], [], [], []
         moved: dict[str, list[np.ndarray]] = {}
         largest, bounded, documents, there = 0.0, False, 0, np.zeros(2, dtype=np.int64)
         cluster: list[str] = []
@@ -111,9 +128,10 @@ class Divergence(Audit[Data]):
             bounded |= "token" in base.arrays
             for text, mass in _moved(base, tuned, kept, 4 * self.tokens).items():
                 moved.setdefault(text, []).append(np.concatenate([np.zeros(documents - _length(moved.get(text))), mass]))
-            contexts += _contexts(base, tuned, kl[-1])
+            contexts += _contexts(name, base, tuned, kl[-1], self.tokens)
+            rounding += [float(one.arrays["rounding"]) for one in (base, tuned)]
             documents += len(kept)
-            there += [(base.arrays["length"] > 0).sum(), base.arrays["length"].sum()]
+            there += [(base.arrays["length"] > 0).sum(), base.arrays["length"].sum() + case.beyond.get(name, 0)]
         return Data(
             np.concatenate(kl),
             np.concatenate(document),
@@ -121,12 +139,13 @@ class Divergence(Audit[Data]):
             np.array(domain),
             np.concatenate(control) if control else None,
             {text: _filled(parts, documents) for text, parts in moved.items()},
-            tuple(sorted(contexts, key=lambda row: -row[4])[: self.tokens]),
+            _different(contexts, self.tokens),
             largest,
             np.array(cluster),
             bounded,
             (int(there[0]), int(there[1])),
             "general text" if case.names("text") else "text that the base wrote",
+            None if np.isnan(rounding).any() else max(rounding),
         )
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
@@ -135,33 +154,36 @@ class Divergence(Audit[Data]):
         by_document = np.bincount(data.document, data.kl, minlength=count) / np.maximum(sizes, 1)
         units = _units(data)
         identical = data.largest == 0.0
-        estimates: dict[str, Estimate] = {
-            "kl": exact(0.0, "nats/token", count) if identical else stats.positive_mean(by_document, units, unit="nats/token")
-        }
+        floor = None
         if data.control is not None:
             floor = np.bincount(data.document, data.control, minlength=count) / np.maximum(sizes, 1)
-            estimates["kl_control"] = stats.positive_mean(floor, units, unit="nats/token")
-            estimates["kl_over_floor"] = stats.against_noise_floor(by_document, floor, units, unit="nats/token")
+        estimates = stats.distances(by_document, floor, units, name="kl", unit="nats/token")
+        estimates |= stats.distances(data.kl, data.control, units[data.document], name="kl_tokens", unit="nats/token")
+        if identical:
+            estimates |= {name: exact(0.0, "nats/token", count) for name in ("kl", "kl_tokens")}
         for name in dict.fromkeys(data.domain.tolist()):
             chosen = data.domain == name
             estimates[f"kl:{name}"] = stats.positive_mean(by_document[chosen], units[chosen], unit="nats/token")
+            inside = chosen[data.document]
+            labels = units[data.document[inside]]
+            estimates[f"kl_tokens:{name}"] = stats.positive_mean(data.kl[inside], labels, unit="nats/token")
         places = self._by_place(data, count)
         estimates |= {f"kl_at:{label}": estimate for label, estimate in places.items()}
-        said = (
-            "changes no logit on this text" if identical else f"moved predictions on {data.where} by {_nats(estimates['kl'])}"
-        )
-        findings = (
-            [Finding(tag="identical", statement="the tuned model changes no logit on this text", estimate=estimates["kl"])]
-            if identical
-            else []
-        )
+        rounded = data.rounding is not None and data.largest is not None and not identical and data.largest <= data.rounding
+        said = "changes no logit on this text" if identical else f"moved predictions on {data.where} by {_means(estimates)}"
+        findings = []
+        if identical:
+            findings.append(Finding(tag="identical", statement=f"the tuned model {said}", estimate=estimates["kl"]))
+        if rounded:
+            said = f"moves no prediction on {data.where} beyond rounding (a log-probability by {data.largest:.1g} nats at most)"
+            findings.append(Finding(tag="rounding", statement=f"the change {said}", estimate=estimates["kl"]))
         over = estimates.get("kl_over_floor")
         topic = f"predictions on {data.where}" + (", beyond rehearsal only" if over else "")
         findings.append(
             Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"], topic=topic)
         )
         return Result(
-            summary=f"The change {said}" + ("." if over is None or identical else f", {_against(over)}."),
+            summary=f"The change {said}" + ("." if over is None or identical or rounded else f", {_against(over)}."),
             estimates=estimates,
             findings=tuple(findings),
             tables=(self._table(estimates, data), *self._mined(data)),
@@ -191,13 +213,17 @@ class Divergence(Audit[Data]):
             "kl_control": "rehearsal only against base",
             "kl_over_floor": "difference of the two",
         }
-        rows = [(label, estimates[key]) for key, label in labels.items() if key in estimates]
-        rows += [(f"in {name}", estimates[f"kl:{name}"]) for name in dict.fromkeys(data.domain.tolist())]
+        both = [(label, key, key.replace("kl", "kl_tokens", 1)) for key, label in labels.items()]
+        both += [(f"in {name}", f"kl:{name}", f"kl_tokens:{name}") for name in dict.fromkeys(data.domain.tolist())]
+        rows = [(label, estimates[one], estimates[other]) for label, one, other in both if one in estimates]
         note = _read(data)
         if data.bounded:
             note += " Lower bounds: only the base's most likely tokens are kept apart."
         return Table(
-            title="Divergence of next-token predictions (nats a token)", columns=("", "KL"), rows=tuple(rows), note=note
+            title="Divergence of next-token predictions (nats a token)",
+            columns=("", "mean over documents", "mean over tokens"),
+            rows=tuple(rows),
+            note=note,
         )
 
     def _mined(self, data: Data) -> tuple[Table, ...]:
@@ -217,14 +243,14 @@ class Divergence(Audit[Data]):
         ]
         if data.contexts:
             rows = tuple(
-                (context, repr(token), f"{before:.3f}", f"{after:.3f}", f"{nats:.2f}")
-                for context, token, before, after, nats in data.contexts
+                (one.said, repr(one.token), f"{one.before:.3f}", f"{one.after:.3f}", f"{one.nats:.2f}") for one in data.contexts
             )
             tables.append(
                 Table(
                     title="Where predictions moved most",
                     columns=("context", "rose", "before", "after", "KL (nats)"),
                     rows=rows,
+                    note="One place a document, where there are enough; the same last words and the same token count once.",
                 )
             )
         return tuple(tables)
@@ -283,8 +309,8 @@ def _read(data: Data) -> str:
 
 
 def _units(data: Data) -> np.ndarray:
-    """Return the cluster of each document."""
-    return np.arange(len(data.domain)) if data.cluster is None else data.cluster
+    """Return the cluster of each document, numbered."""
+    return np.arange(len(data.domain)) if data.cluster is None else np.unique(data.cluster, return_inverse=True)[1]
 
 
 def divergence(tuned: Measurement, base: Measurement) -> np.ndarray:
@@ -344,20 +370,39 @@ def _columns(gain: np.ndarray, cells: np.ndarray, chosen: np.ndarray) -> np.ndar
 
 
 def _contexts(
-    base: Measurement, tuned: Measurement, kl: np.ndarray, count: int = 10, shown: int = 12
-) -> list[tuple[str, str, float, float, float]]:
-    """Return where the divergence is largest: what stood before, which token rose most, its probabilities, the nats."""
+    name: str, base: Measurement, tuned: Measurement, kl: np.ndarray, count: int, shown: int = 12, tail: int = 4
+) -> tuple[Spot, ...]:
+    """Return where the divergence of one set of texts is largest, no place twice."""
     ids, texts = base.arrays["vocabulary"], base.texts["vocabulary"]
     start, target = base.arrays["start"], base.arrays["target"]
-    found = []
-    for place in np.argsort(-kl, kind="stable")[:count].tolist():
-        before, after = (np.exp(one.arrays["log_probability"][place].astype(np.float64)) for one in (base, tuned))
-        cell = int(np.argmax(after - before))
-        token = int(base.arrays["token"][place, cell]) if "token" in base.arrays else cell
-        low = int(start[np.searchsorted(start, place, side="right") - 1])
-        said = "".join(texts[np.searchsorted(ids, one)] for one in target[max(low, place - shown) : place].tolist())
-        found.append((said, texts[int(np.searchsorted(ids, token))], float(before[cell]), float(after[cell]), float(kl[place])))
-    return found
+
+    def spots() -> Iterator[Spot]:
+        for place in np.argsort(-kl, kind="stable").tolist():
+            before, after = (np.exp(one.arrays["log_probability"][place].astype(np.float64)) for one in (base, tuned))
+            cell = int(np.argmax(after - before))
+            token = int(base.arrays["token"][place, cell]) if "token" in base.arrays else cell
+            owner = int(np.searchsorted(start, place, side="right")) - 1
+            seen = target[max(int(start[owner]), place - shown) : place].tolist()
+            said = "".join(texts[np.searchsorted(ids, one)] for one in seen)
+            rose = texts[int(np.searchsorted(ids, token))]
+            nats = float(kl[place])
+            yield Spot(said, rose, float(before[cell]), float(after[cell]), nats, tuple(seen[-tail:]), f"{name} {owner}")
+
+    return _different(spots(), count)
+
+
+def _different(spots: Iterable[Spot], count: int) -> tuple[Spot, ...]:
+    """Return the first places that differ, of as many documents as there are: one repeated line must not fill them all."""
+    ordered = sorted(spots, key=lambda one: -one.nats)
+    places: dict[tuple[tuple[int, ...], str], Spot] = {}
+    first: dict[str, Spot] = {}
+    for one in ordered:
+        if (one.tail, one.token) not in places:
+            places[one.tail, one.token] = one
+            first.setdefault(one.document, one)
+    own = list(first.values())[:count]
+    others = [one for one in places.values() if one not in own][: count - len(own)]
+    return tuple(sorted([*own, *others], key=lambda one: -one.nats))
 
 
 def _length(parts: list[np.ndarray] | None) -> int:
@@ -369,8 +414,10 @@ def _filled(parts: list[np.ndarray], count: int) -> np.ndarray:
     return np.concatenate([joined, np.zeros(count - len(joined))])
 
 
-def _nats(estimate: Estimate) -> str:
-    return "an unknown amount" if estimate.value is None else f"{estimate.value:.3f} nats a token"
+def _means(estimates: Mapping[str, Estimate]) -> str:
+    """Return both means in words, the one over tokens where it reads otherwise."""
+    own, tokens = (f"{number(estimates[name].value or 0.0, 3)}" for name in ("kl", "kl_tokens"))
+    return f"{own} nats a token" + (f" ({tokens} over all tokens alike)" if tokens != own else "")
 
 
 def _against(over: Estimate) -> str:

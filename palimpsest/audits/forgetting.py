@@ -25,7 +25,13 @@ COLUMNS = {
     "loss_change": "change in loss",
     "loss_change_control": "rehearsal only: change in loss",
 }
-STATES = {"beyond": "fell", "inside": "unchanged", "better": "better", "open": "not decided"}
+STATES = {
+    "beyond": "fell",
+    "inside": "unchanged",
+    "better": "better",
+    "few": "no loss seen, too few templates to call it unchanged",
+    "open": "not decided",
+}
 
 
 @dataclass(frozen=True)
@@ -389,11 +395,9 @@ def _state(told: list[Estimate], *, fell: bool) -> str:
         return "beyond"
     if told and all(estimate.equivalent for estimate in told):
         return "inside"
-    return (
-        "better"
-        if told and all(estimate.equivalent or estimate.above(-(estimate.margin or 0.0)) is False for estimate in told)
-        else "open"
-    )
+    if told and all(estimate.equivalent or estimate.above(-(estimate.margin or 0.0)) is False for estimate in told):
+        return "better"
+    return "few" if told and all(map(stats.unseen_only, told)) else "open"
 
 
 def _words(name: str, state: str) -> str:
@@ -401,11 +405,12 @@ def _words(name: str, state: str) -> str:
         "beyond": f"{name} fell beyond its margin",
         "inside": f"{name} is unchanged within its margin",
         "better": f"{name} got better beyond its margin",
+        "few": f"{name}: no loss seen, on too few templates to call it unchanged",
     }.get(state, f"{name}: not decided")
 
 
 def _summary(said: Mapping[str, list[str]]) -> str:
     parts = [f"fell: {', '.join(said['beyond'])}"] if said["beyond"] else ["nothing fell beyond its margin"]
-    parts += [f"{STATES[state]}: {', '.join(said[state])}" for state in ("better", "inside", "open") if said[state]]
+    parts += [f"{STATES[state]}: {', '.join(said[state])}" for state in ("better", "inside", "few", "open") if said[state]]
     text = "; ".join(parts) + "."
     return capital(text)

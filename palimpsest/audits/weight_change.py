@@ -83,13 +83,14 @@ class WeightChange(Audit[Data]):
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates = _whole(data)
+        said = _statement(estimates) + _in_another_order(data.tuned)
         return Result(
-            summary=_sentence(data, estimates),
+            summary=_sentence(data, estimates, said),
             estimates=estimates,
             findings=(
                 Finding(
                     tag="inside",
-                    statement=_statement(estimates),
+                    statement=said,
                     estimate=estimates["relative_change"],
                     topic="change of the weights",
                 ),
@@ -171,8 +172,16 @@ def _statement(estimates: Mapping[str, Estimate]) -> str:
     return f"{said}, {_figures(times.value)} times as far as in training on rehearsal alone"
 
 
-def _sentence(data: Data, estimates: Mapping[str, Estimate]) -> str:
-    said = _statement(estimates)
+def _in_another_order(moved: Moved) -> str:
+    """Return of how many weights nothing but the order changed; empty where of none."""
+    differ, same = int((moved.changed > 0).sum()), int(moved.reordered.sum())
+    if not same:
+        return ""
+    which = f"all {differ} that differ hold" if same == differ else f"{same} of the {differ} that differ {_hold(same)}"
+    return f"; {which} exactly the base's numbers in another order, as where heads or units were permuted"
+
+
+def _sentence(data: Data, estimates: Mapping[str, Estimate], said: str) -> str:
     tuned = data.tuned
     parts = {part: float(tuned.update_sq[tuned.part == part].sum()) for part in sorted(set(tuned.part.tolist()))}
     if sum(parts.values()) > 0:
@@ -185,7 +194,11 @@ def _sentence(data: Data, estimates: Mapping[str, Estimate]) -> str:
 
 
 def _article(part: str) -> str:
-    return f"{part} {'hold' if part.endswith('s') else 'holds'}"
+    return f"{part} {_hold(2 if part.endswith('s') else 1)}"
+
+
+def _hold(count: int) -> str:
+    return "holds" if count == 1 else "hold"
 
 
 def _figures(value: float) -> str:

@@ -23,10 +23,10 @@ ALL = slice(None)
 class Moved:
     """The update of each weight of one model, weight by weight and matrix by matrix.
 
-    [weights]: ``name``, ``part``, ``kind``, ``layer`` (-1: outside the layers), ``size``, ``changed``, ``largest``, and squared
-    norms ``base_sq`` and ``update_sq`` and the inner product ``inner`` of update and base. [matrices]: ``weight`` (index),
-    ``matrix_sq`` (squared norm of the update), ``side``, ``whole``, ``rank``, ``effective_rank`` and ``spectrum``
-    [matrices, kept].
+    [weights]: ``name``, ``part``, ``kind``, ``layer`` (-1: outside the layers), ``size``, ``changed``, ``largest``,
+    ``reordered`` (whether it holds the base's numbers in another order), and squared norms ``base_sq`` and ``update_sq`` and
+    the inner product ``inner`` of update and base. [matrices]: ``weight`` (index), ``matrix_sq`` (squared norm of the update),
+    ``side``, ``whole``, ``rank``, ``effective_rank`` and ``spectrum`` [matrices, kept].
     """
 
     name: tuple[str, ...]
@@ -36,6 +36,7 @@ class Moved:
     size: np.ndarray
     changed: np.ndarray
     largest: np.ndarray
+    reordered: np.ndarray
     base_sq: np.ndarray
     update_sq: np.ndarray
     inner: np.ndarray
@@ -140,6 +141,9 @@ def compared(base: dict[str, np.ndarray], update: dict[str, np.ndarray]) -> Move
         size=np.array([one.size for one, _ in pairs]),
         changed=np.array([np.count_nonzero(change) for _, change in pairs]),
         largest=np.array([np.abs(change).max() for _, change in pairs]),
+        reordered=np.array(
+            [change.any() and np.array_equal(np.sort(one, None), np.sort(one + change, None)) for one, change in pairs]
+        ),
         base_sq=np.array([np.sum(one**2) for one, _ in pairs]),
         update_sq=np.array([np.sum(change**2) for _, change in pairs]),
         inner=np.array([np.sum(one * change) for one, change in pairs]),

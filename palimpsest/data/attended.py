@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from palimpsest.core.measurement import Measurement
+from palimpsest.core.wording import counted
 
 ALLOWED, ALLOWED_HALF = 0.01, 0.5
 """By how many nats a log-probability may differ under eager attention: rounding alone makes 1e-5 of it in float32, and 0.1 in
@@ -61,6 +62,14 @@ class How:
     """The attention that the models run with otherwise."""
     outside: float = 0.0
     """Mean mass of the base's attention on keys that were not kept."""
+    reordered: tuple[int, ...] = ()
+    """The layers of the tuned model whose heads stand in another order; they were matched with the base's."""
+
+    @property
+    def order(self) -> str:
+        """Which heads stand in another order, in words; empty where all are matched by number."""
+        several = f"{len(self.reordered)} of {counted(len(self.layers), 'layer')}"
+        return f"the heads of {several} stand in another order and were matched with the base's" if self.reordered else ""
 
     @property
     def told(self) -> str:
@@ -85,7 +94,13 @@ def how_read(sets: Sequence[Mapping[str, Measurement]]) -> How:
         max(float(np.nanmax(one.arrays["difference"])) for one in every),
         every[0].texts["read"][0],
         float(max(outside, default=0.0)),
+        tuple(sorted({layer for found in sets for layer in _reordered(found["tuned"])})),
     )
+
+
+def _reordered(one: Measurement) -> list[int]:
+    """Return the layers whose heads stand in another order than the base's."""
+    return one.arrays["layer"][one.arrays["reordered"]].tolist() if "reordered" in one.arrays else []
 
 
 def attended(found: Mapping[str, Measurement], labels: np.ndarray) -> Attended:

@@ -26,6 +26,7 @@ from palimpsest.measures._sharing import Line, lines_of, model_inputs, widest_li
 from palimpsest.models import reading
 
 _ANY = 2**31
+_ROOM = 6.0
 _CPU_TOKENS, _CPU_LOGITS = 2_048, 2**24
 """More at once is slower on a CPU, because what passes from layer to layer leaves its caches."""
 _CPU_PASS, _PASS = 64, 4_096
@@ -157,6 +158,23 @@ class Reader(ABC):
     @abstractmethod
     def finish(self) -> Measurement:
         """Return everything that was read."""
+
+
+def rounding(model: Any, size: float) -> float:
+    """Return the nats by which rounding may move a log-probability of a model, in the type that it is run in.
+
+    A sum of rounded numbers wanders off like a random walk: with the square root of the number of layers, and within a
+    product, which is summed in float32, with that of its width; in steps of the type's precision at the size of the largest
+    logit. The factor leaves room for the extremes of many thousand logits (docs/doctor.md has what was measured).
+
+    Args:
+        model: as it is in memory.
+        size: its largest logit, from the mean of all.
+    """
+    config = model.config.get_text_config()
+    layers, width = getattr(config, "num_hidden_layers", None) or 1, model.get_input_embeddings().weight.shape[-1]
+    step = torch.finfo(model.dtype).eps + torch.finfo(torch.float32).eps * width**0.5
+    return _ROOM * step * layers**0.5 * max(size, 1.0)
 
 
 class ForwardMeasure(Measure):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from palimpsest.core.measurement import Measurement
 from palimpsest.models.quiet import quiet
@@ -115,6 +116,28 @@ class MapReader:
         self.kept: dict[int, dict[str, np.ndarray]] = {}
         self.after = _by_layer(after) if after is not None else None
         self.batch: _Batch | None = None
+        self.between: dict[int, list[np.ndarray]] | None = None
+        """While heads are matched: the distances of every head from every one of the base's, by layer."""
+        self.order: dict[int, np.ndarray] = {}
+        """Of layers whose heads stand in another order: which of them stands for each of the base's."""
+
+    def match(self, read: Callable[[list[int]], None], places: Sequence[int]) -> None:
+        """Find by which order the heads of each layer are those of the base, before anything is kept.
+
+        Another order than that of the numbers is taken only where it leaves less than half of the distance: training moves
+        heads, but does not turn one into another, so a head that is near to another of the base was moved there as a whole.
+
+        Args:
+            read: reads some readings, as for all of them later.
+            places: a few readings.
+        """
+        if self.after is None:
+            return
+        self.between = {}
+        for place in places:
+            read([place])
+        orders = {layer: _order(np.mean(costs, axis=0)) for layer, costs in self.between.items()}
+        self.order, self.between = {layer: order for layer, order in orders.items() if order is not None}, None
 
     def begin(self, places: Sequence[int], width: int, queries: int, device: str) -> None:
         """Say which readings the next pass holds, padded to a context of ``width`` and to ``queries``."""
@@ -127,13 +150,19 @@ class MapReader:
             return
         batch.done.add(layer)
         maps = maps.float()
+        if self.between is not None:
+            if self._comparable(layer, maps):
+                self.between.setdefault(layer, []).append(batch.between(maps, self.after[layer]))  # type: ignore[index]
+            return
+        if layer in self.order:
+            maps = maps[:, self.order[layer].tolist()]
         found = batch.concentration(maps, window)
         for name in self.spans:
             found[f"mass:{name}"] = batch.mass(maps, name)
         if self.after is None:
             found |= batch.largest(maps, self.keys)
-        elif (earlier := self.after.get(layer)) is not None and earlier["key"].shape[1] == maps.shape[1]:
-            found["distance"] = batch.distance(maps, earlier)
+        elif self._comparable(layer, maps):
+            found["distance"] = batch.distance(maps, self.after[layer])
         kept = self.kept.setdefault(layer, {})
         for name, values in found.items():
             if name not in kept:
@@ -143,16 +172,32 @@ class MapReader:
                 count = self.readings[place].queries
                 kept[name][place, :, :count] = values[line, :, :count].cpu().numpy()
 
+    def _comparable(self, layer: int, maps: torch.Tensor) -> bool:
+        """Whether the base's maps of a layer were kept, and it has as many heads."""
+        return self.after is not None and layer in self.after and self.after[layer]["key"].shape[1] == maps.shape[1]
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return everything that was kept: [items read, layers, heads, queries, ...], and ``layer`` [layers]."""
+        """Return everything that was kept: [items read, layers, heads, queries, ...], ``layer`` and ``reordered`` [layers]."""
         if not self.kept:
             return {}
         layers = sorted(self.kept)
         common = set.intersection(*(set(self.kept[layer]) for layer in layers))
         found = {name: _stacked([self.kept[layer][name] for layer in layers]) for name in sorted(common)}
-        return {"layer": np.array(layers), **found}
+        reordered = {} if self.after is None else {"reordered": np.array([layer in self.order for layer in layers])}
+        return {"layer": np.array(layers), **reordered, **found}
 
 
+def _order(distance: np.ndarray) -> np.ndarray | None:
+    """Return which head stands for each of the base's [heads], of mean distances [heads of the base, heads]; or ``None``."""
+    if not np.isfinite(distance).all():
+        return None
+    rows, order = linear_sum_assignment(distance)
+    near, by_number = distance[rows, order].sum(), np.trace(distance)
+    return order if 2 * near < by_number and by_number > _SAME * len(order) else None
+
+
+_SAME = 1e-3
+"""Heads whose maps differ by less are the same by number."""
 _DTYPES: dict[str, Any] = {"key": np.int32}
 
 
@@ -201,16 +246,26 @@ class _Batch:
         return {"key": key, "weight": weight, "outside": _outside(weight)}
 
     def distance(self, maps: torch.Tensor, earlier: dict[str, np.ndarray]) -> torch.Tensor:
-        """Return the total variation distance from the base's maps [batch, heads, queries], over its keys and the rest."""
+        """Return the total variation distance from the base's maps [batch, heads, queries], over its keys and the rest.
+
+        A single head of the base is held against all.
+        """
         queries = maps.shape[2]
         key, before = (
             torch.from_numpy(earlier[name][self.places][:, :, :queries]).to(maps.device) for name in ("key", "weight")
         )
         column = key.long() + self.padding[:, None, None, None] - (self.columns - maps.shape[-1])
         there = (key >= 0) & (column >= 0) & (column < maps.shape[-1])
-        after = maps.gather(-1, column.clamp(0, maps.shape[-1] - 1)).where(there, 0.0)
+        columns = column.clamp(0, maps.shape[-1] - 1).expand(-1, maps.shape[1], -1, -1)
+        after = maps.gather(-1, columns).where(there, 0.0)
         moved = (after.double() - before.double()).abs().sum(-1) + (_outside(after) - _outside(before)).abs()
         return moved / 2
+
+    def between(self, maps: torch.Tensor, earlier: dict[str, np.ndarray]) -> np.ndarray:
+        """Return how far each head is from each of the base's, mean over batch and queries [heads of the base, heads]."""
+        heads = range(maps.shape[1])
+        each = [self.distance(maps, {name: values[:, head : head + 1] for name, values in earlier.items()}) for head in heads]
+        return np.stack([np.nanmean(one.cpu().numpy(), axis=(0, 2)) for one in each])
 
 
 def _outside(weight: torch.Tensor) -> torch.Tensor:

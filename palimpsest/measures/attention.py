@@ -32,6 +32,8 @@ from palimpsest.training.frozen_context import FrozenCache
 
 _CHECKED = 16
 """On so many items the predictions are held against those of ordinary attention."""
+_MATCHED = 8
+"""On so many items the heads are matched with those of the model that it starts from."""
 _CACHED = 4
 """A token in a cache takes about so many times the room of one that only passes through."""
 _STATE_ROOM = 2**26
@@ -44,10 +46,11 @@ class Attention(Measure):
     ``start`` [items + 1]: item i was read if ``start[i + 1] > start[i]``. All others begin with the axis [items read].
     Attention, where the model has any: ``layer`` [layers]; [items read, layers, heads, queries]: ``gini`` and ``top_tenth``
     (the mass on the tenth of the keys that has most), ``mass:SPAN`` (NaN for items without that span), and with ``after`` the
-    ``distance`` (total variation, 0 to 1) from that model's maps; without it ``outside`` (the mass on keys that are not kept)
-    and, with one more axis [keys], ``key`` and ``weight``. Recurrent layers: ``recurrent_layer`` [layers]; [items read,
-    layers, heads]: ``share:SPAN`` (of a span in the state; gated delta layers only) and, with ``after``, ``drift`` (1 - cosine
-    of the states); without it ``state``, with one more axis. ``difference`` [items read] is the largest difference of a
+    ``distance`` (total variation, 0 to 1) from that model's maps, and ``reordered`` [layers]: whether a layer's heads stand in
+    another order than that model's; they are put into its order here. Without it ``outside`` (the mass on keys not kept) and,
+    with one more axis [keys], ``key`` and ``weight``. Recurrent layers: ``recurrent_layer`` [layers]; [items read, layers,
+    heads]: ``share:SPAN`` (of a span in the state; gated delta layers only) and, with ``after``, ``drift`` (1 - cosine of the
+    states); without it ``state``, with one more axis. ``difference`` [items read] is the largest difference of a
     log-probability from ordinary attention in nats, NaN where it was not checked. Texts: ``read`` (attention that is ordinary
     here, type of the weights), ``why`` (why nothing could be read).
     """
@@ -116,6 +119,8 @@ class _Passes:
     @torch.no_grad()
     def run(self, budget: Budget, progress: Progress) -> None:
         ordinary = self._ordinary(budget)
+        some = sorted({round(place) for place in np.linspace(0, len(self.readings) - 1, _MATCHED)})
+        self.maps.match(lambda batch: self._read(batch, {}), some)
         done = 0
         for batch in _batches(self.readings, max(budget.tokens // _CACHED, 1), self.subject.takes_padding):
             self._read(batch, ordinary)

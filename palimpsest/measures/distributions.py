@@ -7,7 +7,10 @@ lower bound of the full one, and exact where the vocabulary fits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from pydantic import Field
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example
 from palimpsest.data.render import Renderer
-from palimpsest.measures._forward import ForwardMeasure, Predicted, Reader, Row, whole_rows
+from palimpsest.measures._forward import ForwardMeasure, Predicted, Reader, Row, rounding, whole_rows
 
 
 class Distributions(ForwardMeasure):
@@ -25,7 +28,8 @@ class Distributions(ForwardMeasure):
     Arrays: ``token`` [positions, cells] int32 (left out when the cells are the whole vocabulary in order),
     ``log_probability`` [positions, cells] float32, ``log_rest`` [positions], ``target`` [positions] (the token that came),
     ``start`` [items + 1], ``length`` [items] (how many positions there are, read or not), ``vocabulary`` (ids of all tokens
-    named, with texts ``vocabulary``). With ``after`` the cells are those of the earlier measurement.
+    named, with texts ``vocabulary``), ``rounding`` [] (the nats by which rounding may move a log-probability; NaN in half
+    precision, where as much can be a change). With ``after`` the cells are those of the earlier measurement.
     """
 
     cells: int = Field(default=1024, gt=0)
@@ -48,6 +52,13 @@ class _Reader(Reader):
         self.log_probability: np.ndarray | None = None
         self.log_rest = np.full(self.start[-1], -np.inf, dtype=np.float32)
         self.target = np.zeros(self.start[-1], dtype=np.int32)
+        self.size, self.rounding = 0.0, math.nan
+
+    @contextmanager
+    def watch(self, subject: Any) -> Iterator[None]:
+        yield
+        if subject.model.dtype in (torch.float32, torch.float64):
+            self.rounding = rounding(subject.model, self.size)
 
     def read(self, index: int, seen: Predicted) -> None:
         low, high = int(self.start[index]), int(self.start[index + 1])
@@ -56,6 +67,7 @@ class _Reader(Reader):
         log_p = seen.logits[: high - low] - seen.log_normaliser[: high - low, None]
         vocabulary = log_p.shape[-1]
         if self.log_probability is None:
+            self.size = float((log_p - log_p.mean(-1, keepdim=True)).abs().max())
             self.log_probability = np.zeros((self.start[-1], min(self.cells, vocabulary)), dtype=np.float32)
             if self.cells < vocabulary:
                 self.token = np.zeros(self.log_probability.shape, dtype=np.int32)
@@ -79,6 +91,7 @@ class _Reader(Reader):
             "target": self.target,
             "start": self.start.astype(np.int64),
             "length": self.length,
+            "rounding": np.array(self.rounding),
         }
         known = np.arange(self.log_probability.shape[1]) if self.token is None else np.unique(self.token)
         known = np.union1d(known, self.target)

@@ -26,6 +26,8 @@ from palimpsest.models.parameters import parameters
 _SLICE = 2**20
 """Entries that are compared at once."""
 _SWEEPS = 12
+_ALIKE = 1e-9
+"""By so much of it may rounding change a squared norm that is summed in float64."""
 _SPARE = 16
 
 
@@ -36,12 +38,13 @@ class WeightChange(WeightMeasure):
     the two models' weights can't be compared.
 
     Arrays [weights]: ``layer`` (-1: outside the layers), ``size`` (entries), ``changed`` (entries that differ at all),
-    ``largest`` (absolute change of an entry), and in float64 the squared Frobenius norms ``base_sq`` and ``update_sq`` and the
-    inner product ``inner`` of update and base. Arrays [matrices], where experts count each for itself: ``weight`` (index),
+    ``largest`` (absolute change of an entry), ``reordered`` (whether it holds the numbers of the base in another order, as
+    heads and units do that were only permuted), and in float64 the squared Frobenius norms ``base_sq`` and ``update_sq`` and
+    the inner product ``inner`` of update and base. Arrays [matrices], where experts count each for itself: ``weight`` (index),
     ``matrix_sq`` (squared norm of its update), ``side`` (the number of singular values), ``spectrum`` [matrices, kept] (the
     leading ones, 0 beyond the last), ``whole`` (whether all of them were computed), ``rank`` (how many are larger than what
-    rounding of the new weights can make) and ``effective_rank`` (exponential of the entropy of the singular values' shares,
-    Roy and Vetterli 2007); the last two are -1 where not all were computed.
+    rounding of the new weights can make) and ``effective_rank`` (exponential of the entropy of the singular values' shares, Roy
+    and Vetterli 2007); the last two are -1 where not all were computed.
     """
 
     spectrum: int = Field(default=64, ge=0)
@@ -110,6 +113,11 @@ class _Update:
             total += change.T @ (change @ vectors)
         return total
 
+    def reordered(self) -> bool:
+        """Whether both hold exactly the same numbers."""
+        before, after = (one.detach().flatten().sort().values for one in (self.before, self.after))
+        return torch.equal(before, after)
+
     def squares(self) -> tuple[float, float]:
         """Return the squared norm of the update, and a bound on each singular value of what rounding can add to it.
 
@@ -129,6 +137,7 @@ class _Found:
 
     layer: list[int] = field(default_factory=list)
     weights: list[tuple[float, ...]] = field(default_factory=list)
+    reordered: list[bool] = field(default_factory=list)
     matrices: list[tuple[float, ...]] = field(default_factory=list)
     spectra: list[np.ndarray] = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=lambda: {"name": [], "part": [], "kind": []})
@@ -142,6 +151,9 @@ class _Found:
             base_sq += float(torch.sum(old * old))
             update_sq += float(torch.sum(change * change))
             inner += float(torch.sum(change * old))
+        # of what was permuted the norm is the same but for rounding, so that nothing else has to be sorted
+        alike = update_sq > 0 and abs(2 * inner + update_sq) <= _ALIKE * base_sq
+        self.reordered.append(alike and update.reordered())
         for matrix in update.matrices() if kept else ():
             side, (squared, noise) = matrix.before.shape[1], matrix.squares()
             values = _singular_values(matrix, kept, exact_side) if squared else np.zeros(side)
@@ -158,6 +170,7 @@ class _Found:
             "size": size.astype(np.int64),
             "changed": changed.astype(np.int64),
             "largest": largest,
+            "reordered": np.array(self.reordered, dtype=np.bool_),
             "base_sq": base_sq,
             "update_sq": update_sq,
             "inner": inner,

@@ -112,6 +112,14 @@ def test_permuted_heads_are_other_weights(tmp_path: Path) -> None:
     assert (found.estimates["relative_change"].value or 0.0) > 10
     still = {place.part for place in found.network if place.estimate.value == 0.0}
     assert still == {"embeddings", "head", "norm"}
+    assert "all 14 that differ hold exactly the base's numbers in another order" in found.summary
+    changed = permuted(tiny.model())
+    with torch.no_grad():
+        changed.model.layers[0].mlp.down_proj.weight[0, 0] += 1e-4
+    found = result({"base": path, "tuned": saved(changed, tmp_path / "c")}, tmp_path / "work")
+    assert "13 of the 14 that differ hold exactly the base's numbers in another order" in found.summary
+    moved = result({"base": path, "tuned": tiny.folder(tmp_path / "d", seed=1)}, tmp_path / "work")
+    assert "another order" not in moved.summary
 
 
 def test_tied_embeddings_count_once(tmp_path: Path) -> None:

@@ -224,7 +224,48 @@ def test_permuted_heads_keep_their_mean_over_heads(tmp_path: Path) -> None:
     found = take(changed, items(), after=base)
     for name in ("gini", "top_tenth", "mass:conflict", "mass:direction"):
         assert np.allclose(base.arrays[name].mean(2), found.arrays[name].mean(2), atol=1e-5, equal_nan=True), name
-    assert np.nanmean(found.arrays["distance"]) > 0.05  # heads are matched by their number: these are others
+    assert found.arrays["reordered"].all()
+    assert np.nanmax(found.arrays["distance"]) < 1e-4, "the same maps in another order have not moved"
+    for name in ("gini", "top_tenth", "mass:conflict", "mass:direction"):
+        assert np.allclose(base.arrays[name], found.arrays[name], atol=1e-4, equal_nan=True), f"{name}, head by head"
+
+
+def test_a_permuted_head_that_also_moved_is_told_by_its_number_in_the_base(tmp_path: Path) -> None:
+    one = load(tmp_path, "llama")
+    base = take(one, items())
+    changed = subject.load(one.info)
+    with torch.no_grad():
+        changed.model.model.layers[1].self_attn.q_proj.weight[2 * 8 : 3 * 8] *= 1.2
+    plain = take(changed, items(), after=base).arrays
+    changed.model = permuted(changed.model)
+    found = take(changed, items(), after=base).arrays
+    assert found["reordered"].all() and not plain["reordered"].any()
+    assert np.allclose(plain["distance"], found["distance"], atol=1e-4, equal_nan=True)
+    moved = np.nanmean(found["distance"], axis=(0, 3))
+    assert np.unravel_index(moved.argmax(), moved.shape) == (1, 2)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1, 0.3, 1.0])
+def test_what_moved_is_not_taken_for_another_order(noise: float, tmp_path: Path) -> None:
+    """However far heads moved, and be it that nothing is left of them: their distance is that of one number from itself."""
+    one = load(tmp_path, "llama")
+    base, layers = take(one, items()), range(2)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(3)
+        for layer in layers:
+            for name in ("q_proj", "k_proj"):
+                weight = getattr(one.model.model.layers[layer].self_attn, name).weight
+                weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
+    found = take(one, items(), after=base)
+    assert not found.arrays["reordered"].any()
+    maps = found.arrays["distance"]
+    before, after = base.arrays, take(one, items()).arrays
+    for item, layer, head in np.ndindex(maps.shape[:3]):
+        for query in np.flatnonzero(np.isfinite(maps[item, layer, head])):
+            own = dict(zip(before["key"][item, layer, head, query], before["weight"][item, layer, head, query], strict=True))
+            new = dict(zip(after["key"][item, layer, head, query], after["weight"][item, layer, head, query], strict=True))
+            wanted = sum(abs(own.get(key, 0.0) - new.get(key, 0.0)) for key in {*own, *new} - {-1}) / 2
+            assert maps[item, layer, head, query] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_head_whose_queries_are_scaled_moved_most(tmp_path: Path) -> None:

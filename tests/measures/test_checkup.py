@@ -249,6 +249,21 @@ def test_the_doctor_tells_an_adapter_that_does_nothing_from_one_that_does(folder
     assert [answer.state for answer in change] == ["ok", "ok"] and "2 of" in change[0].found
 
 
+def test_the_doctor_tells_how_many_tensors_moved_and_the_one_that_moved_most(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.mul_(1.01)
+        model.model.layers[1].mlp.up_proj.weight.mul_(1.25)
+    model.save_pretrained(tmp_path / "moved")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "moved")
+    tuned = doctor.examine(str(folder), str(tmp_path / "moved"), "cpu", "float32")[1]
+    change = next(answer for answer in tuned.answers if answer.check == "change")
+    count = len(list(model.named_parameters()))
+    assert change.found.startswith(f"2 of {count} tensors (most of all model.layers.1.mlp.up_proj.weight, by 25% of its norm)")
+
+
 def test_the_doctor_says_truly_which_base_an_adapter_names(folder: Path, tmp_path: Path) -> None:
     """``--adapter`` reads it on the model given, whatever it names: being read there makes it no adapter of that model."""
     peft = pytest.importorskip("peft")

@@ -8,7 +8,7 @@ from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS
 from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
 from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, threshold
-from palimpsest.core.stats.many import FAMILY_ERROR, across_seeds, adjusted, fallen, holm
+from palimpsest.core.stats.many import FAMILY_ERROR, across_seeds, adjusted, fallen, holm, unseen_only
 from palimpsest.core.stats.margins import beyond_margin, is_outcome
 from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
@@ -60,5 +60,6 @@ __all__ = [
     "trait_change",
     "trait_level",
     "two_level",
+    "unseen_only",
     "unseen_share",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.seeds import two_level
-from palimpsest.core.stats.spread import quantile, two_sided
+from palimpsest.core.stats.spread import needed_to_exclude, quantile, two_sided
 
 FAMILY_ERROR = 0.05
 """Chance of one false alarm among all that a verdict says."""
@@ -38,6 +38,17 @@ def fallen(estimates: Sequence[Estimate], family_error: float = FAMILY_ERROR) ->
             ability fell where the whole of its 95% interval lies beyond the margin.
     """
     return list(holm({str(place): _p_worse(one) for place, one in enumerate(estimates)}, family_error / 2).values())
+
+
+def unseen_only(estimate: Estimate) -> bool:
+    """Whether nothing speaks for a loss beyond the margin, but that a cluster which lost everything may not have been seen."""
+    margin, interval = estimate.margin, estimate.interval
+    if margin is None or estimate.value is None or interval is None:
+        return False
+    if estimate.equivalent or interval[1] < -margin:
+        return True
+    few = estimate.n < needed_to_exclude(margin, estimate.unit)
+    return few and estimate.value < margin and (interval[0] <= 0 <= interval[1] or interval[1] < margin)
 
 
 def _p_worse(estimate: Estimate) -> float | None:

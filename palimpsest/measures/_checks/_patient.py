@@ -15,9 +15,9 @@ from palimpsest.core.measurement import Measurement
 from palimpsest.data.chat import Example, ItemSet, conversation
 from palimpsest.data.render import Renderer
 from palimpsest.data.user_files import text_example
-from palimpsest.measures._forward import Predicted, Reader, Row, run_rows
+from palimpsest.measures._forward import Predicted, Reader, Row, rounding, run_rows
 from palimpsest.measures._measure import Budget
-from palimpsest.models.subject import Subject
+from palimpsest.models.subject import Subject, SubjectInfo
 
 TEXT = (
     "The old lighthouse stood on a rock a mile from the shore. Every evening at six, Anna rowed out with oil, bread and the "
@@ -43,6 +43,8 @@ class Before:
     log_probabilities: tuple[torch.Tensor, ...]
     tensors: dict[str, str]
     """Content hash of every weight by name."""
+    info: SubjectInfo
+    """Where its weights can be read again."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,8 @@ class Patient:
 
     @cached_property
     def rounding(self) -> float:
-        """Nats by which rounding may move a log-probability of this model, in the type that it is run in.
-
-        A sum of rounded numbers wanders off like a random walk: with the square root of the number of layers, and within a
-        product, which is summed in float32, with that of its width; in steps of the type's precision at the size of the largest
-        logit. The factor leaves room for the extremes of many thousand logits (docs/doctor.md has what was measured).
-        """
-        layers, width = getattr(self.config, "num_hidden_layers", None) or 1, self.model.get_input_embeddings().weight.shape[-1]
-        size = max(float((self.alone - self.alone.mean(-1, keepdim=True)).abs().max()), 1.0)
-        step = torch.finfo(self.model.dtype).eps + torch.finfo(torch.float32).eps * width**0.5
-        return _ROOM * step * layers**0.5 * size
+        """Nats by which rounding may move a log-probability of this model, in the type that it is run in."""
+        return rounding(self.model, float((self.alone - self.alone.mean(-1, keepdim=True)).abs().max()))
 
     def conversation(self, *turns: tuple[str, str]) -> Example:
         return conversation(*turns, template="check", source="the checks")
@@ -161,7 +155,6 @@ class Patient:
         return ""
 
 
-_ROOM = 6.0
 _NO_LIMIT = 2**62
 
 

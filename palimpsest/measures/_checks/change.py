@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -14,6 +17,7 @@ from palimpsest import ranks
 from palimpsest.core.checkup import Answer
 from palimpsest.measures._checks._check import Check
 from palimpsest.measures._checks._patient import Before, Patient, apart
+from palimpsest.models.parameters import parameters
 
 
 class Change(Check):
@@ -25,10 +29,12 @@ class Change(Check):
             return
         now = hashes(patient.model)
         shared = now.keys() & before.tensors.keys()
-        changed = sum(now[name] != before.tensors[name] for name in shared)
+        names = {name for name in shared if now[name] != before.tensors[name]}
+        changed = len(names)
         others = len(now.keys() ^ before.tensors.keys())
         about = f"change from {before.name}"
-        found = f"{changed} of {len(shared)} tensors" + (f", and {others} that only one of them has" if others else "")
+        found = f"{changed} of {len(shared)} tensors{_farthest(patient, before, names)}"
+        found += f", and {others} that only one of them has" if others else ""
         if not changed and not others:
             yield self.answer("failed", about, f"none: all {len(shared)} tensors are the same", self._why(patient))
         elif any(one.shape != other.shape for one, other in zip(self._read(patient), before.log_probabilities, strict=True)):
@@ -78,7 +84,22 @@ class Change(Check):
 def remember(patient: Patient) -> Before:
     """Return what has to be known of a base after it was closed."""
     info = patient.subject.info
-    return Before(info.name, str(info.path), info.weights, readings(patient), hashes(patient.model))
+    return Before(info.name, str(info.path), info.weights, readings(patient), hashes(patient.model), info)
+
+
+def _farthest(patient: Patient, before: Before, names: set[str]) -> str:
+    """Return in words which of some tensors moved farthest, in percent of its norm; reads the base again, one by one."""
+    now, found = dict(patient.model.named_parameters()), {}
+    with TemporaryDirectory() as work, closing(parameters(before.info, Path(work) / "base")) as stored:
+        for name, value in stored if names else ():
+            if name in names and now[name].shape == value.shape:
+                after = ranks.whole(now[name].detach()).cpu()
+                old = value.to(after.dtype).double()
+                found[name] = float((after.double() - old).norm() / old.norm().clamp(min=1e-300))
+    if not found:
+        return ""
+    most = max(found, key=lambda name: found[name])
+    return f" (most of all {most}, by {100 * found[most]:.3g}% of its norm)"
 
 
 def readings(patient: Patient) -> tuple[torch.Tensor, ...]:
