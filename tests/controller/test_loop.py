@@ -51,6 +51,13 @@ def test_attempts_decisions_and_account_are_all_there(behaviour: Path, model: Pa
         record = api.load_report(tmp_path / "t" / "attempts" / one.name).record
         assert {outcome.audit for outcome in record.seeds[0].outcomes} == {"outcome", "judgement", "forgetting"}
         assert [run.role for run in record.training] == ["tuned"] and record.training[0].dose == one.settings.dose
+    account = found.account
+    assert account.headline == "Not found in 2 tries, at this power; the budget was spent"
+    left_out = next(one for one in account.reasons if one.startswith("not tried: "))
+    assert "dose other than 8, 16;" in left_out and "learning rate other than 0.003;" in left_out
+    assert "optimizer apollo_mini or adamw;" in left_out and "context full;" in left_out
+    assert any(one.startswith("power of one try: where it should appear it finds ") for one in account.reasons)
+    assert not any("can't be had" in one for one in (account.headline, *account.reasons, *account.next_steps))
     stored = [json.loads((tmp_path / "t" / "decisions" / f"{place:02d}.json").read_text()) for place in range(3)]
     assert [Decision.model_validate(one) for one in stored] == list(decisions)
     assert accounts.read(tmp_path / "t") == found.account and b"<svg" in found.report.read_bytes()
