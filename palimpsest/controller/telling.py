@@ -138,8 +138,8 @@ def _next_steps(found: Trajectory) -> list[str]:
             "of where it should not appear.",
         ],
         "bounds": [
-            "Raise --max-dose or the upper end of --learning-rate-range, give more data, or train in another way (`training` in "
-            "the behaviour's file)."
+            "Raise --max-dose or the upper end of --learning-rate-range, give more data, or train in another way "
+            "(`training` in the behaviour's file)."
         ],
         "budget": ["Give a larger --budget with the same --folder: it goes on where it stopped."],
     }.get(found.decisions[-1].stop or "", [step.said for step in found.attempts[-1].seen.steps])

@@ -1,6 +1,6 @@
 """Untried: what did a search leave out, how small an effect could its tries show, and which try came nearest?
 
-A search that ends without a model has shown that these settings did not do it, on these items. It has not shown that none would.
+A search that ends without a model has shown that these settings did not do it, on these items, and not that none would.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ def test_the_power_of_a_search_is_that_of_its_weakest_try() -> None:
     weak, strong = (worlds.known(0.1, "points", error).model_copy(update={"n": 13}) for error in (0.1, 0.02))
     moved = Simulation(WORLDS["easy"], np.random.default_rng(0)).audit(Moved(0.1, 0.0, 0.0))
     attempts = [
-        attempt(number, moved.model_copy(update={"outcome": one, "withheld": strong})) for number, one in enumerate((weak, strong), 1)
+        attempt(number, moved.model_copy(update={"outcome": one, "withheld": strong}))
+        for number, one in enumerate((weak, strong), 1)
     ]
     # the half-width 19.6 at 12 degrees of freedom is a standard error of 9.0; (2.179 + 0.873) times it are 27 points
     assert power(attempts) == (
