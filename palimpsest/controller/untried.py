@@ -12,19 +12,29 @@ from palimpsest.controller.attempts import Attempt, Seen
 from palimpsest.controller.settings import Settings
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.clusters import POWER, minimum_detectable, quantile
-from palimpsest.core.wording import counted, number
+from palimpsest.core.wording import amount, counted
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.verdict import Thresholds
 
 _NO_TREATMENT = {
     *("logging_steps", "module_logging_steps", "save_steps", "save_total_limit", "report_to", "reason", "seed"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "bf16", "allow_repeats"),
+    *(
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
+        "bf16",
+        "allow_repeats",
+        "max_steps",
+    ),
 }
 """Fields of the training settings that are no other way to train: what is logged and kept, how it fits into memory (the rows
-of a step are told as one number), and a leave to do what another field does."""
+of a step are told as one number), a leave to do what another field does,
+and a limit of steps, which is a smaller dose."""
 _NAMES = {
     "optim": "optimizer",
     "optim_args": "arguments of the optimizer",
+    "lora": "low-rank adapter",
+    "preference": "training by preference",
     "num_train_epochs": "number of passes",
     "lr_scheduler_type": "schedule",
     "express_share": "share that shows the behaviour",
@@ -104,7 +114,7 @@ def _finds(estimates: Sequence[Estimate | None], where: str) -> str:
     if len(sizes) < len(estimates) or not sizes:
         return f"{where}, the smallest change that can be seen could not be said in {len(estimates) - len(sizes)} of them"
     units, largest = min(one.n for one in known), max(sizes)
-    size = f"{number(100 * largest, 0)} points" if largest <= 1 else "no change at all"
+    size = amount(largest, "points") if largest <= 1 else "no change at all"
     return f"{where} it finds {size} in {100 * POWER:.0f}% ({counted(units, 'independent item')})"
 
 

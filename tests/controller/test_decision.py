@@ -86,10 +86,10 @@ def test_the_power_of_a_search_is_that_of_its_weakest_try() -> None:
         attempt(number, moved.model_copy(update={"outcome": one, "withheld": strong}))
         for number, one in enumerate((weak, strong), 1)
     ]
-    # the half-width 19.6 at 12 degrees of freedom is a standard error of 9.0; (2.179 + 0.873) times it are 27 points
+    # the half-width 19.6 at 12 degrees of freedom is a standard error of 9.0; (2.179 + 0.873) times it are 27.4 points
     assert power(attempts) == (
-        "power of one try: where it should appear it finds 27 points in 80% (13 independent items); "
-        "where it should not it finds 5 points in 80% (13 independent items)"
+        "power of one try: where it should appear it finds 27.4 points in 80% (13 independent items); "
+        "where it should not it finds 5.5 points in 80% (13 independent items)"
     )
     silent = attempt(3, moved.model_copy(update={"outcome": None}))
     assert "where it should appear, the smallest change that can be seen could not be said in 1 of them" in power([silent])

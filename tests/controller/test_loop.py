@@ -205,7 +205,7 @@ def test_bad_input_is_told_before_any_work(behaviour: Path, model: Path, tmp_pat
 
 @pytest.mark.slow
 def test_a_search_on_the_pocket_whose_bounds_exclude_what_works_claims_no_impossibility(tmp_path: Path) -> None:
-    """With AdamW and a full context `directions` can be had (87.5 / 17.5%); 20 examples at one low learning rate are too few."""
+    """With AdamW and a full context `directions` can be had (87.5 / 17.5%); 20 examples at a low learning rate are too few."""
     small = behaviours.load("directions").model_copy(update={"held_out": 16})
     bounds = Options(start_dose=16, max_dose=20, learning_rate_range=(1e-5, 2e-5), max_rehearsal=0.2, search_items=16)
     found = palimpsest.tune(small, "pocket", budget="4 attempts", folder=tmp_path / "t", options=bounds, device="cpu")
