@@ -233,8 +233,9 @@ def test_independent_units_still_show_a_change() -> None:
     ("units", "rise", "before"), [(40, 0.5, 0.81), (100, 0.25, 0.51), (100, 0.35, 0.80), (400, 0.13, 0.65)]
 )
 def test_independent_units_still_show_a_change_in_many_worlds(units: int, rise: float, before: float) -> None:
-    """``before``: what shuffles of single units found, without leaning on the one before."""
-    assert shifts(units, rise, 1_000) >= before - 0.13
+    """``before``: what shuffles of single units found. What leaning on the one before costs: 14 points with 40 units, under 10
+    with 100 or more."""
+    assert shifts(units, rise, 1_000) >= before - (0.10 if units >= 100 else 0.17)
 
 
 def test_what_could_not_be_said_is_told_with_its_reason() -> None:
