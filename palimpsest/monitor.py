@@ -24,8 +24,9 @@ _CLIP = 300
 _METHOD = (
     "A watched answer comes back when it failed and a correction from another conversation, of the same behaviour and pole, "
     f"covers its situation (likeness {COVERS:g} or more). Whether that conversation came earlier or later does not count: "
-    "otherwise the rate would climb by itself while the memory fills. The test is the largest binomial likelihood ratio over "
-    "all cuts of the order, against shuffles of whole conversations, Holm-adjusted over all series."
+    "otherwise the rate would climb by itself while the memory fills. The test is the largest likelihood ratio of two "
+    "levels over one, over all cuts of the order, where each conversation also leans on the one before it; against shuffles of "
+    "blocks of neighbouring conversations, as long as they fail alike; Holm-adjusted over all series."
 )
 _LIMITS = (
     "The false-alarm rate holds for one look: who looks every day will see one sooner or later. A change of what people ask "

@@ -1,4 +1,4 @@
-"""Controller: how little training makes a behaviour as intended, and can it be had at all?
+"""Controller: how little training makes a behaviour as intended, of what was tried?
 
 The practical plan as a closed loop: begin with few examples, audit, read the verdict, decide, train again from the base model.
 ``decision`` holds the rules, ``loop`` carries them out.
@@ -59,7 +59,7 @@ def tune(
     options: Options | None = None,
     **settings: Any,
 ) -> Tuned:
-    """Find a small training that makes a behaviour as intended, or say that it can't be had.
+    """Find a small training that makes a behaviour as intended, or say what was tried in vain and what was not tried.
 
     Args:
         behaviour: a name in the library, a YAML file, or a ``Behaviour`` with both poles. Its dose is not read.

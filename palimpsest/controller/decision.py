@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from palimpsest.controller.attempts import Attempt, Purpose, Seen, points
+from palimpsest.controller.attempts import Attempt, Purpose, Seen
 from palimpsest.controller.proposals import Proposal, Search
 from palimpsest.controller.settings import Bounds, Budget, Settings
+from palimpsest.controller.untried import misses, nearest
 from palimpsest.core.spec import Spec
 from palimpsest.verdict import Thresholds
 
-Stop = Literal["confirmed", "budget", "bounds", "impossible", "could_not_say"]
+Stop = Literal["confirmed", "budget", "bounds", "not_found", "could_not_say"]
 
 
 class Decision(Spec):
@@ -64,10 +65,10 @@ def decide(attempts: Sequence[Attempt], bounds: Bounds, budget: Budget, threshol
     unlimited = wanted or _wanted(attempts, bounds, thresholds)
     if unlimited is None:
         stop, why, evidence = Search(attempts, bounds, thresholds).why_nothing_is_left()
-        return stopping(stop, "nothing left to try", why, *evidence)
+        return stopping(stop, "nothing left to try", why, *evidence, _nearest(attempts, thresholds))
     if (short := _short_of(attempts, budget)) or wanted is None:
         why = f"{short or 'The budget has too few examples left'}; next would have come: {unlimited.rule}."
-        return stopping("budget", "budget spent", why, _best(attempts))
+        return stopping("budget", "budget spent", why, _nearest(attempts, thresholds))
     return Decision(
         after=last.number, seen=last.seen, rule=wanted.rule, why=wanted.why, next=wanted.settings, purpose=wanted.purpose
     )
@@ -103,11 +104,13 @@ def _short_of(attempts: Sequence[Attempt], budget: Budget) -> str:
     return ""
 
 
-def _best(attempts: Sequence[Attempt]) -> str:
+def _nearest(attempts: Sequence[Attempt], thresholds: Thresholds) -> str:
     """Return the attempt that came nearest, in words."""
     good = [one for one in attempts if one.seen.as_intended]
     if good:
         return f"Attempt {good[-1].number} was as intended ({good[-1].settings.in_words}), but it was not confirmed."
-    unspoilt = [one for one in attempts if one.seen.labels == ("too_little",)] or list(attempts)
-    best = max(unspoilt, key=lambda one: (one.seen.outcome and one.seen.outcome.value) or 0.0)
-    return f"Nearest came attempt {best.number} ({best.settings.in_words}) with {points(best.seen.outcome)} points."
+    best = nearest(attempts, thresholds)
+    return (
+        f"Nearest came attempt {best.number} ({best.settings.in_words}), which misses {misses(best, thresholds)}: "
+        f"{best.seen.in_words}."
+    )

@@ -266,8 +266,8 @@ class Search:
 
     # ---------------------------------------------------------------- nothing left
 
-    def why_nothing_is_left(self) -> tuple[Literal["bounds", "impossible"], str, tuple[str, ...]]:
-        """Return whether the bounds or the model stand in the way, why, and the numbers that say so."""
+    def why_nothing_is_left(self) -> tuple[Literal["bounds", "not_found"], str, tuple[str, ...]]:
+        """Return whether it never did harm (``bounds``), why nothing is proposed any more, and the numbers that say so."""
         spoilt = [one for one in self.attempts if one.seen.says("overshoot") or one.seen.says("forgetting")]
         if not spoilt:
             why = f"No more than {points(self.last.seen.outcome)} points at the largest settings that bounds and data allow."
@@ -285,7 +285,7 @@ class Search:
                 f"a larger share of examples of where it should not appear did not lower the spill: {_told(self.last)}"
             )
         numbers.append(f"between doses that differ by a factor of {RESOLUTION:g} or less nothing is tried")
-        return "impossible", why, tuple(numbers)
+        return "not_found", why, tuple(numbers)
 
     def _losses(self, spoilt: Sequence[Attempt]) -> str:
         names = dict.fromkeys(one.name for attempt in spoilt for one in attempt.seen.fell)

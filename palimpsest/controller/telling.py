@@ -15,6 +15,7 @@ from palimpsest.controller.loop import FINAL, Trajectory
 from palimpsest.controller.plan import TunePlan
 from palimpsest.controller.proposals import BEYOND, LARGEST_FACTOR, MORE_WITHHELD, RESOLUTION, STEP
 from palimpsest.controller.settings import Budget
+from palimpsest.controller.untried import power, tries, untried
 from palimpsest.core.curves import curve
 from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.wording import capital
@@ -52,7 +53,7 @@ def account(plan: TunePlan, budget: Budget, found: Trajectory, provenance: dict[
         label=label(found),
         headline=headline(found),
         sure=_sure(found),
-        reasons=tuple(_reasons(found)),
+        reasons=tuple(_reasons(found, plan)),
         next_steps=tuple(_next_steps(found)),
         parts=tuple(parts),
         members=tuple(_members(found)),
@@ -78,7 +79,7 @@ def label(found: Trajectory) -> Label:
     last = found.attempts[-1].seen
     if found.final is not None:
         return found.final.verdict.labels[0]
-    if found.decisions[-1].stop == "impossible":
+    if found.decisions[-1].stop == "not_found":
         spoilt = [one.seen for one in found.attempts if one.seen.says("overshoot") or one.seen.says("forgetting")]
         return "overshoot" if any(one.says("overshoot") for one in spoilt) else "forgetting"
     return "could_not_say" if last.as_intended else last.labels[0]
@@ -92,11 +93,13 @@ def headline(found: Trajectory) -> str:
             dose = found.chosen.settings.dose
             return f"As intended with {dose} examples: found in {attempts}, and again on items that no attempt saw"
         return f"Chosen in {attempts}, but the final audit contradicts the choice: {found.final.verdict.headline}"
-    why = found.decisions[-1].why.rstrip(".")
+    why, missed = found.decisions[-1].why.rstrip("."), f"Not found in {tries(len(found.attempts))}, at this power"
+    reached = sum(one.seen.as_intended for one in found.attempts)
+    once = f"As intended in {reached} of {tries(len(found.attempts))}, but not twice running"
     return {
-        "impossible": f"It can't be had within these bounds. {why}",
-        "bounds": f"Too little after {attempts}. {why}",
-        "budget": f"The budget was spent after {attempts}, before it was as intended twice running",
+        "not_found": f"{missed}. {why}",
+        "bounds": f"{missed}, too little in each. {why}",
+        "budget": f"{once if reached else missed}; the budget was spent",
         "could_not_say": f"Could not go on after {attempts}: there is nothing to decide on",
     }[found.decisions[-1].stop or "could_not_say"]
 
@@ -107,10 +110,12 @@ def _sure(found: Trajectory) -> str:
     return f"{found.final.verdict.sure}, by the final audit: its items played no part in the choice"
 
 
-def _reasons(found: Trajectory) -> list[str]:
+def _reasons(found: Trajectory, plan: TunePlan) -> list[str]:
     last = found.decisions[-1]
     if found.final is None:
-        return [*([] if last.stop in ("impossible", "bounds") else [last.why]), *last.evidence]
+        told = [*([] if last.stop in ("not_found", "bounds") else [last.why]), *last.evidence]
+        left_out = f"not tried: {'; '.join(untried(found.attempts, plan.first.settings))}"
+        return told if last.stop == "could_not_say" else [*told, power(found.attempts), left_out]
     confirmed, chosen = found.attempts[-1], found.chosen
     assert chosen is not None
     told = [f"final audit: {reason}" for reason in found.final.verdict.reasons]
@@ -126,11 +131,16 @@ def _next_steps(found: Trajectory) -> list[str]:
     if found.final is not None:
         return [*found.final.verdict.next_steps, f"The model is in {FINAL}/{found.final.models['tuned']}."]
     return {
-        "impossible": [
+        "not_found": [
+            "Try what was not tried: another optimizer or context under `training` in the behaviour's file, another "
+            "--learning-rate-range, more held-out items.",
             "Ask whether the two situations can be told apart by what is in the prompt; if they can, give more varied examples "
-            "of where it should not appear."
+            "of where it should not appear.",
         ],
-        "bounds": ["Raise --max-dose or the upper end of --learning-rate-range, or give more data."],
+        "bounds": [
+            "Raise --max-dose or the upper end of --learning-rate-range, give more data, or train in another way "
+            "(`training` in the behaviour's file)."
+        ],
         "budget": ["Give a larger --budget with the same --folder: it goes on where it stopped."],
     }.get(found.decisions[-1].stop or "", [step.said for step in found.attempts[-1].seen.steps])
 

@@ -6,6 +6,8 @@ and where does every example come from?
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -18,10 +20,11 @@ from palimpsest.data.chat import POLES, Pole
 from palimpsest.dreaming.bench import Bench
 from palimpsest.dreaming.cycle import Done, settled
 from palimpsest.dreaming.difficulty import Tally, bounds, rate, upper_bound
+from palimpsest.dreaming.request import DreamRequest
 from palimpsest.store import provenance
 from palimpsest.store.account import Account, Figure, Member, Part
 from palimpsest.store.record import RunRecord
-from palimpsest.verdict import beyond
+from palimpsest.verdict import Step, beyond
 
 NAMED: dict[Pole, str] = {"express": "where it should appear", "withhold": "where it should not"}
 SHORT: dict[Pole, str] = {"express": "should", "withhold": "should not"}
@@ -51,7 +54,7 @@ def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) 
         headline=verdict.headline,
         sure=f"{verdict.sure}, on held-out items that no cycle had seen",
         reasons=(_in_short(bench, done), *verdict.reasons),
-        next_steps=verdict.next_steps if _trained(done) or not failed else (_WITHOUT_ANSWERS,),
+        next_steps=_next_steps(bench, done, last) if _trained(done) or not failed else (_WITHOUT_ANSWERS,),
         parts=(
             _failures(bench, done),
             _fresh(bench, done, last),
@@ -68,6 +71,46 @@ def tell_all(bench: Bench, done: Sequence[Done], last: RunRecord, tally: Tally) 
         ),
         specification={"dream": request.model_dump(mode="json", exclude_none=True)},
     )
+
+
+def _next_steps(bench: Bench, done: Sequence[Done], last: RunRecord) -> tuple[str, ...]:
+    """Return what a dream can do about each step of its last verdict, with the command; what it can't do is said as it is."""
+    return (
+        tuple(dict.fromkeys(_dreamt(bench.request, step, len(done)) for step in last.verdict.steps)) or last.verdict.next_steps
+    )
+
+
+def _dreamt(request: DreamRequest, step: Step, lived: int) -> str:
+    match step.action:
+        case "more_examples":
+            if lived < request.cycles:
+                return f"Nothing is left to be learnt from these scenarios: give others, {_again(request)} --source FILE."
+            return f"Dream on for more cycles: {_again(request, cycles=2 * request.cycles)}."
+        case "less_or_withhold":
+            fewer = _again(request, examples=max(2, request.examples // 2))
+            return (
+                f"Dream again from the base model with fewer examples a cycle: {fewer}; or give more scenarios of where it "
+                "should not appear (--source)."
+            )
+        case "rehearse":
+            return (
+                f"Raise rehearsal_share to 0.4 under `training` in the behaviour's file, name {', '.join(step.about)} under "
+                f"its `rehearsal`, and dream again: {_again(request)}."
+            )
+        case "give_withhold_pole":
+            return f"Give the behaviour a 'withhold' pole (where it should not appear), and dream again: {_again(request)}."
+        case "more_items":
+            held = request.behaviour.held_out
+            wanted = max(2 * held, 24)
+            return (
+                f"Raise `held_out` in the behaviour's file from {held} to {wanted} or more, and dream again: {_again(request)}."
+            )
+        case _:
+            return step.said
+
+
+def _again(request: DreamRequest, **changes: int) -> str:
+    return f"`{shlex.join(request.model_copy(update=changes).command)}`"
 
 
 def estimates_of(record: RunRecord, audit: str) -> dict[str, Estimate]:
@@ -92,6 +135,16 @@ def failure_rate(one: Done, pole: Pole) -> Estimate:
     if not pairs:
         return unknown("share", 0, "no scenarios")
     return stats.rate([float(failed) for _, failed in pairs], [template for template, _ in pairs])
+
+
+def _paired(first: Done, last: Done, pole: Pole) -> Estimate | None:
+    """Return the change of a pole's failure rate between two cycles on the same scenarios; ``None`` where they are others."""
+    if first is last or first.scenarios.proposals != last.scenarios.proposals:
+        return None
+    asked = first.scenarios.proposals
+    taken = [place for place, one in enumerate(asked) if one.pole == pole and one.area == "broad"]
+    before, after = ([float(one.answers.failed[place]) for place in taken] for one in (first, last))
+    return stats.rate_difference(before, after, [asked[place].example.template for place in taken]) if taken else None
 
 
 def _in_short(bench: Bench, done: Sequence[Done]) -> str:
@@ -121,7 +174,7 @@ def _failures(bench: Bench, done: Sequence[Done]) -> Part:
         for place, one in enumerate(done)
     ]
     columns = ("asked", "trained: failures", "anchors", "rehearsal", "no answer")
-    told = [f"{NAMED[pole]} from {_percent(rates[pole][0])} to {_percent(rates[pole][-1])}" for pole in poles]
+    told = [f"{NAMED[pole]} {_went(rates[pole][0], rates[pole][-1], _paired(done[0], done[-1], pole))}" for pole in poles]
     return Part(
         name="failures",
         question="How often does the model fail on scenarios that it was never trained on, cycle by cycle?",
@@ -156,13 +209,13 @@ def _fresh(bench: Bench, done: Sequence[Done], last: RunRecord) -> Part:
         levels = [shown(record, pole, "after") for pole in POLES]
         rows.append((name, *levels, estimates_of(record, "judgement").get("d_prime_after"), record.verdict.headline))
     before, after = (shown(last, "express", when) for when in ("before", "after"))
+    change = shown(last, "express", "change") or _outcome(last)
     curves = [(SHORT[pole], [shown(record, pole, "after") for _, record in audits[:-1]]) for pole in POLES]
     known = [(label, [one for one in values if one is not None]) for label, values in curves]
     return Part(
         name="fresh_items",
         question="Does it show on items that were never trained on, and only where it should?",
-        answer=f"Where it should appear, the behaviour went from {_percent(before)} to {_percent(after)} on the items of the "
-        "last audit.",
+        answer=f"On the items of the last audit, where it should appear, the behaviour went {_went(before, after, change)}.",
         figures=_curve(
             "The behaviour on held-out items",
             [(label, values) for label, values in known if len(values) == len(done)],
@@ -375,6 +428,41 @@ def _estimates(bench: Bench, done: Sequence[Done], last: RunRecord) -> dict[str,
 def _place(origin: Mapping[str, str | int]) -> str:
     """Return where in its source an example stands, in short."""
     return ", ".join(f"{key} {value}" for key, value in origin.items() if key in ("index", "line", "number"))
+
+
+def _outcome(record: RunRecord) -> Estimate | None:
+    """Return the paired change of the behaviour where it should appear, on the same items before and after."""
+    return next((one.estimate for one in record.seeds[0].findings if one.tag == "outcome"), None)
+
+
+def _went(before: Estimate | None, after: Estimate | None, change: Estimate | None = None) -> str:
+    """Return "from 70% to 48%" with intervals, and whether that is told from no change.
+
+    By the paired change where there is one; else the two are on different items and stand for themselves: the interval of
+    their difference is put together from both (Newcombe's square-and-add).
+    """
+    said = f"from {_ranged(before)} to {_ranged(after)}"
+    if before is None or after is None or before.value is None or after.value is None or before is after:
+        return said
+    told = change.above(0.0) if change is not None else _differ(before, after)
+    return said if told is not None else f"{said}, which can't be told from no change"
+
+
+def _differ(before: Estimate, after: Estimate) -> bool | None:
+    """Return whether the second is larger (True) or smaller (False) than the first; ``None`` where that can't be told."""
+    if before.value is None or after.value is None or before.interval is None or after.interval is None:
+        return None
+    change = after.value - before.value
+    down = math.hypot(after.value - after.interval[0], before.interval[1] - before.value)
+    up = math.hypot(after.interval[1] - after.value, before.value - before.interval[0])
+    return True if change > down else False if change < -up else None
+
+
+def _ranged(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.interval is None:
+        return _percent(estimate)
+    low, high = (f"{100 * bound:.0f}" for bound in estimate.interval)
+    return f"{_percent(estimate)} [{low}, {high}]"
 
 
 def _share(failed: list[bool]) -> Estimate:

@@ -14,10 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import worlds
 from worlds import BOUNDS, BUDGET, START, THRESHOLDS, WORLDS, Moved, Simulation
 
-from palimpsest.controller.attempts import Attempt
+from palimpsest.controller.attempts import Attempt, Seen
 from palimpsest.controller.decision import decide
+from palimpsest.controller.loop import Trajectory
 from palimpsest.controller.settings import Bounds, Budget, Settings
+from palimpsest.controller.telling import headline
+from palimpsest.controller.untried import misses, nearest, power, untried
 from palimpsest.core.errors import UserError
+from palimpsest.training.settings import TrainingSettings
 
 
 def simulated(name: str, seed: int, **rest: object) -> Simulation:
@@ -40,7 +44,7 @@ def test_what_can_be_had_is_had(name: str, most: int) -> None:
 def test_what_cant_be_had_is_told_with_its_numbers(name: str, harm: str) -> None:
     for seed in range(20):
         one = simulated(name, seed)
-        assert one.stop == "impossible" and len(one.attempts) <= 9
+        assert one.stop == "not_found" and len(one.attempts) <= 9
         said = " ".join((one.decisions[-1].why, *one.decisions[-1].evidence))
         assert said.startswith("No setting that was tried reaches 40 points where it should appear without " + harm)
         assert said.count("[") >= 2, "its intervals stand there"
@@ -49,6 +53,67 @@ def test_what_cant_be_had_is_told_with_its_numbers(name: str, harm: str) -> None
 def test_too_little_at_every_bound_is_no_impossibility() -> None:
     one = simulated("immovable", 0)
     assert one.stop == "bounds" and one.attempts[-1].settings.dose == 1000 and one.attempts[-1].settings.learning_rate == 8e-4
+
+
+def only_fast(given: Settings) -> Moved:
+    """As intended at a learning rate from 0.002 on, whatever the dose; below it both poles rise together."""
+    rise = worlds.curve(worlds.strength(given), 80)
+    return Moved(0.6, 0.0, 0.0) if given.learning_rate >= 2e-3 else Moved(rise, rise, 0.0)
+
+
+def test_bounds_that_exclude_what_works_are_told_as_not_found_with_what_was_not_tried() -> None:
+    one = Simulation(only_fast, np.random.default_rng(0)).run()
+    found = Trajectory(tuple(one.attempts), tuple(one.decisions), None)
+    assert one.stop == "not_found"
+    rates = sorted({attempt.settings.learning_rate for attempt in one.attempts})
+    assert headline(found).startswith(f"Not found in {len(one.attempts)} tries, at this power")
+    told = untried(one.attempts, TrainingSettings(optim="adamw", context="full"))
+    assert f"learning rate other than {', '.join(f'{rate:.3g}' for rate in rates)}" in told
+    assert "optimizer apollo or apollo_mini" in told and "context frozen" in told and "number of passes other than 1" in told
+    assert not any("logging" in line or "seed" in line for line in told), "what trains no other way is left out"
+    usual = untried(one.attempts, TrainingSettings())
+    assert "optimizer apollo_mini or adamw" in usual and "context full" in usual, "derived from what was used, not a fixed list"
+    wide = Bounds(learning_rate=(5e-5, 8e-3), rehearsed=BOUNDS.rehearsed)
+    start = START.but(learning_rate=4e-3)
+    other = Simulation(only_fast, np.random.default_rng(0), bounds=wide, start=start).run()
+    assert other.stop == "confirmed", "it could be had: the bounds were in the way"
+
+
+def test_the_power_of_a_search_is_that_of_its_weakest_try() -> None:
+    weak, strong = (worlds.known(0.1, "points", error).model_copy(update={"n": 13}) for error in (0.1, 0.02))
+    moved = Simulation(WORLDS["easy"], np.random.default_rng(0)).audit(Moved(0.1, 0.0, 0.0))
+    attempts = [
+        attempt(number, moved.model_copy(update={"outcome": one, "withheld": strong}))
+        for number, one in enumerate((weak, strong), 1)
+    ]
+    # the half-width 19.6 at 12 degrees of freedom is a standard error of 9.0; (2.179 + 0.873) times it are 27.4 points
+    assert power(attempts) == (
+        "power of one try: where it should appear it finds 27.4 points in 80% (13 independent items); "
+        "where it should not it finds 5.5 points in 80% (13 independent items)"
+    )
+    silent = attempt(3, moved.model_copy(update={"outcome": None}))
+    assert "where it should appear, the smallest change that can be seen could not be said in 1 of them" in power([silent])
+
+
+def attempt(number: int, found: Seen) -> Attempt:
+    return Attempt(number=number, purpose="search", settings=START, training_seed=0, block=number, seen=found, seconds=1.0)
+
+
+def test_the_nearest_try_misses_the_fewest_lines_by_the_least() -> None:
+    quiet = Simulation(WORLDS["easy"], np.random.default_rng(0), noise=1e-4)
+    spilt = attempt(1, quiet.audit(Moved(0.19, 0.158, 0.0)))  # +19 with a spill of 83%
+    forgets = attempt(2, quiet.audit(Moved(0.69, -0.31, 0.3)))  # +69 where it should, -31 where it should not; forgets only
+    nothing = attempt(3, quiet.audit(Moved(0.01, 0.0, 0.0)))
+    almost = attempt(4, quiet.audit(Moved(0.38, 0.0, 0.0)))
+    overshoots = attempt(5, quiet.audit(Moved(0.6, 0.3, 0.0)))
+    assert nearest([spilt, forgets], THRESHOLDS).number == 2 and nearest([forgets, spilt], THRESHOLDS).number == 2
+    assert misses(forgets, THRESHOLDS) == "what fell"
+    assert misses(spilt, THRESHOLDS) == "enough where it should appear and where it should not appear"
+    assert nearest([nothing, forgets], THRESHOLDS).number == 2, "a model that hardly changed is not near"
+    assert nearest([forgets, almost, overshoots], THRESHOLDS).number == 4, "2 points short"
+    assert nearest([nothing, overshoots, spilt], THRESHOLDS).number == 5
+    stopped = decide([spilt, forgets], BOUNDS, Budget(attempts=2), THRESHOLDS)
+    assert "Nearest came attempt 2" in stopped.evidence[-1] and "which misses what fell" in stopped.evidence[-1]
 
 
 def test_a_lucky_seed_is_not_confirmed_and_the_search_goes_on() -> None:

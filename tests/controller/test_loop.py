@@ -51,6 +51,13 @@ def test_attempts_decisions_and_account_are_all_there(behaviour: Path, model: Pa
         record = api.load_report(tmp_path / "t" / "attempts" / one.name).record
         assert {outcome.audit for outcome in record.seeds[0].outcomes} == {"outcome", "judgement", "forgetting"}
         assert [run.role for run in record.training] == ["tuned"] and record.training[0].dose == one.settings.dose
+    account = found.account
+    assert account.headline == "Not found in 2 tries, at this power; the budget was spent"
+    left_out = next(one for one in account.reasons if one.startswith("not tried: "))
+    assert "dose other than 8, 16;" in left_out and "learning rate other than 0.003;" in left_out
+    assert "optimizer apollo_mini or adamw;" in left_out and "context full;" in left_out
+    assert any(one.startswith("power of one try: where it should appear it finds ") for one in account.reasons)
+    assert not any("can't be had" in one for one in (account.headline, *account.reasons, *account.next_steps))
     stored = [json.loads((tmp_path / "t" / "decisions" / f"{place:02d}.json").read_text()) for place in range(3)]
     assert [Decision.model_validate(one) for one in stored] == list(decisions)
     assert accounts.read(tmp_path / "t") == found.account and b"<svg" in found.report.read_bytes()
@@ -194,3 +201,19 @@ def test_bad_input_is_told_before_any_work(behaviour: Path, model: Path, tmp_pat
     with pytest.raises(UserError, match="at least 24 held-out items a pole"):
         tuned(small, model, tmp_path / "t")  # type: ignore[arg-type]
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_a_search_on_the_pocket_whose_bounds_exclude_what_works_claims_no_impossibility(tmp_path: Path) -> None:
+    """With AdamW and a full context `directions` can be had (87.5 / 17.5%); 20 examples at a low learning rate are too few."""
+    small = behaviours.load("directions").model_copy(update={"held_out": 16})
+    bounds = Options(start_dose=16, max_dose=20, learning_rate_range=(1e-5, 2e-5), max_rehearsal=0.2, search_items=16)
+    found = palimpsest.tune(small, "pocket", budget="4 attempts", folder=tmp_path / "t", options=bounds, device="cpu")
+    told, count = found.account, len(found.trajectory.attempts)
+    assert not found.as_intended and told.headline.startswith(f"Not found in {count} tries, at this power")
+    left_out = next(one for one in told.reasons if one.startswith("not tried: "))
+    rates = sorted({one.settings.learning_rate for one in found.trajectory.attempts})
+    assert f"learning rate other than {', '.join(f'{rate:.3g}' for rate in rates)};" in left_out
+    assert "optimizer" in left_out and "context full" in left_out
+    assert any(one.startswith("power of one try: ") and "independent items" in one for one in told.reasons)
+    assert "can't be had" not in found.report.read_text(encoding="utf-8")

@@ -35,10 +35,10 @@ def test_a_search_as_a_command(command: Any, behaviour: Path, model: Path, tmp_p
     assert not (tmp_path / "runs").exists()
     code, out, err = command(*words, "--budget", "1 attempt")
     assert code == 2
-    assert "The budget was spent after 1 attempt" in out and "report: runs/t/report.html" in out
+    assert "Not found in 1 try, at this power; the budget was spent" in out and "report: runs/t/report.html" in out
     assert "decided, begin small" in err and "attempt 1: " in err and "All 1 attempts" in err
     assert [(one.finished, one.headline) for one in list_runs(tmp_path / "runs")] == [
-        (True, "The budget was spent after 1 attempt, before it was as intended twice running")
+        (True, "Not found in 1 try, at this power; the budget was spent")
     ]
     code, out, _ = command(*words, "--budget", "1 attempt", "--json")
     told = json.loads(out)

