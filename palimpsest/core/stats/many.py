@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.seeds import two_level
-from palimpsest.core.stats.spread import needed_to_exclude, quantile, two_sided
+from palimpsest.core.stats.spread import needed_to_exclude, quantile, two_sided, unseen_share
 
 FAMILY_ERROR = 0.05
 """Chance of one false alarm among all that a verdict says."""
@@ -48,7 +48,8 @@ def unseen_only(estimate: Estimate) -> bool:
     if estimate.equivalent or interval[1] < -margin:
         return True
     few = estimate.n < needed_to_exclude(margin, estimate.unit)
-    return few and estimate.value < margin and (interval[0] <= 0 <= interval[1] or interval[1] < margin)
+    unseen = unseen_share(estimate.n) if estimate.unit == "points" else 0.0  # so far an interval reaches where nothing flipped
+    return few and estimate.value < margin and interval[1] < max(margin, unseen)
 
 
 def _p_worse(estimate: Estimate) -> float | None:
