@@ -336,8 +336,8 @@ def _too_few(few: Sequence[str], told: Sequence[Finding]) -> str:
     needed = max(stats.needed_to_exclude(one.margin or 1.0, one.unit) for one in asked)
     read = f"{least}" if least == most else f"{least} to {most}"
     return (
-        f"no loss seen, but on {read} templates, where it takes {needed} to call one unchanged (none of {least} lost still leaves "
-        f"{100 * stats.unseen_share(least):.1f}%): {', '.join(few)}"
+        f"no loss seen, but on {read} templates, where it takes {needed} to call one unchanged (none of {least} lost still "
+        f"leaves {100 * stats.unseen_share(least):.1f}%): {', '.join(few)}"
     )
 
 
