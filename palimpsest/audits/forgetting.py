@@ -51,6 +51,8 @@ class Paired:
     loss_control: np.ndarray | None = None
     metrics: tuple[Scored, ...] = ()
     """What a task of lm-eval is scored by."""
+    tokens: np.ndarray | None = None
+    """How many tokens of each document were read [items], of general text."""
 
     @property
     def flips(self) -> bool:
@@ -134,10 +136,11 @@ class Forgetting(Audit[Data]):
 
     def _paired(self, case: Case, name: str, measured: Mapping[str, Measurement]) -> Paired:
         items = case.items[name]
-        loss, right = {}, {}
+        loss, right, tokens = {}, {}, None
         for role in case.with_controls("rehearsal_only"):
             found = measured[Need(measure="losses", role=role, items=name).name]
             loss[role], right[role] = losses_and_hits(found)
+            tokens = np.diff(found.arrays["start"])
         if name.startswith("text:"):
             right = {}
         elif is_free(items):
@@ -152,6 +155,7 @@ class Forgetting(Audit[Data]):
             clusters(items),
             tuple(one_line(item.decision, 80) for item in items.items) if name.startswith("text:") else (),
             loss.get("rehearsal_only"),
+            tokens=tokens if name.startswith("text:") else None,
         )
 
     def _task(self, case: Case, name: str, measured: Mapping[str, Measurement]) -> Paired:
@@ -222,6 +226,7 @@ class Forgetting(Audit[Data]):
                     rows=tuple(rows),
                 ),
                 *_carried_table(everything, said["beyond"] + said["open"]),
+                *_token_table(data.texts, estimates),
                 *_flip_table(data.capabilities),
                 *_metric_table(data.capabilities, estimates),
                 *_asked_table(data),
@@ -253,6 +258,13 @@ class Forgetting(Audit[Data]):
                 "loss_change": stats.mean_difference(
                     one.loss_before, one.loss_after, where, margin=self.loss_margin, unit=unit
                 ),
+            }
+        if one.loss_before is not None and one.loss_after is not None and one.tokens is not None:
+            before, after, labels = (np.repeat(part, one.tokens) for part in (one.loss_before, one.loss_after, where))
+            told |= {
+                "token_loss_before": stats.level(before, labels, unit=unit),
+                "token_loss_after": stats.level(after, labels, unit=unit),
+                "token_loss_change": stats.mean_difference(before, after, labels, margin=self.loss_margin, unit=unit),
             }
         if one.loss_before is not None and one.loss_control is not None:
             told["loss_change_control"] = stats.mean_difference(one.loss_before, one.loss_control, where, unit=unit)
@@ -366,6 +378,18 @@ def _carried(one: Paired) -> tuple[str, str, str, int] | None:
     place = int(np.abs(sums).argmax())
     share, items = abs(sums[place]) / whole, sizes[place] / sizes.sum()
     return one_line(str(labels[place]), 60), f"{100 * share:.0f}%", f"{100 * items:.0f}%", len(labels)
+
+
+def _token_table(texts: Mapping[str, Paired], estimates: Mapping[str, Estimate]) -> tuple[Table, ...]:
+    """Means over tokens, which long documents weigh in; all else of a text is a mean over its documents."""
+    rows = [
+        (name, int(one.tokens.sum()), *(estimates[f"token_loss_{part}:{name}"] for part in ("before", "after", "change")))
+        for name, one in texts.items()
+        if one.tokens is not None
+    ]
+    columns = ("", "tokens", "loss before", "after", "change")
+    note = "In the first table each document counts alike, here each token."
+    return (Table(title="General text, over tokens", columns=columns, rows=tuple(rows), note=note),) if rows else ()
 
 
 def _flip_table(capabilities: Mapping[str, Paired]) -> tuple[Table, ...]:
