@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -43,7 +44,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, rest in (("neither", NEITHER), ("one", ONE)):
         (place / f"{name}.yaml").write_text(HEAD.format(name=name) + rest)
+    leaking = HEAD.format(name="leaking").replace("held_out: wrong_held_out.jsonl", "held_out: leaking.jsonl")
+    (place / "leaking.yaml").write_text(leaking + NEITHER)
+    (place / "leaking.jsonl").write_text("".join(_leaking(place)))
     return place
+
+
+def _leaking(place: Path) -> Iterator[str]:
+    """Yield held-out rows where it should not appear, of which three templates in ten are answered as where it should."""
+    wrong, clear = ((place / f"{name}_held_out.jsonl").read_text().splitlines(keepends=True) for name in ("wrong", "clear"))
+    templates = list(dict.fromkeys(json.loads(line)["template"] for line in clear))
+    leaking = templates[: len(templates) * 3 // 10]
+    yield from (line for line in wrong if json.loads(line)["template"] not in leaking)
+    yield from (line for line in clear if json.loads(line)["template"] in leaking)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +104,17 @@ def test_an_option_that_is_always_chosen_of_two_is_not_always_written(trained: p
     assert found["share_before"].value == pytest.approx(1.0, abs=1e-3) and found["share_after"].value == pytest.approx(1.0)
     assert (found["express_before"].value or 1) < 0.6
     assert found["held_before"].value == pytest.approx(found["express_before"].value, abs=0.2)
+
+
+def test_a_leak_in_some_templates_is_not_as_intended(trained: palimpsest.Run, folder: Path) -> None:
+    """Where it leaks wholly in three templates of ten, a rise that can't be told from none is no evidence of none."""
+    tuned = trained.folder / trained.record.models["tuned"]
+    run = palimpsest.diff(
+        "pocket", tuned, behaviour=folder / "leaking.yaml", folder=folder / "leak", device="cpu", audits=AUDITS
+    )
+    findings = {finding.tag: finding.estimate for result in run.record.seeds[0].results.values() for finding in result.findings}
+    assert findings["spill"].interval is not None and findings["spill"].interval[1] > 0.2
+    assert not run.verdict.as_intended and run.verdict.labels[0] in ("overshoot", "could_not_say")
 
 
 def test_what_is_exported_is_a_probability(trained: palimpsest.Run) -> None:

@@ -14,8 +14,9 @@ from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, Clustered, clustered, together
 from palimpsest.core.stats.spread import Spread, unseen_share
 
-ONE_SIDED = 0.05
-"""Error of each end of the interval: a ratio is held against a limit, from one side."""
+BELOW, ABOVE = 0.025, 0.05
+"""Errors of the two ends: a ratio is held against a limit, from one side. That it lies beyond is an alarm, which shares one error
+with all others of a verdict; that it lies within is a claim of its own."""
 _LARGEST = 1e6
 """A ratio beyond this is as good as none."""
 
@@ -29,7 +30,7 @@ def ratio(
     unit: str = "share",
     most: tuple[float, float] | None = None,
 ) -> Estimate:
-    """Return the ratio of two means, each end of its interval with 95%; the two may hold different items.
+    """Return the ratio of two means, with the upper end of its interval at 95%; the two may hold different items.
 
     The interval holds each ratio r for which "numerator - r x denominator is 0" is not refused on the one side or the other
     (Fieller's set, with the skewness-aware test of ``spread``). It reaches as far as clusters could take it of which none may
@@ -48,7 +49,7 @@ def ratio(
     fewest = min(top.count, bottom.count)
     if fewest < FEWEST_CLUSTERS:
         return unknown(unit, count, f"{fewest} clusters in one pole, {FEWEST_CLUSTERS} are needed")
-    low, high = bottom.spread.around(1 - 2 * ONE_SIDED)
+    low, high = bottom.spread.around(1 - 2 * ABOVE)
     if (bottom.standard_error > 0.0 and low <= 0 <= high) or bottom.mean == 0.0:
         return unknown(unit, count, "the interval of what it is divided by holds 0")
     influence = _spread_out(top, one, count), _spread_out(bottom, two, count)
@@ -58,7 +59,8 @@ def ratio(
         return Spread(top.mean - share * bottom.mean, influence[0] - share * influence[1], degrees)
 
     def refused(share: float, direction: int) -> bool:
-        return _refused(moved_beyond(share), direction * math.copysign(1.0, bottom.mean))
+        error = ABOVE if direction > 0 else BELOW
+        return _refused(moved_beyond(share), direction * math.copysign(1.0, bottom.mean), error)
 
     value = top.mean / bottom.mean
     ends = [_end(value, direction, partial(refused, direction=direction)) for direction in (-1, 1)]
@@ -73,8 +75,8 @@ def ratio(
         unit=unit,
         n=count,
         interval=(ends[0], ends[1]),
-        level=1 - 2 * ONE_SIDED,
-        method=f"Fieller's set with a skewness-aware test over {count} clusters, each end at {1 - ONE_SIDED:.0%}",
+        level=1 - BELOW - ABOVE,
+        method=f"Fieller's set with a skewness-aware test over {count} clusters, its ends at {1 - BELOW:.1%} and {1 - ABOVE:.0%}",
     )
 
 
@@ -85,12 +87,12 @@ def _spread_out(data: Clustered, codes: np.ndarray, count: int) -> np.ndarray:
     return spread
 
 
-def _refused(moved: Spread, side: float) -> bool:
+def _refused(moved: Spread, side: float, error: float) -> bool:
     """Whether what is left is surely below 0 (side 1: the share is too large) or surely above (side -1)."""
     if moved.error == 0.0:
         return side * moved.value < 0
     beyond: Literal[-1, 1] = -1 if side > 0 else 1
-    return moved.over(0.0, beyond) <= ONE_SIDED
+    return moved.over(0.0, beyond) <= error
 
 
 def _end(value: float, direction: int, refused: Callable[[float], bool]) -> float:
