@@ -15,8 +15,8 @@ from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, Clustered, clustered
 from palimpsest.core.stats.spread import Spread, unseen_share
 
 BELOW, ABOVE = 0.025, 0.05
-"""Errors of the two ends: a ratio is held against a limit, from one side. That it lies beyond is an alarm, which shares one error
-with all others of a verdict; that it lies within is a claim of its own."""
+"""Errors of the two ends: a ratio is held against a limit, from one side. That it lies beyond is an alarm, which shares one
+error with all others of a verdict; that it lies within is a claim of its own."""
 _LARGEST = 1e6
 """A ratio beyond this is as good as none."""
 
@@ -76,7 +76,7 @@ def ratio(
         n=count,
         interval=(ends[0], ends[1]),
         level=1 - BELOW - ABOVE,
-        method=f"Fieller's set with a skewness-aware test over {count} clusters, its ends at {1 - BELOW:.1%} and {1 - ABOVE:.0%}",
+        method=f"Fieller's set by a skewness-aware test over {count} clusters, ends at {1 - BELOW:.1%} and {1 - ABOVE:.0%}",
     )
 
 
