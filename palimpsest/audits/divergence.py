@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Table
-from palimpsest.core import drawing, stats
+from palimpsest.core import drawing, roles, stats
 from palimpsest.core.estimate import Estimate, exact
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.wording import than_controls
 from palimpsest.data.grading import clusters
 
 BINS = ((0, 4), (4, 16), (16, 64), (64, 256), (256, 1 << 30))
@@ -23,7 +24,7 @@ class Data:
     """Divergences on every position that was read of every document.
 
     ``kl`` [positions] in nats, ``document`` and ``place`` [positions] (which document, which position in it), ``domain``
-    [documents]; ``control`` [positions] is the same for the rehearsal-only model. ``moved`` maps a token's text to the
+    [documents]; ``control`` [runs, positions] is the same for rehearsal-only models. ``moved`` maps a token's text to the
     probability mass it gained a document, per 1,000 positions [documents]. ``largest`` is the largest change of any logit.
     """
 
@@ -83,7 +84,7 @@ class Divergence(Audit[Data]):
         found = []
         for name in _texts(case):
             base = self._need("base", name)
-            found += [base, *(self._need(role, name, base) for role in case.with_controls("rehearsal_only")[1:])]
+            found += [base, *(self._need(role, name, base) for role in case.control_runs[1:])]
         return tuple(found)
 
     def _need(self, role: str, name: str, after: Need | None = None) -> Need:
@@ -105,8 +106,8 @@ class Divergence(Audit[Data]):
             domain += [name.partition(":")[2]] * len(kept)
             where = clusters(case.items[name])[lengths > 0]
             cluster += [f"{name}: {template}" for template in where.tolist()]
-            if "rehearsal_only" in case.roles:
-                control.append(divergence(measured[self._need("rehearsal_only", name, need).name], base))
+            others = [measured[self._need(role, name, need).name] for role in roles.controls(case.roles)]
+            control.append(np.array([divergence(other, base) for other in others]))
             largest = max(largest, float(np.abs(tuned.arrays["log_probability"] - base.arrays["log_probability"]).max()))
             bounded |= "token" in base.arrays
             for text, mass in _moved(base, tuned, kept, 4 * self.tokens).items():
@@ -119,7 +120,7 @@ class Divergence(Audit[Data]):
             np.concatenate(document),
             np.concatenate(place),
             np.array(domain),
-            np.concatenate(control) if control else None,
+            np.concatenate(control, axis=1) if roles.controls(case.roles) else None,
             {text: _filled(parts, documents) for text, parts in moved.items()},
             tuple(sorted(contexts, key=lambda row: -row[4])[: self.tokens]),
             largest,
@@ -139,9 +140,9 @@ class Divergence(Audit[Data]):
             "kl": exact(0.0, "nats/token", count) if identical else stats.positive_mean(by_document, units, unit="nats/token")
         }
         if data.control is not None:
-            floor = np.bincount(data.document, data.control, minlength=count) / np.maximum(sizes, 1)
-            estimates["kl_control"] = stats.positive_mean(floor, units, unit="nats/token")
-            estimates["kl_over_floor"] = stats.against_noise_floor(by_document, floor, units, unit="nats/token")
+            runs = (np.bincount(data.document, run, minlength=count) for run in data.control)
+            floors = np.array([run / np.maximum(sizes, 1) for run in runs])
+            estimates = {**stats.distances(by_document, floors, units, name="kl", unit="nats/token"), **estimates}
         for name in dict.fromkeys(data.domain.tolist()):
             chosen = data.domain == name
             estimates[f"kl:{name}"] = stats.positive_mean(by_document[chosen], units[chosen], unit="nats/token")
@@ -156,12 +157,13 @@ class Divergence(Audit[Data]):
             else []
         )
         over = estimates.get("kl_over_floor")
-        topic = f"predictions on {data.where}" + (", beyond rehearsal only" if over else "")
+        against = "" if over is None or data.control is None or identical else f"; {than_controls(over, len(data.control))}"
+        topic = f"predictions on {data.where}" + ("" if data.control is None else f", beyond {roles.called(len(data.control))}")
         findings.append(
             Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"], topic=topic)
         )
         return Result(
-            summary=f"The change {said}" + ("." if over is None or identical else f", {_against(over)}."),
+            summary=f"The change {said}{against}.",
             estimates=estimates,
             findings=tuple(findings),
             tables=(self._table(estimates, data), *self._mined(data)),
@@ -251,7 +253,7 @@ class Divergence(Audit[Data]):
             document,
             np.tile(np.arange(length), documents),
             np.array(["world"] * documents),
-            distances(floor),
+            distances(floor)[None],
             largest=1.0,
         )
 
@@ -371,10 +373,3 @@ def _filled(parts: list[np.ndarray], count: int) -> np.ndarray:
 
 def _nats(estimate: Estimate) -> str:
     return "an unknown amount" if estimate.value is None else f"{estimate.value:.3f} nats a token"
-
-
-def _against(over: Estimate) -> str:
-    side = over.above(0.0)
-    if side is None:
-        return "no more than training on rehearsal alone, as far as this can tell"
-    return f"{'more' if side else 'less'} than training on rehearsal alone"
