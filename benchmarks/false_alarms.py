@@ -79,7 +79,7 @@ def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subj
             primary = key.split(":")[0] in audit.primary
             if primary and estimate.p_value is not None:
                 p_values[f"{name}.{key}"] = estimate.p_value
-            if "_over_floor" in key and key.split(":")[0] != "slope_over_floor" and ":" not in key or "over_control" in key:
+            if ("_over_floor" in key and key.split(":")[0] != "slope_over_floor" and ":" not in key) or "over_control" in key:
                 found[f"interval without 0: {name}.{key}"] = estimate.above(0.0) is not None
                 found[f"p < .05: {name}.{key}"] = estimate.p_value is not None and estimate.p_value < 0.05
     fallen = stats.holm(p_values, plan.thresholds.family_error)

@@ -386,7 +386,11 @@ def _subjects(desk: Desk, trained: Sequence[Trained], measured: Measured) -> lis
     several = len(seeds) > 1
     return given + [
         described(
-            one.role, f"{one.role} (seed {one.seed})" if several else one.role, one.record.model_folder, one.info, one.seed
+            one.role,
+            f"{one.role} (seed {one.seed})" if several else one.role,
+            one.record.model_folder,
+            one.info,
+            one.seed if one.role == "tuned" else seeds[0],  # a control belongs to every comparison, whatever its own seed
         )
         for one in trained
     ]

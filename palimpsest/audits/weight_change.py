@@ -351,6 +351,8 @@ def _floor(data: Data, own: np.ndarray) -> Estimate | None:
     """Return how far training on rehearsal alone moved some weights: of one run, or where one more of several would lie."""
     found = [updates.relative(run, own) for run in data.controls]
     known = [one.value for one in found if one.value is not None]
+    if not found:
+        return None
     return found[0] if len(known) < 2 or len(known) < len(found) else one_more(known, unit=found[0].unit)
 
 
