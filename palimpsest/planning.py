@@ -32,8 +32,9 @@ from palimpsest.verdict import Thresholds
 
 _HEADING = "This can't be run:"
 CHEAP, CHEAP_CONTROLS = 60.0, 3
-"""Where one control run trains in under so many seconds, there are so many of them. With two, t has one degree of freedom, and
-what moved fifty times as far can't be told from another seed; with three it is four to five times."""
+"""Where one control run trains in under so many seconds, there are so many. In simulated worlds like the pocket's, what
+moved 16 times as far is told from another seed in 42% with two runs, what moved 6 times as far
+in 84% with three, and 4 times in 83% with four."""
 _LOOKED_AT = 48
 """So many rows stand for all of them."""
 _PRODUCTS, _SECONDS_A_STEP = 12.0, 0.02

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 CONTROL = "rehearsal_only"
 _FURTHER = re.compile(r"_[1-9]\d*$")
@@ -58,6 +60,8 @@ def runs(values: Mapping[str, np.ndarray]) -> np.ndarray | None:
     Args:
         values: an array for each role, those of the control runs of one shape.
     """
+    import numpy as np  # the command line reads this module before it needs any array
+
     chosen = [values[role] for role in controls(values)]
     return np.stack(chosen) if chosen else None
 
