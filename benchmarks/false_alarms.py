@@ -21,6 +21,7 @@ from palimpsest import behaviour as behaviours
 from palimpsest import pipeline
 from palimpsest.audit import NotApplicable
 from palimpsest.core import roles, stats
+from palimpsest.core.measurement import Need
 from palimpsest.core.progress import Silent
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.measures._measure import Budget
@@ -63,12 +64,16 @@ def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subj
     plan = desk.plan
     digests = {role: desk.digest(info) for role, info in infos.items()}
     needs = [need for audit in plan.audits.values() for need in pipeline._needs(audit, plan.case)]
-    for role, ready in pipeline._in_turn(needs, list(infos)):
-        session.take(partial(desk.open, infos[role]), ready, digests, desk.progress, infos)
+    for run in roles.controls(infos):  # each is read as the first control run, so that a model is read once in that role
+        who = {role: info for role, info in infos.items() if role not in roles.controls(infos)} | {roles.CONTROL: infos[run]}
+        first = [need for need in needs if roles.kind(need.role) != roles.CONTROL or need.role == roles.CONTROL]
+        known = {role: desk.digest(info) for role, info in who.items()}
+        for role, ready in pipeline._in_turn(first, list(who)):
+            session.take(partial(desk.open, who[role]), ready, known, desk.progress, who)
     found, p_values, findings, marked, claimed = {}, {}, [], False, False
     for name, audit in plan.audits.items():
         try:
-            taken = {need.name: session.get(need, digests) for need in audit.needs(plan.case)}
+            taken = {need.name: session.get(*as_first(need, digests)) for need in audit.needs(plan.case)}
             result = audit.analyse(audit.gather(plan.case, taken), numpy_stream(0, "analyse", name))
         except NotApplicable:
             continue
@@ -91,6 +96,13 @@ def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subj
     found |= {"beyond the control after Holm": beyond, "a head marked": marked, "a sentence claims it": claimed}
     found["ANYTHING"] = beyond or marked or claimed or any(label in labels for label in WRONG)
     return found
+
+
+def as_first(need: Need, digests: dict[str, str]) -> tuple[Need, dict[str, str]]:
+    """Return the need, and whose digest plays which role, under which a control run was read."""
+    if roles.kind(need.role) != roles.CONTROL:
+        return need, digests
+    return need.model_copy(update={"role": roles.CONTROL}), {**digests, roles.CONTROL: digests[need.role]}
 
 
 def jackknife(alarms: np.ndarray, members: Sequence[Sequence[int]], count: int) -> float:
