@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from palimpsest import behaviour as behaviours
 from palimpsest.behaviour import Behaviour
-from palimpsest.core import launch
+from palimpsest.core import launch, roles
 from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.progress import Progress, Silent
@@ -109,7 +109,7 @@ def diff(
     behaviour: str | Path | Behaviour | None = None,
     text: Iterable[str | Path] = (),
     tasks: Iterable[str | Path] = (),
-    controls: Mapping[str, str | Path] | None = None,
+    controls: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -122,7 +122,7 @@ def diff(
         behaviour: what was meant to change, if that is known.
         text: files of general text on which forgetting and divergence are measured.
         tasks: as in ``run``.
-        controls: other models by role, such as ``{"rehearsal_only": PATH}``.
+        controls: other models by role, such as ``{"rehearsal_only": PATH}``, or a list of several runs of that control.
         folder: as in ``run``.
         progress: as in ``run``.
         settings: as in ``run``.
@@ -138,7 +138,7 @@ def diff(
         "behaviour": loaded,
         "text": tuple(Path(path) for path in text),
         "tasks": _named(tasks),
-        "controls": {role: str(path) for role, path in (controls or {}).items()},
+        "controls": roles.numbered(_each(controls or {})),
         **_plain(settings),
     }
     return _execute(Request.read(data, "the request"), folder, progress)
@@ -296,6 +296,12 @@ def carry_out(planned: Plan, folder: Path, progress: Progress | None = None) -> 
 def _execute(request: Request, folder: str | Path | None, progress: Progress | None) -> Run:
     where = Path(folder) if folder else folder_for(request)
     return Run(carry_out(plan(request), where, progress), where)
+
+
+def _each(controls: Mapping[str, str | Path | Sequence[str | Path]]) -> Iterator[tuple[str, str]]:
+    for role, given in controls.items():
+        for path in (given,) if isinstance(given, str | Path) else given:
+            yield role, str(path)
 
 
 def _named(tasks: Iterable[str | Path]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
-from palimpsest.core import discover
+from palimpsest.core import discover, roles
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.spec import Spec
@@ -34,7 +34,8 @@ class Case:
     """What is being compared: the roles there are, the items they are measured on, and what is known of the recipe."""
 
     roles: tuple[str, ...]
-    """Always ``base`` and ``tuned``; where there are any: ``rehearsal_only``, ``benign``, ``clean_twin``, ``never_trained``."""
+    """Always ``base`` and ``tuned``; where there are any: ``rehearsal_only`` (and its further runs, see
+    ``core.roles``), ``benign``, ``clean_twin``, ``never_trained``."""
     items: Mapping[str, ItemSet]
     """Item sets by name: ``express``, ``withhold``, ``capability:NAME``, ``text:NAME``."""
     tasks: Mapping[str, TaskSet] = field(default_factory=dict)
@@ -75,6 +76,11 @@ class Case:
             for role, when in (("base", "before"), ("tuned", "after"))
             if all(item.options for item in items.items)
         }
+
+    @property
+    def control_runs(self) -> tuple[str, ...]:
+        """The roles of base, tuned and every run of the rehearsal-only control."""
+        return ("base", "tuned", *roles.controls(self.roles))
 
     def answers(self, role: str, items: str) -> Need:
         """Return the need for answers as the behaviour says they are written: the same one for every audit that reads them."""
@@ -142,7 +148,7 @@ class Place(Spec):
     """What was measured, with its unit in words; all places of one quantity share one colour scale."""
     estimate: Estimate
     floor: Estimate | None = None
-    """The same for the rehearsal-only control, where there is one."""
+    """The same for the rehearsal-only control, where there is one; with several runs, where one more would lie."""
 
 
 class Result(Spec):

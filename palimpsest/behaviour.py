@@ -82,6 +82,9 @@ class Behaviour(Spec):
     """Where the verdict draws its lines; see ``palimpsest.verdict.Thresholds``."""
     controls: tuple[Literal["rehearsal_only"], ...] = ("rehearsal_only",)
     """Cheap controls that a run makes for itself."""
+    control_seeds: int | None = Field(default=None, ge=1, le=20)
+    """How many runs of the control, each with a training seed of its own. One run is a sample of one: nothing is tested against
+    it. By default three where one trains in under a minute, else one."""
 
     @model_validator(mode="after")
     def _poles_agree(self) -> Self:

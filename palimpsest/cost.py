@@ -19,7 +19,7 @@ import torch
 
 from palimpsest.audit import NotApplicable
 from palimpsest.casework import SAMPLED, training_examples
-from palimpsest.core import launch
+from palimpsest.core import launch, roles
 from palimpsest.core.errors import Problems
 from palimpsest.core.machine import free_disk, free_memory, in_words
 from palimpsest.core.measurement import Need
@@ -138,7 +138,7 @@ class _Counted:
     def training(self) -> tuple[TrainingWork, ...]:
         settings, works = self.plan.settings, []
         for role, seed in self.plan.trained:
-            counts = self.plan.counts.as_rehearsal_only() if role == "rehearsal_only" else self.plan.counts
+            counts = self.plan.counts.as_rehearsal_only() if roles.kind(role) == roles.CONTROL else self.plan.counts
             steps = settings.num_train_epochs * math.ceil(counts.rows / settings.rows_per_step)
             if settings.max_steps > 0:
                 steps = min(steps, settings.max_steps)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from palimpsest.core import roles
 from palimpsest.core.machine import in_words
 
 _UNSURE = 2.5
@@ -118,6 +119,16 @@ class Foreseen:
     def sentences(self) -> Iterator[str]:
         """Yield time, memory and disk in words."""
         yield f"time: {self.time} (a rough estimate; what is committed already is not done again)"
+        controls = roles.controls(work.role for work in self.training)
+        if len(controls) == 1:
+            yield "controls: 1 run of training on rehearsal alone, against which nothing is tested (control_seeds: 3 for that)"
+        elif controls:
+            further = sum(work.tokens for work in self.training if work.role in controls[1:])
+            share = 100 * further / max(sum(work.tokens for work in self.training), 1)
+            yield (
+                f"controls: {len(controls)} runs of training on rehearsal alone, to know how far these lie apart; all but the "
+                f"first are {share:.0f}% of what is trained (control_seeds: 1 leaves them out, and the tests against them)"
+            )
         for name, space in (("memory", self.memory), ("disk", self.disk)):
             free = "could not say what is free" if space.free is None else f"{in_words(space.free)} free"
             each = f" in each of {space.processes} processes" if space.processes > 1 else ""

@@ -17,7 +17,7 @@ from typing import Any
 from palimpsest import item_scores, ranks
 from palimpsest.audit import Audit, Case, NoSuchPart, NotApplicable, Outcome
 from palimpsest.casework import GENERATED, SAMPLED, Written, encoded_rows, generated_text, probe_items, training_examples
-from palimpsest.core import stats
+from palimpsest.core import roles, stats
 from palimpsest.core.checkup import Answer, told
 from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
@@ -179,7 +179,7 @@ def _train(desk: Desk, role: str, seed: int) -> Trained:
     plan, behaviour = desk.plan, desk.plan.request.behaviour
     assert behaviour is not None, "only a run trains, and a run has a behaviour"
     base = plan.models["base"]
-    counts = plan.counts.as_rehearsal_only() if role == "rehearsal_only" else plan.counts
+    counts = plan.counts.as_rehearsal_only() if roles.kind(role) == roles.CONTROL else plan.counts
     rows = encoded_rows(plan.renderer, training_examples(behaviour, plan.materials, counts, seed), base.context_length)
     folder = desk.run.training(role, seed)
     desk.progress.begin(f"training {role.replace('_', ' ')} (seed {seed})")
@@ -395,7 +395,11 @@ def _subjects(desk: Desk, trained: Sequence[Trained], measured: Measured) -> lis
     several = len(seeds) > 1
     return given + [
         described(
-            one.role, f"{one.role} (seed {one.seed})" if several else one.role, one.record.model_folder, one.info, one.seed
+            one.role,
+            f"{one.role} (seed {one.seed})" if several else one.role,
+            one.record.model_folder,
+            one.info,
+            one.seed if one.role == "tuned" else seeds[0],  # a control belongs to every comparison, whatever its own seed
         )
         for one in trained
     ]
@@ -415,7 +419,7 @@ def _across(seeds: list[SeedRecord]) -> dict[str, Estimate]:
         for audit, result in record.results.items():
             for name, estimate in result.estimates.items():
                 found.setdefault(f"{audit}.{name}", []).append(estimate)
-    return {name: stats.across_seeds(estimates) for name, estimates in found.items() if len(estimates) == len(seeds)}
+    return {name: stats.over_seeds(estimates) for name, estimates in found.items() if len(estimates) == len(seeds)}
 
 
 def _holm(plan: Plan, record: SeedRecord) -> dict[str, bool]:
@@ -423,6 +427,6 @@ def _holm(plan: Plan, record: SeedRecord) -> dict[str, bool]:
         f"{audit}.{name}": estimate.p_value
         for audit, result in record.results.items()
         for name, estimate in result.estimates.items()
-        if name.split(":")[0] in plan.audits[audit].primary
+        if name.split(":")[0] in plan.audits[audit].primary and estimate.p_value is not None  # what is not tested can't fall
     }
     return stats.holm(p_values, plan.thresholds.family_error)

@@ -6,14 +6,26 @@ Frozen and plain: its digest names the run folder, so the same command finds its
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from palimpsest.behaviour import Behaviour
+from palimpsest.core import roles
+from palimpsest.core.errors import nearest
 from palimpsest.core.spec import Spec
 
-Control = Literal["rehearsal_only", "benign", "clean_twin", "never_trained"]
+CONTROLS = (roles.CONTROL, "benign", "clean_twin", "never_trained")
+
+
+def _known(role: str) -> str:
+    if roles.kind(role) not in CONTROLS:
+        raise ValueError(f"the role of a control must be one of {', '.join(CONTROLS)}.{nearest(role, CONTROLS)}")
+    return role
+
+
+Control = Annotated[str, AfterValidator(_known)]
+"""The role of a control; further runs of the rehearsal-only one are ``rehearsal_only_2`` and so on."""
 
 
 class Request(Spec):
@@ -61,6 +73,8 @@ class Request(Spec):
             raise ValueError("a run needs a behaviour")
         if self.kind == "diff" and self.tuned is None:
             raise ValueError("a diff needs two models")
+        if (given := roles.controls(self.controls)) != [roles.control(place) for place in range(len(given))]:
+            raise ValueError(f"control runs must be numbered from {roles.control(0)}, {roles.control(1)} on, found {given}")
         if unreadable := [path for path in self.text if str(path) != str(path).encode("utf-8", "replace").decode()]:
             raise ValueError(f"a file's name must be UTF-8, found {unreadable[0]}; give the file another name")
         if self.kind == "diff" and self.seeds != 1:
@@ -94,7 +108,7 @@ class Request(Spec):
         for path in self.text:
             words += ["--text", str(path)]
         for role, path in self.controls.items():
-            words += ["--control", f"{role}={path}"]
+            words += ["--control", f"{roles.kind(role)}={path}"]
         if self.tasks:
             words += ["--tasks", ",".join(self.tasks)]
         if self.audits:

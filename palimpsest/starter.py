@@ -102,6 +102,7 @@ training:
 
 # A cheap control that the run trains for itself: the same number of rows, all of them rehearsal. [] for none.
 controls: [rehearsal_only]
+# control_seeds: 3      # runs of it, each with its own seed: one is a sample of one. 3 by default where one takes no minute
 
 # Parameters of audits (`palimpsest show AUDIT`), and where the verdict draws its lines.
 # audits: {{}}

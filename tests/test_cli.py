@@ -310,7 +310,11 @@ def test_dry_run_does_nothing_and_says_what_it_would_do(command: Any, model: Pat
     code, out, _ = command(*arguments, "--json")
     found = json.loads(out)
     assert code == 0 and found["problems"] == []
-    assert [(one["role"], one["seed"]) for one in found["training"]] == [("tuned", 0), ("tuned", 1), ("rehearsal_only", 0)]
+    assert [(one["role"], one["seed"]) for one in found["training"]] == [
+        ("tuned", 0), ("tuned", 1), ("rehearsal_only", 0), ("rehearsal_only_2", 1), ("rehearsal_only_3", 2),
+    ]  # fmt: skip
+    code, out, _ = command(*arguments, "--control-seeds", 1)
+    assert code == 0 and "1 run of training on rehearsal alone, against which nothing is tested" in " ".join(out.split())
     assert found["training"][0]["rows"] == 267 and found["training"][0]["steps"] == 34  # 200 and a quarter of rehearsal
     assert {one["name"] for one in found["audits"]} >= {"outcome", "judgement", "forgetting", "divergence"}
     assert found["seconds"] > 0 and found["memory"]["needed"] >= found["memory"]["least"] > 0

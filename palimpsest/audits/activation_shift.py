@@ -10,18 +10,18 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result, Table
-from palimpsest.core import stats
+from palimpsest.core import roles, stats
 from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.stats.vectors import length_difference, mean_cosine
+from palimpsest.core.roles import CONTROL
+from palimpsest.core.stats.vectors import Jackknifed, length_difference, mean_cosine
 from palimpsest.core.wording import capital, number, shown, visible
 from palimpsest.data.grading import clusters
 from palimpsest.data.residual import UNIT, Moved, Reading, first_words, leading, named, reading, said
 
 GROUPS = ("express", "withhold", "text")
 NAMED = {"express": "where it should appear", "withhold": "where it should not", "text": "on general text"}
-CONTROL = "rehearsal_only"
 UNRELATED = 0.5
 """Below this mean cosine of what enters the first block, two models do not write in the same basis."""
 
@@ -35,14 +35,23 @@ class Data:
     answers: bool = False
     """Whether it is known how answers of the behaviour begin."""
 
+    def controls(self, group: str) -> list[Moved]:
+        """Return the control runs of one group."""
+        return [self.moved[role, group] for role in roles.controls(role for role, name in self.moved if name == group)]
+
     def read(self, role: str, group: str) -> list[Reading]:
         """Return the readings of the item sets of one group."""
         return [one for (owner, name), one in self.readings.items() if owner == role and _group(name) == group]
 
     @property
+    def groups(self) -> list[str]:
+        """The groups that there are, in order."""
+        return [group for group in GROUPS if ("tuned", group) in self.moved]
+
+    @property
     def lead(self) -> str:
         """The group that the headline is about: the first that there is."""
-        return next(group for group in GROUPS if ("tuned", group) in self.moved)
+        return self.groups[0]
 
 
 class ActivationShift(Audit[Data]):
@@ -86,13 +95,13 @@ class ActivationShift(Audit[Data]):
         sets = [name for names in _sets(case).values() for name in names]
         if not sets:
             raise NotApplicable("there are no items to read: give --behaviour FILE.yaml or --text FILE")
-        return tuple(_need(role, name) for name in sets for role in case.with_controls(CONTROL))
+        return tuple(_need(role, name) for name in sets for role in case.control_runs)
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         moved, readings = {}, {}
         words = first_words([item for name in case.names("express", "withhold") for item in case.items[name].items])
         for group, names in _sets(case).items():
-            for role in case.with_controls(CONTROL)[1:]:
+            for role in case.control_runs[1:]:
                 found = [measured[_need(role, name).name] for name in names]
                 _refuse(found, role)
                 joined = [np.concatenate([one.arrays[key] for one in found]) for key in ("difference", "length", "present")]
@@ -104,7 +113,7 @@ class ActivationShift(Audit[Data]):
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates = _estimates(data)
-        lead, statement = data.lead, _statement(estimates, data.lead)
+        lead, statement = data.lead, _statement(estimates, data)
         tables = [_kinds(data, estimates), _by_block(data)]
         if ("tuned", "text") in data.moved:
             tables.append(_by_token(data))
@@ -245,7 +254,7 @@ def _refuse(found: Sequence[Measurement], role: str) -> None:
 def _estimates(data: Data) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     moved = data.moved
-    for (role, group), one in moved.items():
+    for (role, group), one in ((key, one) for key, one in moved.items() if key[0] in ("tuned", CONTROL)):
         mark = "_control" if role == CONTROL else ""
         found[f"shift{mark}:{group}"], found[f"common{mark}:{group}"] = one.shift(), one.common()
         if role == "tuned":
@@ -258,16 +267,46 @@ def _estimates(data: Data) -> dict[str, Estimate]:
         one, two = moved["tuned", "express"], moved["tuned", "withhold"]
         clouds = one.within(one.lead_cloud), two.within(two.lead_cloud)
         found["same_way"] = mean_cosine(*clouds, one.by_item([0])[1], two.by_item([0])[1])
-    tuned, control = (moved.get((role, "express")) for role in ("tuned", CONTROL))
-    if tuned and control:
-        (after, labels), (floor, _) = (one.by_item(one.inside) for one in (tuned, control))
-        found["shift_over_floor"] = stats.against_noise_floor(after, floor, labels, unit=UNIT)
-    tuned, control = (moved.get((role, "text")) for role in ("tuned", CONTROL))
-    if tuned and control:
-        square, below = (one.common_square(one.inside, one.lead) for one in (tuned, control))
-        if square and below:
-            found["trace_over_floor"] = length_difference(square, below, unit=UNIT, scale=100.0)
+    for group in data.groups:
+        if floor := _floor(data, group):
+            found[f"shift_control:{group}"] = floor
+    if floors := data.controls("express"):
+        after, labels = moved["tuned", "express"].by_item(floors[0].inside)
+        found["shift_over_floor"] = stats.against_noise_floor(
+            after, np.array([one.by_item(one.inside)[0] for one in floors]), labels, unit=UNIT
+        )
+    if floors := data.controls("text"):
+        squares = [one.common_square(one.inside, one.lead) for one in (moved["tuned", "text"], *floors)]
+        known = [one for one in squares if one is not None]
+        if len(known) == len(squares):
+            found["trace_over_floor"] = _trace(known[0], known[1:])
     return found
+
+
+def _floor(data: Data, group: str, depths: Sequence[int] | None = None) -> Estimate | None:
+    """Return how far training on rehearsal alone shifted a group; ``None`` where there is no control or no such place."""
+    floors = data.controls(group)
+    if not floors:
+        return None
+    items = [one.by_item(one.inside if depths is None else depths) for one in floors]
+    if len(floors) == 1 or not items[0][0].size:
+        return floors[0].shift(depths)
+    return stats.floor(np.array([values for values, _ in items]), items[0][1], unit=UNIT)
+
+
+def _trace(square: Jackknifed, floors: Sequence[Jackknifed]) -> Estimate:
+    """Return by how much the common shift is longer than that of control runs."""
+    middle = (
+        Jackknifed(
+            float(np.mean([np.sqrt(max(one.value, 0.0)) for one in floors])) ** 2,
+            np.mean([np.sqrt(np.maximum(one.without, 0.0)) for one in floors], axis=0) ** 2,
+            min(one.degrees for one in floors),
+        )
+        if len(floors) > 1
+        else floors[0]
+    )
+    lengths = [100.0 * np.sqrt(max(one.value, 0.0)) for one in floors]
+    return stats.over_controls(length_difference(square, middle, unit=UNIT, scale=100.0), lengths, distance=True)
 
 
 def _kinds(data: Data, estimates: Mapping[str, Estimate]) -> Table:
@@ -314,7 +353,8 @@ def _by_block(data: Data) -> Table:
         columns=("after block", *parts),
         rows=tuple((depth - 1, *(one.shift([level]) for one in parts.values())) for level, depth in enumerate(depths) if depth),
         note="Length of an item's difference in percent of the base's residual stream: at the decision of a conversation "
-        "(express: where the behaviour should appear), at the first tokens of a text. Control: trained on rehearsal only.",
+        "(express: where the behaviour should appear), at the first tokens of a text. Control: trained on rehearsal only (the "
+        "first such run).",
     )
 
 
@@ -345,23 +385,25 @@ def _figure(data: Data) -> dict[str, object]:
 
 
 def _places(data: Data) -> list[Place]:
-    tuned, control = data.moved["tuned", data.lead], data.moved.get((CONTROL, data.lead))
+    tuned = data.moved["tuned", data.lead]
     return [
         Place(
             layer=depth - 1 if depth else None,
             part="residual" if depth else "embeddings",
             quantity=f"shift of the residual stream {NAMED[data.lead]} (% of its length)",
             estimate=tuned.shift([level]),
-            floor=control.shift([level]) if control else None,
+            floor=_floor(data, data.lead, [level]),
         )
         for level, depth in enumerate(tuned.depth.tolist())
     ]
 
 
-def _statement(estimates: Mapping[str, Estimate], lead: str) -> str:
+def _statement(estimates: Mapping[str, Estimate], data: Data) -> str:
+    lead, count = data.lead, len(data.controls(data.lead))
     floor = estimates.get(f"shift_control:{lead}")
     told = f"{NAMED[lead]}, the residual stream moved by {_percent(estimates[f'shift:{lead}'])} of its length"
-    return told + (f" ({_percent(floor)} after training on rehearsal alone)" if floor is not None else "")
+    where = "in this control run" if count == 1 else f"on average in {roles.called(count)}"
+    return told + (f" ({_percent(floor)} {where})" if floor is not None else "")
 
 
 def _summary(estimates: Mapping[str, Estimate], data: Data, statement: str) -> str:

@@ -11,17 +11,17 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result, Table
-from palimpsest.core import stats
+from palimpsest.core import roles, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.heat_map import heat_map
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import amount, capital, number
+from palimpsest.core.roles import CONTROL
+from palimpsest.core.wording import capital, number, than_controls
 from palimpsest.data import attended
 from palimpsest.data.attended import Attended, How, called, mean
 from palimpsest.data.chat import POLES
 from palimpsest.data.grading import clusters
 
-CONTROL = "rehearsal_only"
 SPANS = {"conflict": "what conflicts with the direction", "direction": "the direction", "support": "what supports it"}
 COSINE = "1 \N{MINUS SIGN} cosine"
 
@@ -32,7 +32,8 @@ class Data:
 
     groups: dict[str, Attended]
     how: How
-    control: bool
+    control: int
+    """How many control runs there are."""
     unread: tuple[str, ...] = ()
     """Why sets could not be read."""
 
@@ -103,7 +104,7 @@ class AttentionShift(Audit[Data]):
         found = []
         for name in names:
             base = self._need("base", name)
-            found += [base, *(self._need(role, name, base) for role in case.with_controls(CONTROL)[1:])]
+            found += [base, *(self._need(role, name, base) for role in case.control_runs[1:])]
         return tuple(found)
 
     def _names(self, case: Case) -> list[str]:
@@ -119,7 +120,7 @@ class AttentionShift(Audit[Data]):
         for name in self._names(case):
             need = self._need("base", name)
             found = {"base": measured[need.name]}
-            found |= {role: measured[self._need(role, name, need).name] for role in case.with_controls(CONTROL)[1:]}
+            found |= {role: measured[self._need(role, name, need).name] for role in case.control_runs[1:]}
             if why := attended.unread(found) or attended.disagreeing(found):
                 told.append(f"Attention on {name}: {why}.")
             else:
@@ -130,7 +131,7 @@ class AttentionShift(Audit[Data]):
             name: attended.attended(found, clusters(case.items[name])[np.diff(found["base"].arrays["start"]) > 0])
             for name, found in sets.items()
         }
-        return Data(groups, attended.how_read(list(sets.values())), CONTROL in case.roles, tuple(told))
+        return Data(groups, attended.how_read(list(sets.values())), len(roles.controls(case.roles)), tuple(told))
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         name, main = data.main
@@ -139,15 +140,15 @@ class AttentionShift(Audit[Data]):
         findings: list[Finding] = []
         if main.distance:
             estimates |= _moved(main.distance, main.clusters, "distance", "share")
-            findings.append(_distance_finding(estimates, f"{data.tokens} ({name})"))
+            findings.append(_distance_finding(estimates, f"{data.tokens} ({name})", data.control))
             tables += [_distances(data), _by_token(main, data, name), *self._heads(main, data, rng, estimates)]
         conflict = _conflict(data)
         estimates |= conflict
         if conflict:
-            findings.append(_conflict_finding(conflict))
+            findings.append(_conflict_finding(conflict, data.control))
         if main.drift:
             estimates |= _moved(main.drift, main.clusters, "state_drift", COSINE)
-            findings.append(_drift_finding(estimates))
+            findings.append(_drift_finding(estimates, data.control))
         said = [finding.statement for finding in findings]
         return Result(
             summary=capital("; ".join([*said, *filter(None, [data.how.order])])) + ".",
@@ -222,7 +223,7 @@ class AttentionShift(Audit[Data]):
             )
             for pole, conflict in (("express", {}), ("withhold", {"conflict": masses}))
         }
-        return Data(groups, How(tuple(range(layers))), control=True)
+        return Data(groups, How(tuple(range(layers))), control=1)
 
     def truth(self, effect: float) -> dict[str, float]:
         return {"distance_over_floor": effect, "conflict_over_floor": effect / 2}
@@ -232,43 +233,42 @@ class AttentionShift(Audit[Data]):
         heat_map(axes, result.figure)
 
 
-def _moved(roles: Mapping[str, np.ndarray], cluster: np.ndarray, name: str, unit: str) -> dict[str, Estimate]:
+def _moved(values: Mapping[str, np.ndarray], cluster: np.ndarray, name: str, unit: str) -> dict[str, Estimate]:
     """Return the mean distance over layers and heads of tuned, that of the control, and their difference."""
-    flat = attended.over_heads(roles)
-    return stats.distances(flat["tuned"], flat.get(CONTROL), cluster, name=name, unit=unit)
+    flat = attended.over_heads(values)
+    return stats.distances(flat["tuned"], roles.runs(flat), cluster, name=name, unit=unit)
 
 
-def _shifted(roles: Mapping[str, np.ndarray], cluster: np.ndarray, name: str, unit: str = "share") -> dict[str, Estimate]:
+def _shifted(values: Mapping[str, np.ndarray], cluster: np.ndarray, name: str, unit: str = "share") -> dict[str, Estimate]:
     """Return a signed quantity, mean over layers and heads, before and after, with its change and the control's."""
-    flat = attended.over_heads(roles)
-    return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), cluster, name=name, unit=unit)
+    flat = attended.over_heads(values)
+    return stats.shifts(flat["base"], flat["tuned"], roles.runs(flat), cluster, name=name, unit=unit)
 
 
-def _distance_finding(estimates: Mapping[str, Estimate], where: str) -> Finding:
+def _distance_finding(estimates: Mapping[str, Estimate], where: str, runs: int) -> Finding:
     over = estimates.get("distance_over_floor")
     said = f"{_percent(estimates['distance'])} of the attention at {where} goes elsewhere than before"
     if over is not None:
-        side, more = over.above(0.0), amount(over.value, "points")
-        unseen = ", no more than after rehearsal alone, as far as this can tell"
-        said += unseen if side is None else f", {more} {'more' if side else 'less'} than after rehearsal alone"
-    return _finding("attention", said, estimates["distance"], over, "attention that goes elsewhere")
+        said += f", {than_controls(over, runs)}"
+    return _finding("attention", said, estimates["distance"], over, "attention that goes elsewhere", runs)
 
 
-def _conflict_finding(conflict: Mapping[str, Estimate]) -> Finding:
+def _conflict_finding(conflict: Mapping[str, Estimate], runs: int) -> Finding:
     before, after = (_percent(conflict[f"conflict_{when}"]) for when in ("before", "after"))
     topic = f"attention on {SPANS['conflict']}"
     said = f"the share of {topic} went from {before} to {after}"
-    return _finding("conflict", said, conflict["conflict_shift"], conflict.get("conflict_over_floor"), topic)
+    return _finding("conflict", said, conflict["conflict_shift"], conflict.get("conflict_over_floor"), topic, runs)
 
 
-def _drift_finding(estimates: Mapping[str, Estimate]) -> Finding:
+def _drift_finding(estimates: Mapping[str, Estimate], runs: int) -> Finding:
     drift, topic = estimates["state_drift"], "recurrent states after the context"
     size = "an unknown amount" if drift.value is None else f"{drift.value:.3g} ({COSINE})"
-    return _finding("recurrent", f"the {topic} drifted by {size}", drift, estimates.get("state_drift_over_floor"), topic)
+    over = estimates.get("state_drift_over_floor")
+    return _finding("recurrent", f"the {topic} drifted by {size}", drift, over, topic, runs)
 
 
-def _finding(subject: str, said: str, estimate: Estimate, over: Estimate | None, topic: str) -> Finding:
-    topic += ", beyond rehearsal only" if over else ""
+def _finding(subject: str, said: str, estimate: Estimate, over: Estimate | None, topic: str, runs: int) -> Finding:
+    topic += f", beyond {roles.called(runs)}" if over else ""
     return Finding(tag="inside", statement=said, estimate=over or estimate, topic=topic, subject=subject)
 
 
@@ -276,12 +276,12 @@ def _percent(estimate: Estimate) -> str:
     return "an unknown share" if estimate.value is None else f"{number(100 * estimate.value, 1)}%"
 
 
-def _moves(title: str, first: str, rows: list[Any], control: bool, note: str = "", moved: str = "moved") -> Table:
+def _moves(title: str, first: str, rows: list[Any], control: int, note: str = "", moved: str = "moved") -> Table:
     columns = (first, moved, "rehearsal only", "difference")
     return Table(title=title, columns=columns if control else columns[:2], rows=tuple(rows), note=note)
 
 
-def _shifts(title: str, first: str, rows: list[Any], control: bool, note: str = "") -> list[Table]:
+def _shifts(title: str, first: str, rows: list[Any], control: int, note: str = "") -> list[Table]:
     columns = (first, "before", "after", "change", "rehearsal only", "beyond it")
     return [Table(title=title, columns=columns if control else columns[:4], rows=tuple(rows), note=note)] if rows else []
 
@@ -326,21 +326,21 @@ def _spans(data: Data) -> list[Table]:
 
 def _span_rows(data: Data, kind: str) -> list[Any]:
     return [
-        (f"{SPANS.get(span, span)} ({called(name)})", *_shifted(roles, group.clusters, "").values())
+        (f"{SPANS.get(span, span)} ({called(name)})", *_shifted(values, group.clusters, "").values())
         for name, group in data.groups.items()
-        for span, roles in getattr(group, kind).items()
+        for span, values in getattr(group, kind).items()
     ]
 
 
 def _concentration(data: Data) -> list[Table]:
     rows = []
     for name, group in data.groups.items():
-        for label, roles, unit in (
+        for label, values, unit in (
             ("Gini coefficient", group.gini, ""),
             ("mass on top tenth of keys", group.top_tenth, "share"),
         ):
-            if roles:
-                rows.append((f"{label} ({called(name)})", *_shifted(roles, group.clusters, "", unit).values()))
+            if values:
+                rows.append((f"{label} ({called(name)})", *_shifted(values, group.clusters, "", unit).values()))
     note = "A Gini coefficient of 0 is attention spread evenly over all keys, one near 1 is all of it on one key."
     return _shifts("Concentration of attention", "how concentrated maps are", rows, data.control, note)
 
@@ -360,31 +360,33 @@ def _recurrent(data: Data) -> list[Table]:
 
 
 def _figure(main: Attended, data: Data) -> dict[str, Any]:
-    cells = mean(main.distance["tuned"] - main.distance.get(CONTROL, 0.0), 0)
+    floors, beyond = roles.runs(main.distance), roles.called(data.control)
+    cells = mean(main.distance["tuned"] - (0.0 if floors is None else floors.mean(0)), 0)
+    marked = None if floors is None or len(floors) == 1 else stats.beyond(main.distance["tuned"], floors, main.clusters)
     return {
         "cells": [[None if math.isnan(value) else value for value in row] for row in cells.tolist()],
         "rows": [str(layer) for layer in data.how.layers],
         "columns": [str(head) for head in range(cells.shape[1])],
         "row_label": "layer",
         "column_label": "head",
-        "unit": "points of attention moved, beyond rehearsal only" if data.control else "% of attention that goes elsewhere",
+        "unit": f"points of attention moved, beyond {beyond}" if data.control else "% of attention that goes elsewhere",
         "factor": 100.0,
-        "marked": stats.beyond(main.distance["tuned"], main.distance[CONTROL], main.clusters).tolist() if data.control else [],
-        "mark": "\N{BULLET} more than rehearsal only (Holm over all heads)" if data.control else "",
+        "marked": [] if marked is None else marked.tolist(),
+        "mark": "" if marked is None else f"\N{BULLET} more than in {beyond} (Holm over all heads)",
     }
 
 
 def _places(main: Attended, data: Data) -> list[Place]:
     found = []
-    for part, roles, layers, quantity, unit in (
+    for part, moved, layers, quantity, unit in (
         ("attention", main.distance, data.how.layers, "attention moved (share that goes elsewhere)", "share"),
         ("recurrent", main.drift, data.how.recurrent, f"recurrent state moved ({COSINE})", COSINE),
     ):
-        for place, layer in enumerate(layers if roles else ()):
-            of = {
-                role: stats.positive_mean(mean(values[:, place], 1), main.clusters, unit=unit) for role, values in roles.items()
-            }
-            found.append(Place(layer=layer, part=part, quantity=quantity, estimate=of["tuned"], floor=of.get(CONTROL)))
+        for place, layer in enumerate(layers if moved else ()):
+            flat = {role: mean(values[:, place], 1) for role, values in moved.items()}
+            size, runs = stats.positive_mean(flat["tuned"], main.clusters, unit=unit), roles.runs(flat)
+            floor = None if runs is None else stats.floor(runs, main.clusters, unit=unit)
+            found.append(Place(layer=layer, part=part, quantity=quantity, estimate=size, floor=floor))
     return found
 
 

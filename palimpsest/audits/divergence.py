@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Table
-from palimpsest.core import drawing, stats
+from palimpsest.core import drawing, roles, stats
 from palimpsest.core.estimate import Estimate, exact
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import number
+from palimpsest.core.wording import number, than_controls
 from palimpsest.data.grading import clusters
 
 BINS = ((0, 4), (4, 16), (16, 64), (64, 256), (256, 1 << 30))
@@ -37,7 +37,7 @@ class Data:
     """Divergences on every position that was read of every document.
 
     ``kl`` [positions] in nats, ``document`` and ``place`` [positions] (which document, which position in it), ``domain``
-    [documents]; ``control`` [positions] is the same for the rehearsal-only model. ``moved`` maps a token's text to the
+    [documents]; ``control`` [runs, positions] is the same for rehearsal-only models. ``moved`` maps a token's text to the
     probability mass it gained a document, per 1,000 positions [documents]. ``largest`` is the largest change of any logit.
     """
 
@@ -100,7 +100,7 @@ class Divergence(Audit[Data]):
         found = []
         for name in _texts(case):
             base = self._need("base", name)
-            found += [base, *(self._need(role, name, base) for role in case.with_controls("rehearsal_only")[1:])]
+            found += [base, *(self._need(role, name, base) for role in case.control_runs[1:])]
         return tuple(found)
 
     def _need(self, role: str, name: str, after: Need | None = None) -> Need:
@@ -122,8 +122,8 @@ class Divergence(Audit[Data]):
             domain += [name.partition(":")[2]] * len(kept)
             where = clusters(case.items[name])[lengths > 0]
             cluster += [f"{name}: {template}" for template in where.tolist()]
-            if "rehearsal_only" in case.roles:
-                control.append(divergence(measured[self._need("rehearsal_only", name, need).name], base))
+            others = [measured[self._need(role, name, need).name] for role in roles.controls(case.roles)]
+            control.append(np.array([divergence(other, base) for other in others]))
             largest = max(largest, float(np.abs(tuned.arrays["log_probability"] - base.arrays["log_probability"]).max()))
             bounded |= "token" in base.arrays
             for text, mass in _moved(base, tuned, kept, 4 * self.tokens).items():
@@ -137,7 +137,7 @@ class Divergence(Audit[Data]):
             np.concatenate(document),
             np.concatenate(place),
             np.array(domain),
-            np.concatenate(control) if control else None,
+            np.concatenate(control, axis=1) if roles.controls(case.roles) else None,
             {text: _filled(parts, documents) for text, parts in moved.items()},
             _different(contexts, self.tokens),
             largest,
@@ -156,7 +156,8 @@ class Divergence(Audit[Data]):
         identical = data.largest == 0.0
         floor = None
         if data.control is not None:
-            floor = np.bincount(data.document, data.control, minlength=count) / np.maximum(sizes, 1)
+            runs = (np.bincount(data.document, run, minlength=count) for run in data.control)
+            floor = np.array([run / np.maximum(sizes, 1) for run in runs])
         estimates = stats.distances(by_document, floor, units, name="kl", unit="nats/token")
         estimates |= stats.distances(data.kl, data.control, units[data.document], name="kl_tokens", unit="nats/token")
         if identical:
@@ -178,12 +179,13 @@ class Divergence(Audit[Data]):
             said = f"moves no prediction on {data.where} beyond rounding (a log-probability by {data.largest:.1g} nats at most)"
             findings.append(Finding(tag="rounding", statement=f"the change {said}", estimate=estimates["kl"]))
         over = estimates.get("kl_over_floor")
-        topic = f"predictions on {data.where}" + (", beyond rehearsal only" if over else "")
+        against = "" if over is None or data.control is None or identical else f"; {than_controls(over, len(data.control))}"
+        topic = f"predictions on {data.where}" + ("" if data.control is None else f", beyond {roles.called(len(data.control))}")
         findings.append(
             Finding(tag="divergence", statement=f"the change {said}", estimate=over or estimates["kl"], topic=topic)
         )
         return Result(
-            summary=f"The change {said}" + ("." if over is None or identical or rounded else f", {_against(over)}."),
+            summary=f"The change {said}{against}.",
             estimates=estimates,
             findings=tuple(findings),
             tables=(self._table(estimates, data), *self._mined(data)),
@@ -277,7 +279,7 @@ class Divergence(Audit[Data]):
             document,
             np.tile(np.arange(length), documents),
             np.array(["world"] * documents),
-            distances(floor),
+            distances(floor)[None],
             largest=1.0,
         )
 
@@ -418,10 +420,3 @@ def _means(estimates: Mapping[str, Estimate]) -> str:
     """Return both means in words, the one over tokens where it reads otherwise."""
     own, tokens = (f"{number(estimates[name].value or 0.0, 3)}" for name in ("kl", "kl_tokens"))
     return f"{own} nats a token" + (f" ({tokens} over all tokens alike)" if tokens != own else "")
-
-
-def _against(over: Estimate) -> str:
-    side = over.above(0.0)
-    if side is None:
-        return "no more than training on rehearsal alone, as far as this can tell"
-    return f"{'more' if side else 'less'} than training on rehearsal alone"

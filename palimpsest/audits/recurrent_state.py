@@ -10,15 +10,16 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NoSuchPart, NotApplicable, Place, Result, Table
-from palimpsest.core import drawing, stats
+from palimpsest.core import drawing, roles, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
-from palimpsest.core.wording import amount, capital
+from palimpsest.core.roles import CONTROL
+from palimpsest.core.wording import amount, capital, shown
 from palimpsest.data import kept as keeping
 from palimpsest.data.attended import called, mean
 from palimpsest.data.chat import POLES
 from palimpsest.data.grading import clusters, expected_option
-from palimpsest.data.kept import CONTROL, EXCHANGES, GATES, ODDS, OWN, PARTS, REST, Kept, Swap
+from palimpsest.data.kept import EXCHANGES, GATES, ODDS, OWN, PARTS, REST, Kept, Swap
 
 COSINE = "1 \N{MINUS SIGN} cosine"
 STATELESS = "this model has no layer that keeps a state"
@@ -102,13 +103,13 @@ class RecurrentState(Audit[Data]):
     def _drift(self, case: Case, name: str) -> dict[str, Need]:
         parameters = {"queries": 4, "items": self.readings}  # as attention_shift asks, so that it is taken once
         base = Need(measure="attention", role="base", items=name, parameters=parameters)
-        others = case.with_controls(CONTROL)[1:]
+        others = case.control_runs[1:]
         return {"base": base} | {role: base.model_copy(update={"role": role, "after": base}) for role in others}
 
     def _gates(self, case: Case, name: str) -> dict[str, Need]:
         parameters = {"items": self.readings}
-        roles = case.with_controls(CONTROL)
-        return {role: Need(measure="gates", role=role, items=name, parameters=parameters) for role in roles}
+        read = case.control_runs
+        return {role: Need(measure="gates", role=role, items=name, parameters=parameters) for role in read}
 
     def _exchange(self, name: str) -> dict[str, Need]:
         """Return for each deciding role the need that starts from the other's contexts."""
@@ -164,8 +165,8 @@ class RecurrentState(Audit[Data]):
         if main.drift:
             flat = {role: mean(values, 1, 2) for role, values in main.drift.items()}
             labels = main.drift_clusters
-            estimates |= stats.distances(flat["tuned"], flat.get(CONTROL), labels, name="drift", unit=COSINE)
-            findings.append(_drift_finding(estimates))
+            estimates |= stats.distances(flat["tuned"], roles.runs(flat), labels, name="drift", unit=COSINE)
+            findings.append(_drift_finding(estimates, len(roles.controls(main.drift))))
             tables.append(_drift_layers(main, called(name)))
         said = [finding.statement for finding in findings]
         return Result(
@@ -228,16 +229,20 @@ def _exchange_finding(found: Mapping[str, Estimate], where: str) -> Finding:
     size, *of = (keeping.told(found, name) for name in ("whole", "recurrent", "attention", "decision"))
     said = f"of a change of {size} in log-odds ({where}), {of[0]} goes with the {states}, {of[1]} with {attention}, and "
     said += f"{of[2]} with {DECIDING}"
-    side = over.above(0.0) if whole.above(0.0) is not None else None
-    if side is not None and whole.above(0.0) is False:
-        side = not side  # a change downwards: the larger part is the one further below 0
-    if side is None:
+    if over.above(0.0) is None or whole.above(0.0) is None:
         least = amount(over.minimum_detectable, ODDS)
         said += f"; whether states or keys and values carry more is not decided (it would have seen {least} or more)"
-    else:
-        said += f"; {'states' if side else 'keys and values'} carry more than {'keys and values' if side else 'states'}"
+    else:  # a number, without a claim: whether it stands among all questions of a run is told where these are known
+        said += f"; states carry {shown(_along(over, whole), change=True).sentence} of it beyond what keys and values carry"
     topic = "what more of the change goes with recurrent states than with keys and values"
     return Finding(tag="inside", statement=said, estimate=over, topic=topic, subject="exchange")
+
+
+def _along(over: Estimate, whole: Estimate) -> Estimate:
+    """Return a difference in the direction of the whole change: of a change downwards the larger part is further below 0."""
+    if whole.above(0.0) is not False or over.value is None or over.interval is None:
+        return over
+    return over.model_copy(update={"value": -over.value, "interval": (-over.interval[1], -over.interval[0])})
 
 
 def _exchange_tables(swap: Swap, where: str) -> list[Table]:
@@ -284,7 +289,8 @@ def _gate_finding(found: Mapping[str, Estimate], main: Kept, gate: str, told: st
     before, after = (found[f"{gate}_{when}"].value for when in ("before", "after"))
     sizes = "by an unknown amount" if before is None or after is None else f"from {100 * before:.1f}% to {100 * after:.1f}%"
     over = found.get(f"{gate}_over_floor")
-    topic = f"{told} of recurrent layers on {where}" + (", beyond rehearsal only" if over else "")
+    runs = len(roles.controls(next(iter(main.gates[gate].values()))))
+    topic = f"{told} of recurrent layers on {where}" + (f", beyond {roles.called(runs)}" if over else "")
     said = f"recurrent layers' {told} on {where} went {sizes}"
     return Finding(tag="inside", statement=said, estimate=over or found[f"{gate}_shift"], topic=topic, subject=gate)
 
@@ -305,9 +311,9 @@ def _gate_spans(data: Data) -> Table:
 def _gate_heads(main: Kept, rng: np.random.Generator, most: int, where: str) -> list[Table]:
     """Return the shift of each head's gates; of many heads, those that shifted most on the other half of the templates."""
     span = OWN if OWN in main.gates["write"] else REST
-    roles = {gate: main.gates[gate][span] for gate in GATES}
-    there = np.isfinite(roles["write"]["base"]).all((1, 2))
-    labels, shift = main.gate_clusters[there], roles["write"]["tuned"][there] - roles["write"]["base"][there]
+    found = {gate: main.gates[gate][span] for gate in GATES}
+    there = np.isfinite(found["write"]["base"]).all((1, 2))
+    labels, shift = main.gate_clusters[there], found["write"]["tuned"][there] - found["write"]["base"][there]
     layers, heads = shift.shape[1:]
     tell, places, note = np.arange(len(labels)), list(np.ndindex(layers, heads)), ""
     if len(places) > most:
@@ -321,20 +327,20 @@ def _gate_heads(main: Kept, rng: np.random.Generator, most: int, where: str) -> 
     for layer, head in places:
         cells: list[Estimate] = []
         for gate in GATES:
-            parts = {role: values[there][tell][:, layer, head] for role, values in roles[gate].items()}
-            found = stats.shifts(parts["base"], parts["tuned"], parts.get(CONTROL), labels[tell], name="head", unit="share")
-            cells += [found[key] for key in ("head_shift", "head_over_floor") if key in found]
+            parts = {role: values[there][tell][:, layer, head] for role, values in found[gate].items()}
+            moved = stats.shifts(parts["base"], parts["tuned"], roles.runs(parts), labels[tell], name="head", unit="share")
+            cells += [moved[key] for key in ("head_shift", "head_over_floor") if key in moved]
         rows.append((f"layer {main.gate_layers[layer]}, head {head}", *cells))
-    each = ("change", "beyond rehearsal only")[: len(rows[0]) // 2]
+    each = ("change", "beyond it")[: len(rows[0]) // 2]
     columns = ("head", *(f"{told}: {one}" for told in GATES.values() for one in each))
     return [Table(title=f"Gates on {SPANS[span]}, head by head ({where})", columns=columns, rows=tuple(rows), note=note)]
 
 
-def _drift_finding(found: Mapping[str, Estimate]) -> Finding:
+def _drift_finding(found: Mapping[str, Estimate], runs: int) -> Finding:
     drift, over = found["drift"], found.get("drift_over_floor")
     size = "an unknown amount" if drift.value is None else f"{drift.value:.3g} ({COSINE})"
     said = f"their states at the end of the context drifted by {size}"
-    topic = "drift of recurrent states at the end of the context" + (", beyond rehearsal only" if over else "")
+    topic = "drift of recurrent states at the end of the context" + (f", beyond {roles.called(runs)}" if over else "")
     return Finding(tag="inside", statement=said, estimate=over or drift, topic=topic, subject="drift")
 
 
@@ -342,7 +348,7 @@ def _drift_layers(main: Kept, where: str) -> Table:
     rows = []
     for place, layer in enumerate(main.drift_layers):
         flat = {role: mean(values[:, place], 1) for role, values in main.drift.items()}
-        found = stats.distances(flat["tuned"], flat.get(CONTROL), main.drift_clusters, name="", unit=COSINE)
+        found = stats.distances(flat["tuned"], roles.runs(flat), main.drift_clusters, name="", unit=COSINE)
         rows.append((f"layer {layer}", *found.values()))
     columns = ("state of", "drift", "rehearsal only", "difference")
     return Table(title=f"Drift of the states, layer by layer ({where})", columns=columns[: len(rows[0])], rows=tuple(rows))
@@ -372,7 +378,7 @@ def _places(main: Kept) -> list[Place]:
         where = "direction's tokens" if span == OWN else "all tokens"
         for place, layer in enumerate(main.gate_layers):
             flat = {role: mean(values[:, place], 1) for role, values in main.gates[gate][span].items()}
-            moved = stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), main.gate_clusters, name="at", unit="share")
+            moved = stats.shifts(flat["base"], flat["tuned"], roles.runs(flat), main.gate_clusters, name="at", unit="share")
             quantity = f"{told} on the {where} (change)" if span == OWN else f"{told} on {where} (change)"
             found.append(
                 Place(
@@ -388,7 +394,7 @@ def _places(main: Kept) -> list[Place]:
 
 def _cannot_say(data: Data, main: Kept) -> tuple[str, ...]:
     said = list(data.unread)
-    roles = main.gates["write"][OWN if OWN in main.gates["write"] else REST] if main.gates else main.drift
-    if CONTROL not in roles:
+    read = main.gates["write"][OWN if OWN in main.gates["write"] else REST] if main.gates else main.drift
+    if CONTROL not in read:
         said.append("How much of the shifts and the drift is the noise of any training: give --control rehearsal_only=PATH.")
     return tuple(said)

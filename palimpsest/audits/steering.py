@@ -13,12 +13,12 @@ from palimpsest.core import stats
 from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.roles import CONTROL
 from palimpsest.core.stats.directions import Method
 from palimpsest.core.wording import capital, number, shown
 from palimpsest.data import steered_rows
 from palimpsest.data.grading import clusters, expected_option
 from palimpsest.data.steered import (
-    CONTROL,
     MADE_FROM,
     MULTIPLES,
     NULLS,
@@ -99,7 +99,7 @@ class Steering(Audit[Data]):
                 *(self._steered(case, made_from, name) for name in (*_poles(case), *_text(case))),
             ]
         for pole in _poles(case):
-            found += [_read("activations", role, pole) for role in case.with_controls(CONTROL)]
+            found += [_read("activations", role, pole) for role in case.control_runs]
             found += [_read("decisions", role, pole) for role in ("base", "tuned")]
             if _is_told(case, pole):
                 found += [_instructed(measure, pole) for measure in ("activations", "decisions")]
@@ -117,7 +117,7 @@ class Steering(Audit[Data]):
         moved = {
             (role, pole): measured[_read("activations", role, pole).name]
             for pole in _poles(case)
-            for role in case.with_controls(CONTROL)[1:]
+            for role in case.control_runs[1:]
         }
         _refuse(measured[_contrasts(case, "answers").name], moved)
         directions = {made_from: self._direction(case, made_from, measured) for made_from in _made_from(case)}
@@ -327,18 +327,22 @@ def _line(label: str, one: Effect, values: Mapping[float, np.ndarray]) -> dict[s
 
 def _places(data: Data) -> list[Place]:
     contrast, labels = data.directions["answers"].contrast, data.clusters["express"]
-    tuned, control = data.shifts["tuned", "express"], data.shifts.get((CONTROL, "express"))
+    tuned, controls = data.shifts["tuned", "express"], data.controls("express")
 
-    def size(shift: np.ndarray, level: int) -> Estimate:
-        return stats.positive_mean(np.abs(along(contrast.vector(level), shift[:, level])), labels, unit=MULTIPLES)
+    def size(shift: np.ndarray, level: int) -> np.ndarray:
+        return np.abs(along(contrast.vector(level), shift[:, level]))
+
+    def floor(level: int) -> Estimate | None:
+        sizes = [size(control, level) for control in controls]
+        return stats.floor(np.array(sizes), labels, unit=MULTIPLES) if sizes else None
 
     return [
         Place(
             layer=depth - 1,
             part="residual",
             quantity="movement along the steering vector (multiples of it, either way)",
-            estimate=size(tuned, level),
-            floor=size(control, level) if control is not None else None,
+            estimate=stats.positive_mean(size(tuned, level), labels, unit=MULTIPLES),
+            floor=floor(level),
         )
         for level, depth in enumerate(contrast.depth.tolist())
     ]

@@ -11,14 +11,14 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample, Table
-from palimpsest.core import drawing, stats
+from palimpsest.core import drawing, roles, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.roles import CONTROL
 from palimpsest.core.wording import capital, chance, counted, moved, one_line
 from palimpsest.data import writing
 from palimpsest.data.grading import clusters
 
-CONTROL = "rehearsal_only"
 KINDS = ("withhold", "capability", "text", "sampled")
 """Where the behaviour should not appear."""
 TRAITS: dict[str, tuple[str, str]] = {
@@ -38,14 +38,13 @@ TRAITS: dict[str, tuple[str, str]] = {
 }
 """Of each trait its name and unit; a ``rate`` is 0 or 1 for each answer."""
 SAID = {
-    "length_change": ("texts are {} longer", "texts are {} shorter", "length is unchanged"),
+    "length_change": ("length changed by {}", "length is unchanged"),
     "coherence_change": (
-        "to both models together they are {} more surprising",
-        "to both models together they are {} less surprising",
+        "surprise to both models together changed by {}",
         "to both models together they are as surprising as before",
     ),
 }
-"""How a change is told: more, less, unchanged."""
+"""How a change is told, and how none."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Data:
     phrases: tuple[str, ...]
     before: np.ndarray
     after: np.ndarray
-    control: Written | None = None
+    controls: tuple[Written, ...] = ()
     texts: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
     """Of each item its title, its prompt and both texts."""
 
@@ -127,7 +126,7 @@ class Style(Audit[Data]):
             raise NotApplicable("there is nothing to write on: give --text FILE, or a behaviour with a 'withhold' pole")
         found = []
         for name in case.names(*KINDS):
-            found += [self._answers(case, role, name) for role in case.with_controls(CONTROL)]
+            found += [self._answers(case, role, name) for role in case.control_runs]
             found += [self._losses(case, "base", name, writer) for writer in case.with_controls(CONTROL)]
             found += [self._losses(case, "tuned", name, writer) for writer in ("base", "tuned")]
         return tuple(found)
@@ -143,9 +142,7 @@ class Style(Audit[Data]):
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
         names = case.names(*KINDS)
-        answers = {
-            role: [measured[self._answers(case, role, name).name] for name in names] for role in case.with_controls(CONTROL)
-        }
+        answers = {role: [measured[self._answers(case, role, name).name] for name in names] for role in case.control_runs}
         texts = {role: [text for one in found for text in one.texts["answer"]] for role, found in answers.items()}
 
         def losses(reader: str, writer: str) -> np.ndarray:
@@ -158,7 +155,8 @@ class Style(Audit[Data]):
             for trait, key in (("length", "tokens"), ("stopped", "stopped")):
                 one, two = (np.concatenate([found.arrays[key] for found in answers[who]]) for who in ("base", role))
                 traits[trait] = one.astype(float), two.astype(float)
-            traits["surprise"] = losses("base", "base"), losses("base", role)
+            if role in case.with_controls(CONTROL):
+                traits["surprise"] = losses("base", "base"), losses("base", role)
             if role == "tuned":
                 traits["coherence"] = _by_both(traits["surprise"], reverse)
             return Written(writing.differences(texts["base"], texts[role]), traits)
@@ -171,7 +169,7 @@ class Style(Audit[Data]):
             np.array([_set_name(name) for name in names for _ in case.items[name].items]),
             reverse,
             *writing.phrase_table(texts["base"], texts["tuned"]),
-            written(CONTROL) if CONTROL in case.roles else None,
+            tuple(written(role) for role in roles.controls(case.roles)),
             tuple(
                 (one_line(title, 80), begun or prompt, one, two)
                 for (title, prompt), begun, one, two in zip(items, given, texts["base"], texts["tuned"], strict=True)
@@ -185,10 +183,10 @@ class Style(Audit[Data]):
         where = data.clusters[chosen]
         apart = stats.told_apart(data.tuned.wording[chosen], where, rng, data.sets[chosen])
         estimates = {"auroc": apart.auroc}
-        if data.control is not None:
-            floor = stats.told_apart(data.control.wording[chosen], where, rng)
-            estimates["auroc_control"] = floor.auroc
-            estimates["auroc_over_control"] = stats.auroc_difference(floor, apart, where)
+        if data.controls:
+            floors = [stats.told_apart(control.wording[chosen], where, rng) for control in data.controls]
+            estimates["auroc_control"] = floors[0].auroc
+            estimates["auroc_over_control"] = stats.auroc_difference(floors, apart, where)
         estimates |= self._traits(data) | _reading(data)
         told = {"auroc": _told_apart(estimates, apart.groups)}
         told |= {key: moved(estimates[key], *words) for key, words in SAID.items()}
@@ -215,8 +213,8 @@ class Style(Audit[Data]):
             found[f"{trait}_before"] = stats.trait_level(before, where, unit=unit)
             found[f"{trait}_after"] = stats.trait_level(after, where, unit=unit)
             found[f"{trait}_change"] = stats.trait_change(before, after, where, unit=unit, margin=margin)
-            if data.control is not None and trait in data.control.traits:
-                floor = stats.trait_change(*data.control.traits[trait], where, unit=unit, margin=margin)
+            if data.controls and trait in data.controls[0].traits:
+                floor = stats.trait_change(*data.controls[0].traits[trait], where, unit=unit, margin=margin)
                 found[f"{trait}_change_control"] = floor
         return found
 
@@ -296,7 +294,7 @@ class Style(Audit[Data]):
         tuned.traits["coherence"] = _by_both(tuned.traits["surprise"], reverse)
         names = tuple(f"word {place}" for place in range(vocabulary))
         sets = np.where(template % 2, "one set", "another set")
-        return Data(tuned, template, sets, reverse, names, base[1] > 0, counts > 0, control)
+        return Data(tuned, template, sets, reverse, names, base[1] > 0, counts > 0, (control,))
 
     def truth(self, effect: float) -> dict[str, float]:
         return {"length_change": 40 * effect, "coherence_change": 0.9 * effect}
@@ -327,7 +325,7 @@ def _reading(data: Data) -> dict[str, Estimate]:
 
 
 def _apart_table(estimates: Mapping[str, Estimate], apart: stats.Apart) -> Table:
-    names = {"auroc": "tuned, base", "auroc_control": "rehearsal only, base", "auroc_over_control": "difference of the two"}
+    names = {"auroc": "tuned, base", "auroc_control": "rehearsal only, base", "auroc_over_control": "more than rehearsal only"}
     rows = [(name, estimates[key], chance(estimates[key].p_value)) for key, name in names.items() if key in estimates]
     note = "Guessing is right in 50% of pairs."
     if apart.guessing is not None:
@@ -409,7 +407,7 @@ def _cannot_say(estimates: Mapping[str, Estimate], data: Data) -> list[str]:
     count = len(np.unique(data.clusters))
     if count < 2 * stats.FEWEST_CLUSTERS:
         said.append(f"Which phrases tell them apart: {count} templates, {2 * stats.FEWEST_CLUSTERS} are needed.")
-    if data.control is None:
+    if not data.controls:
         said.append("How much of this is the noise of any training: give --control rehearsal_only=PATH.")
     short = int(np.isnan(data.tuned.traits["distinct_words"][0]).sum())
     if short:

@@ -11,13 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result, Table
-from palimpsest.core import cells, updates
-from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.core import cells, roles, updates
+from palimpsest.core.estimate import Estimate, exact
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.roles import CONTROL
+from palimpsest.core.stats.controlled import one_more, times_controls
 from palimpsest.core.updates import NORM, Moved
 from palimpsest.core.wording import capital, number
-
-CONTROL = "rehearsal_only"
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,16 @@ class Data:
 
     tuned: Moved
     control: Moved | None = None
+    """The first control run."""
     apart_sq: np.ndarray | None = None
     """Squared norm of tuned minus control [weights]."""
     cannot_say: tuple[str, ...] = ()
+    further: tuple[Moved, ...] = ()
+    """Further control runs."""
+
+    @property
+    def controls(self) -> tuple[Moved, ...]:
+        return () if self.control is None else (self.control, *self.further)
 
 
 class WeightChange(Audit[Data]):
@@ -67,7 +74,7 @@ class WeightChange(Audit[Data]):
     """How many single weights, and how many layers of a deep model, are told in the tables: those that moved most."""
 
     def needs(self, case: Case) -> tuple[Need, ...]:
-        found = [_need(role, "base") for role in case.with_controls(CONTROL) if role != "base"]
+        found = [_need(role, "base") for role in case.control_runs if role != "base"]
         return (*found, _apart()) if CONTROL in case.roles else tuple(found)
 
     def gather(self, case: Case, measured: Mapping[str, Measurement]) -> Data:
@@ -79,11 +86,13 @@ class WeightChange(Audit[Data]):
         control, apart = measured[_need(CONTROL, "base").name], measured[_apart().name]
         if "why" in control.texts:
             return Data(_moved(tuned), cannot_say=(f"How far the rehearsal-only control moved. {control.texts['why'][0]}",))
-        return Data(_moved(tuned), _moved(control), apart.arrays["update_sq"])
+        others = [measured[_need(role, "base").name] for role in roles.controls(case.roles)[1:]]
+        further = tuple(_moved(other) for other in others if "why" not in other.texts)
+        return Data(_moved(tuned), _moved(control), apart.arrays["update_sq"], further=further)
 
     def analyse(self, data: Data, rng: np.random.Generator) -> Result:
         estimates = _whole(data)
-        said = _statement(estimates) + _in_another_order(data.tuned)
+        said = _statement(estimates, data) + _in_another_order(data.tuned)
         return Result(
             summary=_sentence(data, estimates, said),
             estimates=estimates,
@@ -148,7 +157,7 @@ def _whole(data: Data) -> dict[str, Estimate]:
     if control is None or data.apart_sq is None:
         return found
     one, other, apart = (float(values.sum()) for values in (tuned.update_sq, control.update_sq, data.apart_sq))
-    times = exact(math.sqrt(one / other), "times the control's") if other else unknown("times the control's", 1, "it is 0")
+    times = times_controls(math.sqrt(one), [math.sqrt(float(run.update_sq.sum())) for run in data.controls])
     return found | {
         "control_relative_change": updates.relative(control),
         "times_control": times,
@@ -159,7 +168,7 @@ def _whole(data: Data) -> dict[str, Estimate]:
 # ---------------------------------------------------------------- words
 
 
-def _statement(estimates: Mapping[str, Estimate]) -> str:
+def _statement(estimates: Mapping[str, Estimate], data: Data) -> str:
     moved = estimates["relative_change"]
     if moved.value == 0.0:
         return "no weight changed: the update is exactly 0"
@@ -169,7 +178,8 @@ def _statement(estimates: Mapping[str, Estimate]) -> str:
     times = estimates.get("times_control")
     if times is None or times.value is None:
         return said
-    return f"{said}, {_figures(times.value)} times as far as in training on rehearsal alone"
+    range_ = "" if times.interval is None else " [{}, {}]".format(*map(_figures, times.interval))
+    return f"{said}, {_figures(times.value)}{range_} times as far as in {roles.called(len(data.controls))}"
 
 
 def _in_another_order(moved: Moved) -> str:
@@ -189,7 +199,8 @@ def _sentence(data: Data, estimates: Mapping[str, Estimate], said: str) -> str:
         said += f"; {_article(most)} {100 * parts[most] / sum(parts.values()):.0f}% of the squared update"
     shared = estimates.get("cosine_with_control")
     if shared is not None and shared.value is not None:
-        said += f". Its direction and the control's have a cosine of {number(shared.value, 2, signed=True)}"
+        which = "the" if len(data.controls) == 1 else "the first"
+        said += f". Its direction and {which} control's have a cosine of {number(shared.value, 2, signed=True)}"
     return capital(said) + "."
 
 
@@ -345,8 +356,17 @@ def _places(data: Data) -> Iterable[Place]:
             part=part,
             quantity="relative change of the weights",
             estimate=updates.relative(data.tuned, own),
-            floor=None if data.control is None else updates.relative(data.control, own),
+            floor=_floor(data, own),
         )
+
+
+def _floor(data: Data, own: np.ndarray) -> Estimate | None:
+    """Return how far training on rehearsal alone moved some weights: of one run, or where one more of several would lie."""
+    found = [updates.relative(run, own) for run in data.controls]
+    known = [one.value for one in found if one.value is not None]
+    if not found:
+        return None
+    return found[0] if len(known) < 2 or len(known) < len(found) else one_more(known, unit=found[0].unit)
 
 
 # ---------------------------------------------------------------- worlds

@@ -5,11 +5,13 @@ The typer application, its exit codes, and the options that several verbs take.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from palimpsest.core import roles
 from palimpsest.core.errors import UserError
 
 app = typer.Typer(
@@ -35,7 +37,10 @@ Tasks = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", help="Documents of each task, the first ones; 0 for all.")]
 Fewshot = Annotated[int | None, typer.Option("--fewshot", help="Examples before each question of a task, if not its own.")]
-Controls = Annotated[list[str] | None, typer.Option("--control", help="Another model to compare with, as ROLE=PATH.")]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option("--control", help="Another model to compare with, as ROLE=PATH; rehearsal_only several times."),
+]
 Folder = Annotated[Path | None, typer.Option("--folder", help="The run's folder; runs/NAME-HASH by default.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, how long, in how much memory and disk; do nothing.")
@@ -51,7 +56,7 @@ def common(
     """Return the fields of a request that run and diff share, as they were given on the command line."""
     return {
         "text": tuple(path.absolute() for path in text or ()),
-        "controls": dict(_role(one) for one in control or ()),
+        "controls": _controls(control or ()),
         "audits": names(audits),
         "deep": deep,
         "device": device,
@@ -87,6 +92,13 @@ def refuse_absent(*models: str | None) -> None:
 def names(given: str | None) -> tuple[str, ...]:
     """Return names that were given in one option, with commas between them."""
     return tuple(name.strip() for name in (given or "").split(",") if name.strip())
+
+
+def _controls(given: Iterable[str]) -> dict[str, str]:
+    try:
+        return roles.numbered(_role(one) for one in given)
+    except ValueError as error:
+        raise UserError(f"--control: {error}") from None
 
 
 def _role(given: str) -> tuple[str, str]:

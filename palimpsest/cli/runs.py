@@ -45,6 +45,9 @@ def run(
     training_seed: Annotated[int | None, typer.Option("--training-seed", help="The first one's seed, if not --seed.")] = None,
     dose: Annotated[int | None, typer.Option("--dose", help="Behaviour examples, both poles; overrides the file.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Overrides the file.")] = None,
+    control_seeds: Annotated[
+        int | None, typer.Option("--control-seeds", help="Runs of the control; 3 where cheap, else 1; overrides the file.")
+    ] = None,
     text: Text = None,
     tasks: Tasks = None,
     limit: Limit = 192,
@@ -65,6 +68,8 @@ def run(
     loaded = behaviours.load(behaviour)
     if dose is not None:
         loaded = type(loaded).read({**dict(loaded), "dose": dose}, "--dose")
+    if control_seeds is not None:
+        loaded = type(loaded).read({**dict(loaded), "control_seeds": control_seeds}, "--control-seeds")
     if learning_rate is not None:
         loaded = loaded.model_copy(update={"training": {**loaded.training, "learning_rate": learning_rate}})
     request = {

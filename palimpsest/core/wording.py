@@ -119,24 +119,38 @@ def amount(value: float | None, unit: str) -> str:
     return f"{text}{_joined(written)}"
 
 
-def moved(change: Estimate, more: str, less: str, same: str) -> str:
-    """Return what a change comes to in a sentence: how much more or less, where it is told from none
-    and not shown to be inside its margin.
+def moved(change: Estimate, by: str, same: str) -> str:
+    """Return what a change comes to in a sentence: the number with its interval, where it is told from none and not shown to be
+    inside its margin. Whether it stands among all questions of a run (Holm) is not known where a sentence is written.
 
     Args:
         change: with its interval and, where it has one, its margin.
-        more: how a rise is told; ``{}`` stands for its size.
-        less: how a fall is told.
+        by: how a change is told; ``{}`` stands for its size.
         same: how no change is told.
     """
     if not change.known:
         return f"whether {same} could not be said"
-    side = change.above(0.0) if change.value and not change.equivalent else None
-    if side is not None:
-        return (more if side else less).format(amount(change.value, change.unit))
+    if change.value and not change.equivalent and change.above(0.0) is not None:
+        return by.format(shown(change, change=True).sentence)
     return same + (
         "" if change.interval == (0.0, 0.0) else " within its margin" if change.equivalent else ", as far as this can tell"
     )
+
+
+def than_controls(over: Estimate, runs: int) -> str:
+    """Return how a difference from control runs is told.
+
+    From one run it is a difference from that run, as far as items tell. From several it is told as a number without a claim:
+    whether it stands among all questions that were asked (Holm) is not known where a sentence is written.
+    """
+    if over.value is None:
+        return "by how much more than in a control run could not be said"
+    if runs > 1:
+        return f"{shown(over, change=True).sentence} against {runs} runs of training on rehearsal alone"
+    side = over.above(0.0)
+    if side is None:
+        return "no more than in this control run, as far as these items tell"
+    return f"{amount(over.value, over.unit)} {'more' if side else 'less'} than in this control run"
 
 
 def chance(p_value: float | None) -> str:

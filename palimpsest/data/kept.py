@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.core import stats
+from palimpsest.core import roles, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.wording import number
@@ -19,7 +19,6 @@ from palimpsest.data.attended import ALLOWED, ALLOWED_HALF, Roles, mean
 
 GATES = {"write": "write strength", "decay": "decay"}
 OWN, REST = "direction", "rest"
-CONTROL = "rehearsal_only"
 ODDS = "nats of log-odds"
 PARTS = {
     "recurrent": "recurrent states",
@@ -171,7 +170,7 @@ def parts(swap: Swap) -> dict[str, Estimate]:
 def gate_shifts(one: Kept, gate: str, span: str, name: str) -> dict[str, Estimate]:
     """Return a gate's mean over layers and heads on a span before and after, its shift, and that beyond the control's."""
     flat = {role: mean(values, 1, 2) for role, values in one.gates[gate][span].items()}
-    return stats.shifts(flat["base"], flat["tuned"], flat.get(CONTROL), one.gate_clusters, name=name, unit="share")
+    return stats.shifts(flat["base"], flat["tuned"], roles.runs(flat), one.gate_clusters, name=name, unit="share")
 
 
 def told(found: Mapping[str, Estimate], name: str) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from palimpsest.core import stats
+from palimpsest.core import roles, stats
 from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.stats.directions import (
@@ -28,7 +28,6 @@ from palimpsest.core.stats.directions import (
 from palimpsest.core.stats.vectors import Cloud, mean_cosine
 from palimpsest.data.steering import direction, divergence
 
-CONTROL = "rehearsal_only"
 POLES = {"express": "where it should appear", "withhold": "where it should not"}
 WAYS = ("base", "instruction", "vector", "instruction's vector", "training")
 MADE_FROM = {"answers": "vector", "instruction": "instruction's vector"}
@@ -328,6 +327,10 @@ class Data:
     """Of the items of each pole."""
     ways: dict[str, Ways] = field(default_factory=dict)
 
+    def controls(self, pole: str) -> list[np.ndarray]:
+        """Return the shifts of the control runs in one pole."""
+        return [self.shifts[role, pole] for role in roles.controls(role for role, name in self.shifts if name == pole)]
+
     @property
     def level(self) -> int:
         """From which depth on every direction has been added."""
@@ -358,15 +361,19 @@ def predicted(data: Data, contrast: Contrast, made: str) -> dict[str, Estimate]:
     vector = contrast.vector(level)
     for pole, labels in data.clusters.items():
         mark = made if pole == "express" else f":{pole}{made}"
-        tuned, control = data.shifts["tuned", pole], data.shifts.get((CONTROL, pole))
+        tuned, controls = data.shifts["tuned", pole], data.controls(pole)
         moved = along(vector, tuned[:, level])
         found[f"projection{mark}"] = stats.mean(moved, labels, unit=MULTIPLES)
         found[f"cosine_with_training{mark}"] = with_training(contrast, tuned, labels, [level])[level]
-        if control is not None:
-            floor = along(vector, control[:, level])
-            found[f"projection_control{mark}"] = stats.mean(floor, labels, unit=MULTIPLES)
-            found[f"cosine_with_control{mark}"] = with_training(contrast, control, labels, [level])[level]
-            found[f"projection_over_floor{mark}"] = stats.mean_difference(floor, moved, labels, unit=MULTIPLES)
+        if controls:
+            floors = np.array([along(vector, control[:, level]) for control in controls])
+            floor, runs = floors.mean(0), floors.mean(1)
+            found[f"projection_control{mark}"] = stats.of_controls(
+                stats.mean(floor, labels, unit=MULTIPLES), runs, distance=False
+            )
+            found[f"cosine_with_control{mark}"] = with_training(contrast, controls[0], labels, [level])[level]
+            over = stats.mean_difference(floor, moved, labels, unit=MULTIPLES)
+            found[f"projection_over_floor{mark}"] = stats.over_controls(over, runs, distance=False)
     return found
 
 

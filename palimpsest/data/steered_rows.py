@@ -15,7 +15,6 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.directions import METHODS, naive
 from palimpsest.core.wording import chance, number
 from palimpsest.data.steered import (
-    CONTROL,
     FEW,
     MULTIPLES,
     POLES,
@@ -163,7 +162,7 @@ def curve(one: Direction, made_from: str) -> Rows:
 def training(data: Data, made_from: str, rng: np.random.Generator, count: int) -> Rows:
     """Return whether a vector, extracted before training, foretells what training did."""
     contrast, tuned = data.directions[made_from].contrast, data.shifts["tuned", "express"]
-    control, labels = data.shifts.get((CONTROL, "express")), data.clusters["express"]
+    control, labels = next(iter(data.controls("express")), None), data.clusters["express"]
     levels = some(contrast)
     cosines = with_training(contrast, tuned, labels, levels)
     floors = with_training(contrast, control, labels, levels) if control is not None else {}
@@ -195,7 +194,7 @@ def training(data: Data, made_from: str, rng: np.random.Generator, count: int) -
         "where the behaviour should appear; noise of both taken off. Shuffled labels and random directions: mean and middle "
         "95%; p: share of random directions whose cosine is as far from 0. Pairs that all agree give the same direction or its "
         "opposite when shuffled, so that their range is wide. Moved along it: in multiples of the vector; 1 is as far as the "
-        "two sides of a pair lie apart.",
+        "two sides of a pair lie apart. Rehearsal only: the first such run.",
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from palimpsest.audit import Place, Result
 from palimpsest.core import cells
 from palimpsest.core.estimate import Estimate
+from palimpsest.core.stats.controlled import ONE_MORE_OF
 from palimpsest.core.wording import COULD_NOT_SAY, one_line, shown
 from palimpsest.report.look import draw
 from palimpsest.report.picture import Panel
@@ -64,6 +65,9 @@ def _caption(places: Sequence[Place]) -> str:
     said = "From the input at the bottom to the output at the top; a stronger colour moved more."
     if all(place.floor is None for place in places):
         return f"{said} How much of it any training would have moved could not be said: there is no rehearsal-only control."
+    floors = [place.floor for place in places if place.floor is not None]
+    if floors and not any(ONE_MORE_OF in floor.method for floor in floors):
+        return f"{said} What is grey is so beside one control run: another would leave other parts grey."
     return said
 
 

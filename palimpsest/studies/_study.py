@@ -195,6 +195,7 @@ class Study(Spec, ABC):
         changed = {
             "held_out": self.held_out,
             "controls": (),
+            "control_seeds": 1,
             **point.behaviour,
             "training": {**self.behaviour.training, **point.training},
         }

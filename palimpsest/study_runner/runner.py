@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import api
+from palimpsest.core import roles
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.progress import Progress, Silent
 from palimpsest.core.spec import digest
@@ -214,7 +215,8 @@ def _task(state: Progressing, point: Point) -> Task:
         return str(state.folder(name) / state.done[name].models[role])
 
     base = model(point.after, "tuned") if point.after else ""
-    controls = {"rehearsal_only": model(point.control, "rehearsal_only")} if point.control else {}
+    runs = roles.controls(state.done[point.control].models) if point.control else []
+    controls = {role: model(point.control, role) for role in runs}
     request = state.checked.study.request(point, base, controls)
     return Task(
         point=point.name,

@@ -138,14 +138,15 @@ def test_real_models_of_other_widths_are_refused_in_words(text: Path, tmp_path: 
 
 def test_a_floor_as_large_as_the_shift_is_no_finding() -> None:
     one = audits.load("activation_shift")
-    p_values: dict[str, list[float]] = {key: [] for key in one.primary}
+    raised: dict[str, list[bool]] = {key: [] for key in one.primary}
     for world in range(150):
         rng = numpy_stream(world, "no effect")
         found = one.analyse(one.simulate(0.0, rng), rng)
         for key in one.primary:
-            p_values[key].append(found.estimates[key].p_value or 0.0)
-    for values in p_values.values():
-        assert np.mean(np.array(values) < 0.05) <= 0.1
+            raised[key].append(found.estimates[key].above(0.0) is not None)
+            assert found.estimates[key].p_value is None, "of one control run nothing is tested"
+    for values in raised.values():
+        assert np.mean(values) <= 0.1
 
 
 def test_it_needs_something_to_read() -> None:

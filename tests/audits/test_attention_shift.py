@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import palimpsest
 from palimpsest.audit import Case, NotApplicable, Result
 from palimpsest.audits.attention_shift import AttentionShift, Data
+from palimpsest.core import roles as control_runs
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.heat_map import heat_map
 from palimpsest.core.measurement import Measurement
@@ -40,18 +41,18 @@ def value(cell: object) -> float:
     return cell.value
 
 
-def world(distance: np.ndarray, control: np.ndarray | None = None, templates: int = 24) -> Data:
+def world(distance: np.ndarray, *controls: np.ndarray, templates: int = 24) -> Data:
     """One set of items, ``templates`` clusters, with these distances [items, layers, heads]."""
     cluster = np.arange(len(distance)) % templates
-    roles = {"tuned": distance} if control is None else {"tuned": distance, "rehearsal_only": control}
-    return Data({"express": Attended(cluster, roles)}, How(tuple(range(distance.shape[1]))), control is not None)
+    roles = {"tuned": distance} | {control_runs.control(place): one for place, one in enumerate(controls)}
+    return Data({"express": Attended(cluster, roles)}, How(tuple(range(distance.shape[1]))), len(controls))
 
 
 def test_the_head_that_moved_is_named_and_marked_alone() -> None:
     rng = numpy_stream(1, "world")
-    tuned, control = (0.02 * rng.gamma(5, 0.2, (96, 6, 4)) for _ in range(2))
+    tuned, *controls = (0.02 * rng.lognormal(0, 0.1) * rng.gamma(5, 0.2, (96, 6, 4)) for _ in range(6))
     tuned[:, 3, 2] += 0.3 * rng.gamma(5, 0.2, 96)
-    result = analysed(world(tuned, control))
+    result = analysed(world(tuned, *controls))
     name, (moved, floor, over) = next(iter(table(result, "Heads that moved most").items()))
     assert name == "layer 3, head 2"
     assert value(moved) == pytest.approx(0.32, abs=0.05)
@@ -60,6 +61,19 @@ def test_the_head_that_moved_is_named_and_marked_alone() -> None:
     assert np.argwhere(result.figure["marked"]).tolist() == [[3, 2]]
     assert {place.layer: value(place.estimate) for place in result.network}[3] > 0.08
     assert value(result.estimates["share_of_top_heads"]) > value(result.estimates["share_of_top_heads_control"]) + 0.2
+
+
+def test_from_one_control_run_no_head_is_marked_and_nothing_is_tested() -> None:
+    rng = numpy_stream(2, "world")
+    tuned, control = (0.02 * rng.gamma(5, 0.2, (96, 6, 4)) for _ in range(2))
+    result = analysed(world(3 * tuned, control))
+    assert not result.figure["marked"] and not result.figure["mark"]
+    over = result.estimates["distance_over_floor"]
+    assert over.above(0.0) is True and over.p_value is None
+    assert "more than in this control run" in result.summary and "rehearsal alone" not in result.summary
+    several = analysed(world(3 * tuned, control, 0.7 * control, 1.4 * control))
+    assert "against 3 runs of training on rehearsal alone" in several.summary
+    assert several.estimates["distance_over_floor"].p_value is not None
 
 
 def test_being_chosen_makes_no_head_look_better() -> None:

@@ -56,9 +56,9 @@ def test_parts_are_what_was_put_in() -> None:
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ((2.0, 0.5, 1.0), "; states carry more"),
-        ((0.5, 2.0, 1.0), "; keys and values carry more"),
-        ((-2.0, -0.5, -1.0), "; states carry more"),
+        ((2.0, 0.5, 1.0), "; states carry +1."),
+        ((0.5, 2.0, 1.0), "; states carry \N{MINUS SIGN}1."),
+        ((-2.0, -0.5, -1.0), "; states carry +1."),
         ((1.0, 1.0, 1.0), "not decided"),
     ],
 )

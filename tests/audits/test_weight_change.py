@@ -55,7 +55,7 @@ def test_a_planted_update_is_told_exactly() -> None:
     assert all(one.method == "exact" for one in found.estimates.values())
     assert 1.0 <= (found.estimates["stable_rank"].value or 0.0) <= 3.0
     assert abs(found.estimates["cosine_with_control"].value or 1.0) < 0.2
-    assert "4% of their norm, 4 times as far as in training on rehearsal alone" in found.summary
+    assert "4% of their norm, 4 times as far as in this control run" in found.summary
 
 
 def test_shares_add_up_over_kinds_layers_and_places() -> None:

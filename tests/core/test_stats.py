@@ -294,7 +294,7 @@ def test_against_the_noise_floor_is_the_paired_difference():
     values, floor = (np.abs(part) for part in drawn())
     found = stats.against_noise_floor(values, floor, LABELS, unit="nats")
     plain = stats.mean_difference(floor, values, LABELS, unit="nats")
-    assert (found.value, found.interval, found.p_value) == (plain.value, plain.interval, plain.p_value)
+    assert (found.value, found.interval, found.p_value) == (plain.value, plain.interval, None)
 
 
 def test_holm_on_the_textbook_example():

@@ -8,6 +8,7 @@ import pytest
 
 from palimpsest.audit import Outcome, Place, Result
 from palimpsest.core.estimate import Estimate, exact, unknown
+from palimpsest.core.stats.controlled import one_more
 from palimpsest.report import render
 from palimpsest.report.look import COLOURS
 from palimpsest.report.network import COLUMNS, is_weak, network
@@ -89,6 +90,8 @@ def test_a_missing_control_is_told() -> None:
     (panel,) = network({"a": result(place(0, "mlp", 1.0))})
     assert "there is no rehearsal-only control" in panel.caption
     (panel,) = network({"a": result(place(0, "mlp", 1.0, exact(0.5, "% of the norm")))})
+    assert "one control run: another would leave other parts grey" in panel.caption
+    (panel,) = network({"a": result(place(0, "mlp", 1.0, one_more([0.5, 0.6, 0.4], unit="% of the norm")))})
     assert "control" not in panel.caption
 
 

@@ -6,11 +6,21 @@ unit of every interval is the cluster. All functions are pure, deterministic and
 
 from palimpsest.core.stats.apart import Apart, auroc_difference, clearest, told_apart
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS
-from palimpsest.core.stats.controlled import beyond, distances, halves, shifts
+from palimpsest.core.stats.controlled import (
+    against_noise_floor,
+    beyond,
+    distances,
+    floor,
+    halves,
+    of_controls,
+    over_controls,
+    over_seeds,
+    shifts,
+)
 from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic, threshold
 from palimpsest.core.stats.many import FAMILY_ERROR, across_seeds, adjusted, fallen, holm, unseen_only
 from palimpsest.core.stats.margins import beyond_margin, is_outcome
-from palimpsest.core.stats.means import against_noise_floor, level, mean, mean_difference, positive_mean
+from palimpsest.core.stats.means import level, mean, mean_difference, positive_mean
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.seeds import joined, paired, two_level
@@ -36,6 +46,7 @@ __all__ = [
     "distances",
     "fallen",
     "flips",
+    "floor",
     "half_dose",
     "halves",
     "holm",
@@ -48,6 +59,9 @@ __all__ = [
     "mean_difference",
     "minimum_detectable",
     "needed_to_exclude",
+    "of_controls",
+    "over_controls",
+    "over_seeds",
     "paired",
     "positive_mean",
     "rate",

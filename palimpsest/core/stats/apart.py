@@ -8,6 +8,7 @@ after higher is the AUROC within pairs (two-alternative forced choice); 1/2 is g
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, clustered
-from palimpsest.core.stats.spread import POWER, around, minimum_detectable, quantile, two_sided, within
+from palimpsest.core.stats.controlled import over_controls
+from palimpsest.core.stats.spread import POWER, around, minimum_detectable, quantile, within
 
 FOLDS = 5
 SWAPS = 299
@@ -93,24 +95,32 @@ def told_apart(differences: ArrayLike, clusters: ArrayLike, rng: np.random.Gener
     return Apart(auroc, margins, (float(low), float(high)), float(null.std()), within_groups)
 
 
-def auroc_difference(first: Apart, second: Apart, clusters: ArrayLike) -> Estimate:
-    """Return by how much better the second is told apart than the first, on the same items, with an interval as wide."""
-    data = clustered(second.picked - first.picked, clusters)
-    error = max(data.standard_error, math.hypot(first.spread, second.spread))
-    if first.auroc.value is None or second.auroc.value is None or not data.enough:
-        return Estimate(value=None, unit="points", n=data.count, interval=None, method="could not say: one of the two has none")
+def auroc_difference(first: Sequence[Apart], second: Apart, clusters: ArrayLike) -> Estimate:
+    """Return by how much better the second is told apart than control runs, on the same items, with an interval as wide.
+
+    Args:
+        first: how well each control run is told apart.
+        second: what is asked about.
+        clusters: shape (items,), the label of each item's cluster.
+    """
+    data = clustered(second.picked - np.mean([one.picked for one in first], axis=0), clusters)
+    error = max(data.standard_error, math.hypot(max(one.spread for one in first), second.spread))
+    known = [one.auroc.value for one in (*first, second) if one.auroc.value is not None]
+    if len(known) <= len(first) or not data.enough:
+        return Estimate(value=None, unit="points", n=data.count, interval=None, method="could not say: one of them has none")
     if error == 0.0:
         method = "identical on every item"
-        return Estimate(value=0.0, unit="points", n=data.count, interval=(0.0, 0.0), method=method, p_value=1.0)
-    return Estimate(
-        value=data.mean,
-        unit="points",
-        n=data.count,
-        interval=within(around(data.mean, error, data.degrees), "points"),
-        method=f"over the control, the wider of paired CR2 and swapped labels, {data.count} clusters",
-        p_value=two_sided(data.mean / error, data.degrees),
-        minimum_detectable=minimum_detectable(error, data.degrees),
-    )
+        found = Estimate(value=0.0, unit="points", n=data.count, interval=(0.0, 0.0), method=method, p_value=1.0)
+    else:
+        found = Estimate(
+            value=data.mean,
+            unit="points",
+            n=data.count,
+            interval=within(around(data.mean, error, data.degrees), "points"),
+            method=f"the wider of paired CR2 and swapped labels, {data.count} clusters",
+            minimum_detectable=minimum_detectable(error, data.degrees),
+        )
+    return over_controls(found, known[:-1], distance=False)
 
 
 def clearest(moved: ArrayLike, clusters: ArrayLike, least: float = 2.0) -> list[int]:

@@ -55,29 +55,6 @@ def mean_difference(
     return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", _identical(before, moved))
 
 
-def against_noise_floor(values: ArrayLike, floor: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
-    """Return by how much a distance exceeds that of a control, paired by item.
-
-    A distance (KL, a norm) is above 0 even where nothing was learned: training on anything moves it. So it is held against the
-    same distance of a control (rehearsal only against base), and the difference can be on either side of 0.
-
-    Args:
-        values: shape (items,), distances of what is asked about, none below 0.
-        floor: shape (items,), the control's distances on the same items.
-        clusters: shape (items,), the label of each item's cluster.
-        unit: of the distance.
-
-    Raises:
-        ValueError: a distance is below 0.
-    """
-    _check_distances(values)
-    _check_distances(floor)
-    over = clustered(differences(floor, values), clusters)
-    return _of_mean(
-        over, unit, None, "over the control, paired skewness-aware CR2 interval over {} clusters", _identical(floor, over)
-    )
-
-
 def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
     """Return the mean of a quantity that can't be below 0, with an interval on the log scale that respects this.
 
