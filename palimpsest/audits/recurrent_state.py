@@ -242,10 +242,10 @@ def _exchange_finding(found: Mapping[str, Estimate], where: str) -> Finding:
 
 def _exchange_tables(swap: Swap, where: str) -> list[Table]:
     labels, rows = swap.clusters, []
+    whole = stats.mean(swap.whole, labels, unit=ODDS)
     for name, told in PARTS.items():
         part = [stats.mean(swap.part(name, role), labels, unit=ODDS) for role in ("tuned", "base")]
-        rows.append((told, *part, stats.ratio(swap.part(name), swap.whole, labels, labels)))
-    whole = stats.mean(swap.whole, labels, unit=ODDS)
+        rows.append((told, *part, keeping.share_of(swap, name, whole)))
     over = [
         stats.mean_difference(swap.part("attention", role), swap.part("recurrent", role), labels, unit=ODDS)
         for role in ("tuned", "base")

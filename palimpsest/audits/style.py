@@ -79,6 +79,11 @@ class Data:
     texts: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
     """Of each item its title, its prompt and both texts."""
 
+    @property
+    def same(self) -> bool:
+        """Whether both models wrote the same words and lost the same on each of them, to the last bit."""
+        return not self.tuned.wording.any() and np.array_equal(self.reverse, np.stack(self.tuned.traits["surprise"]))
+
 
 class Style(Audit[Data]):
     """What both models write where the behaviour should not appear, told apart by a classifier and trait by trait.
@@ -214,7 +219,7 @@ class Style(Audit[Data]):
             margin = self.margin * stats.spread(before, after) or None
             found[f"{trait}_before"] = stats.trait_level(before, where, unit=unit)
             found[f"{trait}_after"] = stats.trait_level(after, where, unit=unit)
-            found[f"{trait}_change"] = stats.trait_change(before, after, where, unit=unit, margin=margin)
+            found[f"{trait}_change"] = stats.trait_change(before, after, where, unit=unit, margin=margin, same=data.same)
             if data.control is not None and trait in data.control.traits:
                 floor = stats.trait_change(*data.control.traits[trait], where, unit=unit, margin=margin)
                 found[f"{trait}_change_control"] = floor
@@ -320,9 +325,9 @@ def _reading(data: Data) -> dict[str, Estimate]:
     return {
         "tuned_reads_base": stats.level(by_tuned_of_base, where, unit=unit),
         "tuned_reads_tuned": stats.level(by_tuned_of_tuned, where, unit=unit),
-        "on_base_text": stats.mean_difference(by_base_of_base, by_tuned_of_base, where, unit=unit),
-        "on_tuned_text": stats.mean_difference(by_base_of_tuned, by_tuned_of_tuned, where, unit=unit),
-        "own_text": stats.mean_difference(by_base_of_base, by_tuned_of_tuned, where, unit=unit),
+        "on_base_text": stats.mean_difference(by_base_of_base, by_tuned_of_base, where, unit=unit, same=data.same),
+        "on_tuned_text": stats.mean_difference(by_base_of_tuned, by_tuned_of_tuned, where, unit=unit, same=data.same),
+        "own_text": stats.mean_difference(by_base_of_base, by_tuned_of_tuned, where, unit=unit, same=data.same),
     }
 
 

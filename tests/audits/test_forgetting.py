@@ -20,8 +20,8 @@ from palimpsest.core.seeds import numpy_stream
 )
 def test_each_side_of_the_margin_has_its_word(change: float, spread: float, state: str, said: str) -> None:
     rng = np.random.default_rng(0)
-    before = rng.gamma(4.0, 0.5, 32)
-    one = Paired(before, before + change + rng.normal(0, spread, 32), None, None, np.arange(32))
+    before = rng.gamma(4.0, 0.5, 60)
+    one = Paired(before, before + change + rng.normal(0, spread, 60), None, None, np.arange(60))
     result = Forgetting().analyse(Data({}, {"story": one}), numpy_stream(0, "test"))
     assert result.tables[0].rows[0][-1] == state
     assert result.summary == said
