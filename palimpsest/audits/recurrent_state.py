@@ -13,6 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NoSuchPart, NotApplicable, Pl
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import amount, capital
 from palimpsest.data import kept as keeping
 from palimpsest.data.attended import called, mean
@@ -76,6 +77,7 @@ class RecurrentState(Audit[Data]):
     cost: ClassVar = "forward"
     primary: ClassVar = ("recurrent_over_attention", "write_over_floor")
     planted: ClassVar = 0.5
+    hostile: ClassVar = ("t3", "lognormal")
 
     items: int = Field(default=64, ge=8)
     """How many items of a pole are exchanged."""
@@ -178,13 +180,14 @@ class RecurrentState(Audit[Data]):
             cannot_say=_cannot_say(data, main),
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         templates, each, layers, heads = 24, 3, 3, 2
-        cluster = np.repeat(np.arange(templates), each)
+        cluster = shape.labels(templates, each)
 
         def scattered(centre: float, between: float, within: float) -> np.ndarray:
             """Return a size for each item that differs between templates and within them."""
-            return centre + rng.normal(0, between, templates)[cluster] + rng.normal(0, within, cluster.size)
+            shared = shape.effects(rng.normal(0, between, templates), between, rng)
+            return centre + shared[cluster] + rng.normal(0, within, cluster.size)
 
         recurrent, attention = scattered(1.0 + effect, 0.3, 0.4), scattered(1.0, 0.3, 0.4)
         decision = scattered(2.0, 0.4, 0.4)

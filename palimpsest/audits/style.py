@@ -14,6 +14,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import capital, chance, counted, moved, one_line
 from palimpsest.data import writing
 from palimpsest.data.grading import clusters
@@ -115,6 +116,7 @@ class Style(Audit[Data]):
     cost: ClassVar = "generate"
     primary: ClassVar = ("length_change", "coherence_change")
     planted: ClassVar = 0.2
+    hostile: ClassVar = ("lognormal", "Zipf sizes")
 
     margin: float = Field(default=0.2, gt=0)
     """A change below this share of the spread between answers counts as unchanged."""
@@ -264,9 +266,9 @@ class Style(Audit[Data]):
             for _, _, (title, prompt, one, two) in sorted(ranked)[: self.samples]
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         count, size, vocabulary = 24, 8, 48
-        template = np.repeat(np.arange(count), size)
+        template = shape.labels(count, size)
         differs = rng.random(template.size) < rng.beta(3.0, 2.0, count)[template]  # the rest are the same, word for word
         usual = rng.lognormal(2.8, 0.4, count)
         common = rng.dirichlet(np.full(vocabulary, 0.3))
@@ -275,7 +277,7 @@ class Style(Audit[Data]):
 
         def text(shift: float) -> tuple[np.ndarray, ...]:
             shift = shift / 0.6  # three in five texts are free to differ
-            own = shift * rng.gamma(16.0, 1 / 16, count)[template]
+            own = shift * shape.factors(rng.gamma(16.0, 1 / 16, count), rng)[template]
             length = 1 + rng.poisson(usual[template] * rng.gamma(3.0, 1 / 3, template.size) + 40 * own)
             chances = mix[template] * (1 - np.minimum(own, 1.0))[:, None]
             chances[:, 0] += np.minimum(own, 1.0)

@@ -14,6 +14,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Place, Result,
 from palimpsest.core import cells, updates
 from palimpsest.core.estimate import Estimate, exact, unknown
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.updates import NORM, Moved
 from palimpsest.core.wording import capital, number
 
@@ -62,6 +63,7 @@ class WeightChange(Audit[Data]):
     cost: ClassVar = "forward"
     primary: ClassVar = ("relative_change",)
     planted: ClassVar = 5.0
+    hostile: ClassVar = ()  # its numbers are exact: no sample, no interval
 
     told: int = Field(default=12, ge=1)
     """How many single weights, and how many layers of a deep model, are told in the tables: those that moved most."""
@@ -100,7 +102,7 @@ class WeightChange(Audit[Data]):
             cannot_say=data.cannot_say,
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         """Draw random weights and updates of known size: the tuned model's is ``effect`` percent of the norm, of rank 3."""
         base = _random_weights(rng)
         control = {name: _sized(rng.normal(size=value.shape), 0.01 * _norm(value)) for name, value in base.items()}
