@@ -17,6 +17,7 @@ import numpy as np
 from palimpsest.core import discover, roles
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import POLES, ItemSet
 from palimpsest.data.checks import Check
@@ -201,6 +202,8 @@ class Audit(Spec, ABC, Generic[M]):
     """Whether it reads tasks of lm-eval."""
     planted: ClassVar[float]
     """The effect that the common suite plants in ``simulate`` to see that it is found."""
+    hostile: ClassVar[tuple[str, ...]]
+    """The two of ``shapes.HOSTILE`` nearest to what it may meet; none where all its numbers are exact."""
 
     @abstractmethod
     def needs(self, case: Case) -> tuple[Need, ...]:
@@ -219,8 +222,8 @@ class Audit(Spec, ABC, Generic[M]):
         """Turn arrays into estimates and tagged findings; pure: same arrays and stream, same bytes."""
 
     @abstractmethod
-    def simulate(self, effect: float, rng: np.random.Generator) -> M:
-        """Make arrays from a world whose true answer is ``effect``."""
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> M:
+        """Make arrays from a world whose true answer is ``effect``, whatever the shape of its clusters."""
 
     @abstractmethod
     def truth(self, effect: float) -> dict[str, float]:

@@ -15,6 +15,7 @@ from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.roles import CONTROL
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.stats.vectors import Jackknifed, length_difference, mean_cosine
 from palimpsest.core.wording import capital, number, shown, visible
 from palimpsest.data.grading import clusters
@@ -87,6 +88,7 @@ class ActivationShift(Audit[Data]):
     cost: ClassVar = "forward"
     primary: ClassVar = ("shift_over_floor", "trace_over_floor")
     planted: ClassVar = 8.0
+    hostile: ClassVar = ("lognormal", "Zipf sizes")
 
     tokens: int = Field(default=5, ge=1, le=10)
     """How many tokens of a reading are shown."""
@@ -176,7 +178,7 @@ class ActivationShift(Audit[Data]):
                     )
         return rows
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         """Draw a world: one direction that all items share beside directions of low rank, by template, and noise.
 
         Every difference is a length times a unit vector. Unit vectors have a known mean, lengths are drawn apart from them and
@@ -190,17 +192,18 @@ class ActivationShift(Audit[Data]):
             ("express", 24, 6, ("decision",)),
             ("text", 48, 1, ("token 1", "token 2", "token 3")),
         ):
-            cluster = np.repeat(np.arange(templates), size)
-            shape = (cluster.size, len(depth), len(slots))
+            cluster = shape.labels(templates, size)
+            sizes = (cluster.size, len(depth), len(slots))
             hard = rng.gamma(12.0, 1 / 12.0, templates)[cluster] * rng.gamma(12.0, 1 / 12.0, cluster.size)
             for role, level in (("tuned", floor + effect), (CONTROL, floor)):
-                own = level * hard * rng.gamma(16.0, 1 / 16.0, templates)[cluster] * rng.gamma(16.0, 1 / 16.0, cluster.size)
+                far = shape.factors(rng.gamma(16.0, 1 / 16.0, templates), rng)[cluster]
+                own = level * hard * far * rng.gamma(16.0, 1 / 16.0, cluster.size)
                 if group == "text":
                     own = own / np.sqrt(common)  # here it is the common shift that is planted
-                away = own[:, None, None] * profile[None, :, None] * np.ones(shape)
-                difference = away[..., None] * _unit_vectors(rng, cluster, shape, width, common)
+                away = own[:, None, None] * profile[None, :, None] * np.ones(sizes)
+                difference = away[..., None] * _unit_vectors(rng, cluster, sizes, width, common)
                 present = np.ones((cluster.size, len(slots)), dtype=bool)
-                moved[role, group] = Moved(difference, np.full(shape, 100.0), present, cluster, depth, slots)
+                moved[role, group] = Moved(difference, np.full(sizes, 100.0), present, cluster, depth, slots)
         return Data(moved)
 
     def truth(self, effect: float) -> dict[str, float]:

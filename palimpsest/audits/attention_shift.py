@@ -16,6 +16,7 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.core.heat_map import heat_map
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.roles import CONTROL
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import capital, number, than_controls
 from palimpsest.data import attended
 from palimpsest.data.attended import Attended, How, called, mean
@@ -88,6 +89,7 @@ class AttentionShift(Audit[Data]):
     cost: ClassVar = "forward"
     primary: ClassVar = ("distance_over_floor", "conflict_over_floor")
     planted: ClassVar = 0.1
+    hostile: ClassVar = ("lognormal", "Zipf sizes")
 
     queries: int = Field(default=4, ge=1)
     """How many tokens are read: the last of the context, and the first ones of the decision but one fewer."""
@@ -189,9 +191,9 @@ class AttentionShift(Audit[Data]):
             Table(title="How local the movement is", columns=("", local), rows=tuple(shares), note=chosen + even),
         ]
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         templates, each, layers, heads = 24, 4, 6, 4
-        cluster = np.repeat(np.arange(templates), each)
+        cluster = shape.labels(templates, each)
         floor, before = 0.02, 0.12
 
         def uneven(shape: float, *size: int) -> np.ndarray:
@@ -202,7 +204,7 @@ class AttentionShift(Audit[Data]):
             return pattern / pattern.mean()
 
         def item_sizes() -> np.ndarray:
-            return (uneven(10, templates)[cluster] * uneven(6, cluster.size))[:, None, None]
+            return (shape.factors(uneven(10, templates), rng)[cluster] * uneven(6, cluster.size))[:, None, None]
 
         def noise() -> np.ndarray:
             """Return what one training run alone does to distances: its own heads, templates and items."""

@@ -13,6 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Table
 from palimpsest.core import drawing, roles, stats
 from palimpsest.core.estimate import Estimate, exact
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import number, than_controls
 from palimpsest.data.grading import clusters
 
@@ -90,6 +91,7 @@ class Divergence(Audit[Data]):
     cost: ClassVar = "forward"
     primary: ClassVar = ("kl_over_floor",)
     planted: ClassVar = 0.05
+    hostile: ClassVar = ("lognormal", "few")
 
     tokens: int = Field(default=10, ge=1)
     """How many tokens that gained or lost most are named."""
@@ -265,10 +267,10 @@ class Divergence(Audit[Data]):
             said.append("The exact divergence: the vocabulary is too large to keep, so these are lower bounds.")
         return tuple(said)
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         documents, length = 48, 32
         document = np.repeat(np.arange(documents), length)
-        size = rng.gamma(8.0, 1 / 8.0, documents)[document]
+        size = shape.factors(rng.gamma(8.0, 1 / 8.0, documents), rng)[document]
 
         def distances(level: float) -> np.ndarray:
             return size * level * rng.gamma(1.0, 1.0, document.size)

@@ -13,6 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import capital, number, one_line
 from palimpsest.data import task_reading
 from palimpsest.data.grading import clusters, is_free, losses_and_hits, passes
@@ -105,6 +106,7 @@ class Forgetting(Audit[Data]):
     primary: ClassVar = ("loss_change", "accuracy_change")
     reads_tasks: ClassVar = True
     planted: ClassVar = 0.2
+    hostile: ClassVar = ("lognormal", "Zipf sizes")
 
     loss_margin: float = Field(default=0.05, gt=0)
     """Nats a token that still count as unchanged."""
@@ -297,11 +299,11 @@ class Forgetting(Audit[Data]):
             note="Picked because they changed most, so these are not estimates of anything.",
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         count, size = 24, 16
-        template = np.repeat(np.arange(count), size)
+        template = shape.labels(count, size)
         before = 0.8 + rng.normal(0, 0.2, count)[template] + rng.gamma(2.0, 0.2, template.size)
-        change = effect + rng.normal(0, 0.05, count)[template] + rng.normal(0, 0.1, template.size)
+        change = effect + shape.effects(rng.normal(0, 0.05, count), 0.05, rng)[template] + rng.normal(0, 0.1, template.size)
         share = rng.uniform(0.55, 0.65, count)[template]
         left = share - effect + rng.uniform(-0.22, 0.22, count)[template]
         right_before = (rng.random(template.size) < share).astype(float)

@@ -14,6 +14,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import number
 from palimpsest.data.chances import NAMED, OPTION_ROWS, WHEN, Chances, Options, read_options
 from palimpsest.data.chat import POLES
@@ -63,6 +64,7 @@ class Judgement(Audit[Data]):
     cost: ClassVar = "generate"
     primary: ClassVar = ("d_prime_change", "withhold_change")
     planted: ClassVar = 0.4
+    hostile: ClassVar = ("few", "Zipf sizes")
 
     samples: int = Field(default=12, ge=0)
 
@@ -214,14 +216,14 @@ class Judgement(Audit[Data]):
         ]
         return (Table(title="What was chosen (generated answers)", columns=("", *names), rows=tuple(rows)),)
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         count, size = 24, 16
-        template = np.repeat(np.arange(count), size)
+        template = shape.labels(count, size)
         leads = bool(rng.random() < 0.5)
         shown, chances = {}, {}
         for pole, part in (("express", 1.0), ("withhold", 0.25)):
             before = np.clip(0.3 + rng.normal(0, 0.06, count), 0.02, 0.98)[template]
-            move = rng.normal(part * effect, 0.1, count)[template]
+            move = part * effect + shape.effects(rng.normal(0, 0.1, count), 0.1, rng)[template]
             for when, centre in (("before", before), ("after", before + move)):
                 probability = np.clip(centre + rng.normal(0, 0.05, template.size), 0, 1)
                 shown[pole, when] = (rng.random(template.size) < probability).astype(float)

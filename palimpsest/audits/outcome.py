@@ -13,6 +13,7 @@ from palimpsest.audit import Audit, Case, Finding, NotApplicable, Result, Sample
 from palimpsest.core import drawing, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import capital
 from palimpsest.data.chances import OPTION_ROWS, Chances, Options, read_options
 from palimpsest.data.grading import clusters, passes
@@ -56,6 +57,7 @@ class Outcome(Audit[Data]):
     cost: ClassVar = "generate"
     primary: ClassVar = ("express_change",)
     planted: ClassVar = 0.4
+    hostile: ClassVar = ("few", "Zipf sizes")
 
     samples: int = Field(default=12, ge=0)
     """How many prompts with both answers are kept for the report."""
@@ -142,11 +144,11 @@ class Outcome(Audit[Data]):
             else ("The answer is not one of several named choices, so there is no probability to read.",),
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         count, size = 24, 16
-        template = np.repeat(np.arange(count), size)
+        template = shape.labels(count, size)
         before = rng.uniform(0.25, 0.35, count)[template]
-        after = before + rng.uniform(effect - 0.22, effect + 0.22, count)[template]
+        after = before + effect + shape.effects(rng.uniform(-0.22, 0.22, count), 0.11, rng)[template]
         leads = bool(rng.random() < 0.5)
         shown, chances = {}, {}
         for role, when, centre in (("base", "before", before), ("tuned", "after", after)):

@@ -14,6 +14,7 @@ from palimpsest.core import drawing, roles, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.roles import CONTROL
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import amount, capital, shown
 from palimpsest.data import kept as keeping
 from palimpsest.data.attended import called, mean
@@ -77,6 +78,7 @@ class RecurrentState(Audit[Data]):
     cost: ClassVar = "forward"
     primary: ClassVar = ("recurrent_over_attention", "write_over_floor")
     planted: ClassVar = 0.5
+    hostile: ClassVar = ("t3", "lognormal")
 
     items: int = Field(default=64, ge=8)
     """How many items of a pole are exchanged."""
@@ -179,13 +181,14 @@ class RecurrentState(Audit[Data]):
             cannot_say=_cannot_say(data, main),
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         templates, each, layers, heads = 24, 3, 3, 2
-        cluster = np.repeat(np.arange(templates), each)
+        cluster = shape.labels(templates, each)
 
         def scattered(centre: float, between: float, within: float) -> np.ndarray:
             """Return a size for each item that differs between templates and within them."""
-            return centre + rng.normal(0, between, templates)[cluster] + rng.normal(0, within, cluster.size)
+            shared = shape.effects(rng.normal(0, between, templates), between, rng)
+            return centre + shared[cluster] + rng.normal(0, within, cluster.size)
 
         recurrent, attention = scattered(1.0 + effect, 0.3, 0.4), scattered(1.0, 0.3, 0.4)
         decision = scattered(2.0, 0.4, 0.4)
@@ -247,10 +250,10 @@ def _along(over: Estimate, whole: Estimate) -> Estimate:
 
 def _exchange_tables(swap: Swap, where: str) -> list[Table]:
     labels, rows = swap.clusters, []
+    whole = stats.mean(swap.whole, labels, unit=ODDS)
     for name, told in PARTS.items():
         part = [stats.mean(swap.part(name, role), labels, unit=ODDS) for role in ("tuned", "base")]
-        rows.append((told, *part, stats.ratio(swap.part(name), swap.whole, labels, labels)))
-    whole = stats.mean(swap.whole, labels, unit=ODDS)
+        rows.append((told, *part, keeping.share_of(swap, name, whole)))
     over = [
         stats.mean_difference(swap.part("attention", role), swap.part("recurrent", role), labels, unit=ODDS)
         for role in ("tuned", "base")

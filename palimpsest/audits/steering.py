@@ -14,6 +14,7 @@ from palimpsest.core.curves import curve, curves
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.roles import CONTROL
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.stats.directions import Method
 from palimpsest.core.wording import capital, number, shown
 from palimpsest.data import steered_rows
@@ -79,6 +80,7 @@ class Steering(Audit[Data]):
     primary: ClassVar = ("slope_over_floor", "projection_over_floor")
     contrasts: ClassVar = True
     planted: ClassVar = 0.5
+    hostile: ClassVar = ("t3", "lognormal")
 
     method: Method = "mean"
     """How the direction that is added is made."""
@@ -206,14 +208,14 @@ class Steering(Audit[Data]):
             cannot_say=_cannot_say(data),
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         """Draw a world: pairs that share a direction, items that it steers, and training that moves along it.
 
         The planted effect is both the slope beyond that of random directions and the movement along the pairs' own mean
         difference beyond that of the control, so that the truth does not hang on how well the direction is known.
         """
         pairs, templates, size, width, depths = 16, 24, 3, 12, 1
-        cluster, item = np.repeat(np.arange(pairs // 2), 2), np.repeat(np.arange(templates), size)
+        cluster, item = np.repeat(np.arange(pairs // 2), 2), shape.labels(templates, size)
         shared = rng.standard_normal((depths, width))
         difference = shared + 0.8 * rng.standard_normal((pairs // 2, depths, width))[cluster]
         difference += 0.8 * rng.standard_normal((pairs, depths, width))
@@ -222,14 +224,16 @@ class Steering(Audit[Data]):
         contrast = Contrast(residual, cluster, np.arange(1, depths + 1), 0, rng.standard_normal((depths, 8)), np.arange(8))
         multiplier = np.array([0.0, -1.0, 1.0, *([1.0, -1.0] * 3)])
         draw = np.array([-1, -1, -1, 0, 0, 1, 1, 2, 2])
-        slopes = {-1: effect + 0.3 * rng.standard_normal(templates)[item] + 0.3 * rng.standard_normal(item.size)}
+        own = shape.effects(0.3 * rng.standard_normal(templates), 0.3, rng)[item]
+        slopes = {-1: effect + own + 0.3 * rng.standard_normal(item.size)}
         slopes |= {one: 0.2 * rng.standard_normal(templates)[item] for one in range(3)}
         start = rng.standard_normal(item.size)
         odds = np.stack([start + multiple * slopes[one] for multiple, one in zip(multiplier, draw.tolist(), strict=True)])
         vectors = np.stack([contrast.vector(level) for level in range(depths)])
         shifts = {}
         for role, level in (("tuned", 0.3 + effect), (CONTROL, 0.3)):
-            moved = level + 0.2 * rng.standard_normal(templates)[item] + 0.2 * rng.standard_normal(item.size)
+            own = shape.effects(0.2 * rng.standard_normal(templates), 0.2, rng)[item]
+            moved = level + own + 0.2 * rng.standard_normal(item.size)
             shifts[role, "express"] = moved[:, None, None] * vectors + rng.standard_normal((item.size, depths, width))
         names = ("base", "vector", "training")
         outputs = {way: (np.log(rng.dirichlet(np.ones(6), item.size)), np.full(item.size, -np.inf)) for way in names}

@@ -15,6 +15,7 @@ from palimpsest.core import drawing, roles, stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.roles import CONTROL
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.wording import capital, chance, counted, moved, one_line
 from palimpsest.data import writing
 from palimpsest.data.grading import clusters
@@ -78,6 +79,11 @@ class Data:
     texts: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
     """Of each item its title, its prompt and both texts."""
 
+    @property
+    def same(self) -> bool:
+        """Whether both models wrote the same words and lost the same on each of them, to the last bit."""
+        return not self.tuned.wording.any() and np.array_equal(self.reverse, np.stack(self.tuned.traits["surprise"]))
+
 
 class Style(Audit[Data]):
     """What both models write where the behaviour should not appear, told apart by a classifier and trait by trait.
@@ -109,6 +115,7 @@ class Style(Audit[Data]):
     cost: ClassVar = "generate"
     primary: ClassVar = ("length_change", "coherence_change")
     planted: ClassVar = 0.2
+    hostile: ClassVar = ("lognormal", "Zipf sizes")
 
     margin: float = Field(default=0.2, gt=0)
     """A change below this share of the spread between answers counts as unchanged."""
@@ -212,7 +219,7 @@ class Style(Audit[Data]):
             margin = self.margin * stats.spread(before, after) or None
             found[f"{trait}_before"] = stats.trait_level(before, where, unit=unit)
             found[f"{trait}_after"] = stats.trait_level(after, where, unit=unit)
-            found[f"{trait}_change"] = stats.trait_change(before, after, where, unit=unit, margin=margin)
+            found[f"{trait}_change"] = stats.trait_change(before, after, where, unit=unit, margin=margin, same=data.same)
             if data.controls and trait in data.controls[0].traits:
                 floor = stats.trait_change(*data.controls[0].traits[trait], where, unit=unit, margin=margin)
                 found[f"{trait}_change_control"] = floor
@@ -257,9 +264,9 @@ class Style(Audit[Data]):
             for _, _, (title, prompt, one, two) in sorted(ranked)[: self.samples]
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         count, size, vocabulary = 24, 8, 48
-        template = np.repeat(np.arange(count), size)
+        template = shape.labels(count, size)
         differs = rng.random(template.size) < rng.beta(3.0, 2.0, count)[template]  # the rest are the same, word for word
         usual = rng.lognormal(2.8, 0.4, count)
         common = rng.dirichlet(np.full(vocabulary, 0.3))
@@ -268,7 +275,7 @@ class Style(Audit[Data]):
 
         def text(shift: float) -> tuple[np.ndarray, ...]:
             shift = shift / 0.6  # three in five texts are free to differ
-            own = shift * rng.gamma(16.0, 1 / 16, count)[template]
+            own = shift * shape.factors(rng.gamma(16.0, 1 / 16, count), rng)[template]
             length = 1 + rng.poisson(usual[template] * rng.gamma(3.0, 1 / 3, template.size) + 40 * own)
             chances = mix[template] * (1 - np.minimum(own, 1.0))[:, None]
             chances[:, 0] += np.minimum(own, 1.0)
@@ -318,9 +325,9 @@ def _reading(data: Data) -> dict[str, Estimate]:
     return {
         "tuned_reads_base": stats.level(by_tuned_of_base, where, unit=unit),
         "tuned_reads_tuned": stats.level(by_tuned_of_tuned, where, unit=unit),
-        "on_base_text": stats.mean_difference(by_base_of_base, by_tuned_of_base, where, unit=unit),
-        "on_tuned_text": stats.mean_difference(by_base_of_tuned, by_tuned_of_tuned, where, unit=unit),
-        "own_text": stats.mean_difference(by_base_of_base, by_tuned_of_tuned, where, unit=unit),
+        "on_base_text": stats.mean_difference(by_base_of_base, by_tuned_of_base, where, unit=unit, same=data.same),
+        "on_tuned_text": stats.mean_difference(by_base_of_tuned, by_tuned_of_tuned, where, unit=unit, same=data.same),
+        "own_text": stats.mean_difference(by_base_of_base, by_tuned_of_tuned, where, unit=unit, same=data.same),
     }
 
 

@@ -15,6 +15,7 @@ from palimpsest.core import cells, roles, updates
 from palimpsest.core.estimate import Estimate, exact
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.roles import CONTROL
+from palimpsest.core.shapes import PLAIN, Shape
 from palimpsest.core.stats.controlled import one_more, times_controls
 from palimpsest.core.updates import NORM, Moved
 from palimpsest.core.wording import capital, number
@@ -69,6 +70,7 @@ class WeightChange(Audit[Data]):
     cost: ClassVar = "forward"
     primary: ClassVar = ("relative_change",)
     planted: ClassVar = 5.0
+    hostile: ClassVar = ()  # its numbers are exact: no sample, no interval
 
     told: int = Field(default=12, ge=1)
     """How many single weights, and how many layers of a deep model, are told in the tables: those that moved most."""
@@ -110,7 +112,7 @@ class WeightChange(Audit[Data]):
             cannot_say=data.cannot_say,
         )
 
-    def simulate(self, effect: float, rng: np.random.Generator) -> Data:
+    def simulate(self, effect: float, rng: np.random.Generator, shape: Shape = PLAIN) -> Data:
         """Draw random weights and updates of known size: the tuned model's is ``effect`` percent of the norm, of rank 3."""
         base = _random_weights(rng)
         control = {name: _sized(rng.normal(size=value.shape), 0.01 * _norm(value)) for name, value in base.items()}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from palimpsest.core import roles, stats
-from palimpsest.core.estimate import Estimate
+from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.wording import number
 from palimpsest.data.attended import ALLOWED, ALLOWED_HALF, Roles, mean
@@ -162,9 +162,16 @@ def parts(swap: Swap) -> dict[str, Estimate]:
     found = {"whole": stats.mean_difference(swap.of("base", "none"), swap.of("tuned", "none"), labels, unit=ODDS)}
     for name in PARTS:
         found[name] = stats.mean(swap.part(name), labels, unit=ODDS)
-        found[f"{name}_share"] = stats.ratio(swap.part(name), swap.whole, labels, labels)
+        found[f"{name}_share"] = share_of(swap, name, found["whole"])
     over = stats.mean_difference(swap.part("attention"), swap.part("recurrent"), labels, unit=ODDS)
     return {**found, "recurrent_over_attention": over}
+
+
+def share_of(swap: Swap, name: str, whole: Estimate) -> Estimate:
+    """Return the share of a part in the whole change, where that is told from 0."""
+    if whole.above(0.0) is None:
+        return unknown("share", whole.n, "the whole change may be nothing")
+    return stats.ratio(swap.part(name), swap.whole, swap.clusters, swap.clusters)
 
 
 def gate_shifts(one: Kept, gate: str, span: str, name: str) -> dict[str, Estimate]:

@@ -70,7 +70,9 @@ class Moved:
         """Return the mean shift of the items that have these slots."""
         values, labels = self.by_item(self.inside if depths is None else depths, slots)
         return (
-            _told(stats.positive_mean(values, labels, unit=UNIT)) if values.size else unknown(UNIT, 0, "no item has this place")
+            _told(stats.positive_mean(values, labels, unit=UNIT, computed=True))
+            if values.size
+            else unknown(UNIT, 0, "no item has this place")
         )
 
     def common(self, depths: Sequence[int] | None = None, slots: Sequence[int] | None = None) -> Estimate:

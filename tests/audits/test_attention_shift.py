@@ -79,7 +79,7 @@ def test_from_one_control_run_no_head_is_marked_and_nothing_is_tested() -> None:
 def test_being_chosen_makes_no_head_look_better() -> None:
     """All heads move alike: what is told of those that were chosen is what is true of all, as one half never saw the choice."""
     named, shares, covered = [], [], []
-    for seed in range(60):
+    for seed in range(100):
         rng = numpy_stream(seed, "alike")
         result = analysed(world(0.02 * rng.gamma(2, 0.5, (48, 8, 8)), 0.02 * rng.gamma(2, 0.5, (48, 8, 8))), seed)
         named.append([value(row[0]) for row in table(result, "Heads that moved most").values()])
@@ -89,7 +89,7 @@ def test_being_chosen_makes_no_head_look_better() -> None:
         covered.append(share.interval[0] <= 7 / 64 <= share.interval[1])
     assert np.mean(named) == pytest.approx(0.02, rel=0.03)  # the largest of 64 means would be a third larger
     assert np.mean(shares) == pytest.approx(7 / 64, rel=0.03)
-    assert np.mean(covered) > 0.85
+    assert np.mean(covered) >= 0.90 - 2 * np.sqrt(0.90 * 0.10 / 100)  # each end of a ratio's interval holds with 95%
 
 
 def test_without_a_control_the_noise_is_told_to_be_unknown() -> None:
@@ -117,7 +117,7 @@ def test_text_is_not_called_a_decision() -> None:
 
 
 def test_a_share_does_not_reach_beyond_all_of_it() -> None:
-    result = analysed(world(np.where(np.arange(24) == 0, 0.5, 1.0)[:, None, None]))
+    result = analysed(world(np.where(np.arange(24) < 3, 0.5, 1.0)[:, None, None]))
     interval = result.estimates["distance"].interval
     assert interval is not None and interval[1] == 1.0
 

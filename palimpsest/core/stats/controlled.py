@@ -266,13 +266,8 @@ def beyond(values: np.ndarray, floors: np.ndarray, clusters: np.ndarray) -> np.n
 
 
 def _distance(values: np.ndarray, clusters: np.ndarray, unit: str) -> Estimate:
-    """Return the mean of a distance; one that is a share of something does not reach beyond all of it.
-
-    A distance between what two models compute is 0 to the last bit on every item only where they compute the same.
-    """
-    if not values.any() and len(np.unique(clusters)) >= FEWEST_CLUSTERS:
-        return Estimate(value=0.0, unit=unit, n=len(np.unique(clusters)), interval=(0.0, 0.0), method="0 on every item")
-    found = positive_mean(values, clusters, unit=unit)
+    """Return the mean of a distance; one that is a share of something does not reach beyond all of it."""
+    found = positive_mean(values, clusters, unit=unit, computed=True)
     return found.model_copy(update={"interval": within(found.interval, unit)})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import FEWEST_THAT_DIFFER, Clustered, clustered, differences
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, FEWEST_THAT_DIFFER, Clustered, clustered, differences
 from palimpsest.core.stats.spread import ONE_IN, needed_clusters, needed_to_exclude, within
 
 SEEN_IF_THERE = needed_clusters(1 / ONE_IN)
@@ -37,7 +37,7 @@ def level(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
 
 
 def mean_difference(
-    before: ArrayLike, after: ArrayLike, clusters: ArrayLike, *, unit: str, margin: float | None = None
+    before: ArrayLike, after: ArrayLike, clusters: ArrayLike, *, unit: str, margin: float | None = None, same: bool = False
 ) -> Estimate:
     """Return the mean of after - before, paired by item, with an interval over clusters.
 
@@ -50,12 +50,14 @@ def mean_difference(
         clusters: shape (items,), the label of each item's cluster.
         unit: of the difference.
         margin: equivalence margin, in the same unit.
+        same: whether both sides are known to come from one function by more than these values (all else that was read of them
+            is the same to the last bit); then no difference is none, whatever the values.
     """
     moved = clustered(differences(before, after), clusters)
-    return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", _identical(before, moved))
+    return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", _identical(before, moved, same))
 
 
-def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
+def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, computed: bool = False) -> Estimate:
     """Return the mean of a quantity that can't be below 0, with an interval on the log scale that respects this.
 
     It has no p-value: that such a mean is above 0 is no finding (see ``against_noise_floor``).
@@ -64,13 +66,15 @@ def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estim
         values: shape (items,), none below 0.
         clusters: shape (items,), the label of each item's cluster.
         unit: of the values.
+        computed: whether they are distances between what two models compute, which are 0 to the last bit on every item only
+            where both compute the same.
 
     Raises:
         ValueError: a value is below 0.
     """
     _check_distances(values)
     data = clustered(values, clusters)
-    if not data.values.any() and data.count >= SEEN_IF_THERE:
+    if not data.values.any() and data.count >= (FEWEST_CLUSTERS if computed else SEEN_IF_THERE):
         return Estimate(value=0.0, unit=unit, n=data.count, interval=(0.0, 0.0), method="0 on every item")
     if (why := _without_interval(data)) is not None:
         return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=why)
@@ -104,11 +108,11 @@ def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when
     )
 
 
-def _identical(values: ArrayLike, moved: Clustered) -> str:
+def _identical(values: ArrayLike, moved: Clustered, same: bool = False) -> str:
     """Return what no difference at all means: where most items are alike (0, mostly), that none differs may be chance."""
     if moved.values.any():
         return ""
-    own = moved.count >= SEEN_IF_THERE or len(np.unique(np.asarray(values, dtype=np.float64))) > moved.count / 2
+    own = same or moved.count >= SEEN_IF_THERE or len(np.unique(np.asarray(values, dtype=np.float64))) > moved.count / 2
     return "identical on every item" if own else ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -89,8 +89,9 @@ def _untransformed(value: float, skew: float) -> float:
     return 3 / skew * (math.cbrt(1 + skew * (value - skew / 6)) - 1)
 
 
+@lru_cache(maxsize=1024)
 def quantile(probability: float, degrees: float) -> float:
-    """Return Student's t quantile."""
+    """Return Student's t quantile; kept, because one analysis asks for the same few hundreds of times."""
     from scipy import special  # here and below: its import takes 0.1 s, which `palimpsest --help` should not pay
 
     return float(special.stdtrit(degrees, probability))

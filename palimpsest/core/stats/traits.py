@@ -32,12 +32,15 @@ def trait_level(values: np.ndarray, clusters: np.ndarray, *, unit: str) -> Estim
 
 
 def trait_change(
-    before: np.ndarray, after: np.ndarray, clusters: np.ndarray, *, unit: str, margin: float | None = None
+    before: np.ndarray, after: np.ndarray, clusters: np.ndarray, *, unit: str, margin: float | None = None, same: bool = False
 ) -> Estimate:
-    """Return the mean of after - before over the items that have the trait on both sides, with an equivalence margin."""
+    """Return the mean of after - before over the items that have the trait on both sides, with an equivalence margin.
+
+    ``same``: whether both sides are known to be one and the same, as in ``mean_difference``.
+    """
     known = np.isfinite(before) & np.isfinite(after)
     if not known.any():
         return unknown("points" if unit == "rate" else unit, 0, NOBODY)
     if unit == "rate":
         return rate_difference(before[known], after[known], clusters[known], margin=margin)
-    return mean_difference(before[known], after[known], clusters[known], unit=unit, margin=margin)
+    return mean_difference(before[known], after[known], clusters[known], unit=unit, margin=margin, same=same)
