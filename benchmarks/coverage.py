@@ -1,6 +1,6 @@
 """Coverage: how often does a 95% interval hold the truth, ours beside those that peers print, on the same worlds?
 
-    python benchmarks/coverage.py [--replicates 150] [--peers FOLDER]
+    python benchmarks/coverage.py [--replicates 150] [--peers FOLDER] [--only WORLD ...]
 
 Each tool's own function is called on the same arrays of each world (``tests/hostile.py`` and three small ones here); a peer
 that is not installed is left out, with the reason. Writes its section of docs/validity.md, and the short table of README.md.
@@ -14,7 +14,8 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import replace as replaced
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -89,23 +90,31 @@ class Tally:
 
 @dataclass(frozen=True)
 class Tool:
-    """How one tool gives an interval of a mean or a rate, and of a change."""
+    """How one tool gives an interval of a mean, of a change, and of a rate where it has another one for that."""
 
     name: str
     called: str
-    one: Callable[[np.ndarray, np.ndarray], Interval]
+    mean: Callable[[np.ndarray, np.ndarray], Interval]
     change: Callable[[np.ndarray, np.ndarray, np.ndarray], Interval]
+    rate: Callable[[np.ndarray, np.ndarray], Interval] | None = None
+
+    def interval(self, world: World | Pair, arrays: Sequence[np.ndarray]) -> Interval:
+        """Return what it says of one draw of a world."""
+        called: Any = self.change if isinstance(world, Pair) else self.rate if self.rate and world in RATES else self.mean
+        return called(*arrays)
 
 
 def ours() -> Tool:
-    def one(values: np.ndarray, labels: np.ndarray) -> Interval:
-        found = stats.rate(values, labels) if stats.is_outcome(values) else stats.mean(values, labels, unit="nats")
-        return found.interval
+    def mean(values: np.ndarray, labels: np.ndarray) -> Interval:
+        return stats.mean(values, labels, unit="nats").interval
+
+    def rate(values: np.ndarray, labels: np.ndarray) -> Interval:
+        return stats.rate(values, labels).interval
 
     def change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Interval:
         return stats.rate_difference(before, after, labels).interval
 
-    return Tool("palimpsest", "`stats.mean`, `stats.rate`, `stats.rate_difference`", one, change)
+    return Tool("palimpsest", "`stats.mean`, `stats.rate`, `stats.rate_difference`", mean, change, rate)
 
 
 def modeldiffr() -> Tool:
@@ -147,20 +156,19 @@ def inspect_stderr() -> Tool:
 def inspect_ci() -> Tool:
     from inspect_ai.scorer import ci, ci_wilson
 
-    mean, rate = ci(cluster="cluster"), ci_wilson(cluster="cluster")
-
-    def one(values: np.ndarray, labels: np.ndarray) -> Interval:
-        found: Any = (rate if stats.is_outcome(values) else mean)(_scores(values, labels))
+    def of(metric: Any, values: np.ndarray, labels: np.ndarray) -> Interval:
+        found = metric(_scores(values, labels))
         return float(found["lower"]), float(found["upper"])
+
+    mean, rate = partial(of, ci(cluster="cluster")), partial(of, ci_wilson(cluster="cluster"))
 
     def change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Interval:
-        found: Any = mean(_scores(after - before, labels))
-        return float(found["lower"]), float(found["upper"])
+        return mean(after - before, labels)
 
     called = (
         "`scorer.ci(cluster=...)` and `ci_wilson(cluster=...)`; for a change given our item differences, which it does not make"
     )
-    return Tool("inspect ci", called, one, change)
+    return Tool("inspect ci", called, mean, change, rate)
 
 
 def _from_errors(name: str, called: str, error: Callable[[np.ndarray, np.ndarray], float]) -> Tool:
@@ -279,23 +287,22 @@ def tools() -> tuple[list[Tool], list[str]]:
     for peer, package in PEERS.items():
         try:
             tool = peer()
-            present.append(Tool(tool.name, f"{package} {version(package)}: {tool.called}", tool.one, tool.change))
+            present.append(replaced(tool, called=f"{package} {version(package)}: {tool.called}"))
         except (ImportError, PackageNotFoundError) as error:
             absent.append(f"{package} is left out: {error}")
     return present, absent
 
 
-def compare(replicates: int) -> Found:
+def compare(replicates: int, cases: Sequence[Case] = CASES) -> Found:
     """Give every tool the same worlds."""
     present, absent = tools()
     found = Found(replicates, present, absent)
-    for case in CASES:
+    for case in cases:
         row = found.tallies[case.name] = {tool.name: Tally() for tool in present}
         for number in range(replicates):
             arrays = case.world.sample(numpy_stream(17, "coverage", case.name, number), case.clusters)
             for tool in present:
-                call: Any = tool.change if isinstance(case.world, Pair) else tool.one
-                row[tool.name].add(call(*arrays), case.world.truth)
+                row[tool.name].add(tool.interval(case.world, arrays), case.world.truth)
         print(f"{case.name}: " + ", ".join(f"{tool} {tally}" for tool, tally in row.items()), flush=True)
     return found
 
@@ -346,11 +353,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=150, help="worlds of each kind")
     parser.add_argument("--peers", help="a folder with peers' packages (pip install --no-deps --target), if not installed")
+    parser.add_argument("--only", nargs="*", help="names of worlds; prints their rows and writes nothing")
     parser.add_argument("--page", type=Path, default=VALIDITY, help="the page with the section")
     parser.add_argument("--readme", type=Path, default=README, help="the page with the short table")
     given = parser.parse_args(arguments)
     if given.peers:
         sys.path.append(given.peers)
+    if given.only:
+        cases = [case for case in CASES if case.name in given.only]
+        print("\n".join(markdown(compare(given.replicates, cases).rows(cases))))
+        return
     found = compare(given.replicates)
     replace(given.page, "peers", lines(found))
     replace(given.readme, "coverage", short(found))
