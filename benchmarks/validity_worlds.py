@@ -44,7 +44,9 @@ class Row:
     world: str
     ask: Ask
     why: str = ""
-    """Why its coverage is lower, where it is."""
+    """Why it falls short, where it does."""
+    wrong: bool = True
+    """Whether a claim is wrong in it, where claims are counted."""
 
 
 def holds(estimate: Estimate, truth: float) -> bool | None:
@@ -64,7 +66,7 @@ def by_chance(rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
 
 BY_CHANCE = World("one cluster in 20 explodes, by chance", by_chance, 2.0 / ONE_IN)
 UNSEEN = "what carries the mean is in no cluster of many samples, and no interval covers what its sample does not show"
-SKEWED = "few clusters show less skewness than there is"
+SKEWED = "the mean rests on few clusters, and they show less skewness than there is"
 
 
 def as_mean(values: np.ndarray, labels: np.ndarray) -> Estimate:
@@ -123,7 +125,11 @@ def spill(rng: np.random.Generator, templates: int, base: float, truth: float) -
 
 
 def within_limit(truth: float, base: float) -> Row:
-    return Row(f"{truth:.0%}, before {base:.0%}", lambda rng, size: spill(rng, size, base, truth).above(LIMIT) is False)
+    return Row(
+        f"{truth:.0%}, before {base:.0%}",
+        lambda rng, size: spill(rng, size, base, truth).above(LIMIT) is False,
+        wrong=truth >= LIMIT,
+    )
 
 
 def upper_end(truth: float, base: float) -> Row:
@@ -166,7 +172,7 @@ def alarm(name: str, rate: float, leaning: float = 0.0, within: float = 0.0, mos
         chance = change_point(failures, trials, rng, detectable=False).p_value
         return None if chance is None else chance <= 0.05
 
-    return Row(name, ask)
+    return Row(name, ask, "few conversations show little of how far each leans on the one before it" if leaning else "")
 
 
 def place(rng: np.random.Generator, units: int) -> bool | None:
