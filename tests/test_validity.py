@@ -50,6 +50,10 @@ def tables(page: Path) -> dict[str, list[list[str]]]:
     return found
 
 
+def is_share(cell: str) -> bool:
+    return "±" in cell or cell == "none decided"
+
+
 def test_every_method_has_its_table_with_an_error_in_each_cell(tmp_path: Path) -> None:
     page = tmp_path / "validity.md"
     page.write_text("# Validity\n\nWords of somebody.\n", encoding="utf-8")
@@ -58,7 +62,7 @@ def test_every_method_has_its_table_with_an_error_in_each_cell(tmp_path: Path) -
     assert [name for name in METHODS if name not in found] == []
     for name in METHODS:
         for _, *cells in found[name]:
-            assert cells and all("±" in cell or cell == "none decided" for cell in cells), name
+            assert cells and all(is_share(cell) for cell in cells), name
     text = page.read_text(encoding="utf-8")
     assert "Words of somebody." in text and "29% of samples of 24" in text and "5 worlds of each kind" in text
     assert float(found["Degrees of freedom"][-1][1]) == pytest.approx(14.4)
@@ -69,7 +73,7 @@ def test_ours_and_the_installed_peers_stand_side_by_side(tmp_path: Path) -> None
     carried_out("coverage.py", "--replicates", "2", "--page", str(page), "--readme", str(readme))
     text = page.read_text(encoding="utf-8")
     rows = tables(page)["Coverage of the 95% interval"]
-    assert len(rows) > 10 and all(len(row) == len(rows[0]) and "±" in row[1] for row in rows)
+    assert len(rows) > 10 and all(len(row) == len(rows[0]) and is_share(row[1]) for row in rows)
     for package in ("modeldiffr", "dlm-sway", "lm_eval", "inspect_ai"):
         assert f"{package} is left out: " in text or f": {package} " in text
     assert "| 100 items in 20 clusters, no change" in readme.read_text(encoding="utf-8")
