@@ -16,10 +16,12 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
-# each beside a peer in the same run; the page is docs/benchmarks.md
+# each beside a peer in the same run; the pages are docs/benchmarks.md and docs/validity.md
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/all.py
+	$(BIN)/python benchmarks/validity.py
+	$(BIN)/python benchmarks/coverage.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
