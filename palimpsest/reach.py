@@ -162,20 +162,24 @@ def _of_ability(name: str, told: Sequence[Estimate]) -> Reach:
     words = "yes"
     if any(one.margin and one.above(one.margin) for one in told):
         words = "no: it fell"
-    elif unknown:
-        words = f"{', '.join(unknown)}: could not say"
     elif open_:
         words = "no: " + ", ".join(f"{kind} about {counted(count, 'template')}" for kind, count in open_.items()) + " needed"
-    finds = ", ".join(_smallest(one) for one in told)
+    elif unknown:
+        words = f"{', '.join(unknown)}: could not say"
+    each = [(_FALLS.get(one.unit, "loss"), _smallest(one)) for one in told]
+    finds = ", ".join(f"{kind}: {least}" if least == COULD_NOT_SAY and len(told) > 1 else least for kind, least in each)
     return Reach(name, templates, finds, words, shown=words == "yes")
 
 
 def _needed(estimate: Estimate) -> int | None:
-    """Return of how many templates it takes a sample to call it unchanged; ``None`` where its spread is not known."""
-    if estimate.margin is None or (estimate.minimum_detectable is None and estimate.interval != (0.0, 0.0)):
+    """Return of how many templates at least it takes a sample to call it unchanged; ``None`` where its spread must tell."""
+    if estimate.margin is None:
         return None
+    least = stats.needed_to_exclude(estimate.margin, estimate.unit)
+    if estimate.minimum_detectable is None and estimate.interval != (0.0, 0.0):
+        return least if least > estimate.n else None
     wide = _EQUIVALENCE * (estimate.minimum_detectable or 0.0) / estimate.margin
-    return max(stats.needed_to_exclude(estimate.margin, estimate.unit), math.ceil(estimate.n * wide**2))
+    return max(least, math.ceil(estimate.n * wide**2))
 
 
 def _as_many(estimate: Estimate, templates: int) -> Estimate:
