@@ -36,6 +36,7 @@ from palimpsest.measures.task_scores import TaskScores
 from palimpsest.models.matrix_rate import matrix_rate, usual_width
 from palimpsest.models.parameters import streams
 from palimpsest.models.sharded import numbers_gathered
+from palimpsest.reach import earlier_run, foreseen
 from palimpsest.training.optimizers import bytes_trained
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def foresee(plan: Plan, folder: Path) -> Foreseen:
     plan = _as_if_written(plan)
     counted = _Counted(plan)
     memory, disk = counted.memory(), counted.disk(folder)
+    behaviour = plan.request.behaviour
+    earlier = earlier_run(folder.parent, plan.request.base, behaviour.name) if behaviour else None
     return Foreseen(
         models={role: info.parameters for role, info in plan.models.items()},
         training=counted.training,
@@ -71,6 +74,7 @@ def foresee(plan: Plan, folder: Path) -> Foreseen:
         memory=memory,
         disk=disk,
         problems=tuple(_misfits(plan, folder, memory, disk)),
+        reach=foreseen(plan.case, plan.audits, plan.thresholds, earlier),
     )
 
 

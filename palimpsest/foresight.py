@@ -8,6 +8,7 @@ from typing import Any
 
 from palimpsest.core import roles
 from palimpsest.core.machine import in_words
+from palimpsest.reach import ASSUMED, COLUMNS, NOTE, Reach
 
 _UNSURE = 2.5
 """The time may as well be so many times less or more."""
@@ -82,6 +83,8 @@ class Foreseen:
     memory: Space
     disk: Space
     problems: tuple[str, ...]
+    reach: tuple[Reach, ...] = ()
+    """What it could show with so many templates."""
 
     @property
     def between(self) -> tuple[float, float]:
@@ -115,9 +118,15 @@ class Foreseen:
             )
         rows = [(one.name, one.cost, str(one.needs) if not one.why_not else f"can't say: {one.why_not}") for one in self.audits]
         yield ("audit", "costs", "measurements"), rows
+        if self.reach:
+            yield ("could show", *COLUMNS[1:], "spread from"), [(*one.cells, one.source) for one in self.reach]
 
     def sentences(self) -> Iterator[str]:
-        """Yield time, memory and disk in words."""
+        """Yield what the numbers of ``reach`` mean, and time, memory and disk in words."""
+        if self.reach:
+            yield f"could show: {NOTE[0].lower()}{NOTE[1:]}"
+        if any(one.source == "assumed" for one in self.reach):
+            yield f"{ASSUMED}; a run's own report has the measured spread"
         yield f"time: {self.time} (a rough estimate; what is committed already is not done again)"
         controls = roles.controls(work.role for work in self.training)
         if len(controls) == 1:

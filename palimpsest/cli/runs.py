@@ -175,7 +175,8 @@ def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: b
 
 def _print_summary(record: Any, path: Path) -> None:
     from palimpsest.console import headline, number, out, reasons, say, table
-    from palimpsest.report import summary
+    from palimpsest.reach import sentence
+    from palimpsest.report import reach_of, summary
 
     said = summary(record)
     headline(said.headline, said.sure)
@@ -183,6 +184,8 @@ def _print_summary(record: Any, path: Path) -> None:
         table(columns, [(label, *map(number, numbers)) for label, numbers in rows])
         out.print()
     reasons(record.verdict.reasons, record.verdict.next_steps)
+    if rows := reach_of(record):
+        say(sentence(rows))
     say("")
     for one in (each for each in record.training if each.role == "tuned"):
         say(f"model: {path.parent / one.model_folder}" + (f" (seed {one.seed})" if len(record.seeds) > 1 else ""))

@@ -31,7 +31,8 @@ class Estimate(BaseModel):
     p_value: float | None = None
     """Two-sided test of "no change", where there is one. Holm is applied to these across audits."""
     minimum_detectable: float | None = None
-    """Smallest true effect that this design finds with power 0.8 at this level."""
+    """Smallest true effect that this design finds with power 0.8 at this level: of a mean a rise of all clusters alike, of a
+    rate the harder of a rise and a fall that are possible."""
     margin: float | None = None
     """Equivalence margin, where "unchanged" is a claim someone could want to make."""
     equivalent: bool | None = None

@@ -94,7 +94,8 @@ def remark(estimate: Estimate, *, brief: bool = False) -> str:
     if estimate.interval == (0.0, 0.0):
         return estimate.method
     size = amount(estimate.minimum_detectable, estimate.unit)
-    smallest = f"finds ≥ {size}" if brief else f"would have seen {size} or more"
+    rise = "a rise of " if estimate.unit.startswith("nats") else ""  # a skewed one: a fall against it takes more
+    smallest = f"finds ≥ {size}" if brief else f"would have seen {rise}{size} or more"
     unseen = estimate.above(0.0) is None and estimate.minimum_detectable is not None
     if estimate.margin is None:
         return f"no change seen; {smallest}" if unseen else ""

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-from palimpsest.report.summary import Summary, summary
+from palimpsest.report.summary import Summary, reach_of, summary
 from palimpsest.store.account import Account
 from palimpsest.store.record import RunRecord
 
-__all__ = ["Summary", "fragment", "render", "render_account", "summary"]
+__all__ = ["Summary", "fragment", "reach_of", "render", "render_account", "summary"]
 
 
 def render(record: RunRecord) -> str:

@@ -19,11 +19,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from palimpsest.audit import Sample
+from palimpsest.audit import Sample, Table
 from palimpsest.core.wording import capital, shown, visible
+from palimpsest.reach import COLUMNS, NOTE
 from palimpsest.report import comparison, network, picture, training, trust
-from palimpsest.report.sections import Section, section
-from palimpsest.report.summary import POLES, how_sure, measured, summary, unanswered
+from palimpsest.report.sections import Section, grid, section
+from palimpsest.report.summary import POLES, how_sure, measured, reach_of, summary, unanswered
 from palimpsest.store.record import RunRecord
 
 LABELS = {
@@ -93,6 +94,7 @@ def render(record: RunRecord) -> str:
         section(outcomes[name], record.holm, in_picture=name in results and picture.seen(results[name], panels))
         for name in ordered
     ]
+    rows = tuple(one.cells for one in reach_of(record))
     css, css_hash = style()
     return (
         environment()
@@ -115,6 +117,7 @@ def render(record: RunRecord) -> str:
             ],
             runs=training.runs(record.training) if record.training else None,
             across=training.across_seeds(record),
+            reach=grid(Table(title="", columns=COLUMNS, rows=rows, note=NOTE)) if rows else None,
             trust=trust.trust(record),
             provenance=tuple(flat(record.provenance)),
             specification=as_yaml(record.specification),

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from palimpsest.audit import Finding, Result
 from palimpsest.core.estimate import Estimate
+from palimpsest.reach import Reach, reach
 from palimpsest.store.record import RunRecord
-from palimpsest.verdict import Verdict, beyond
+from palimpsest.verdict import Thresholds, Verdict, beyond
 
 POLES = {"express": "where it should appear", "withhold": "where it should not appear"}
 _TAG_OF_POLE = {"express": "outcome", "withhold": "withheld"}
@@ -68,6 +69,15 @@ def summary(record: RunRecord) -> Summary:
     if moved is not None:
         rows.append((moved.topic or "predictions on general text", None, None, moved.estimate))
     return Summary(record.verdict.headline, how_sure(record.verdict), tuple(rows))
+
+
+def reach_of(record: RunRecord) -> tuple[Reach, ...]:
+    """Return what the first seed's comparison could have shown; nothing where both models are the same."""
+    if not record.seeds or record.verdict.labels[0] == "identical":
+        return ()
+    behaviour = (record.specification.get("request") or {}).get("behaviour") or {}
+    thresholds = Thresholds.read(behaviour.get("thresholds") or {}, "the record's thresholds")
+    return reach(record.seeds[0].findings, thresholds)
 
 
 def _tasks(results: Mapping[str, Result]) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from palimpsest.core.stats.dose import crossing_dose, half_dose, later, logistic
 from palimpsest.core.stats.many import FAMILY_ERROR, across_seeds, adjusted, fallen, holm, unseen_only
 from palimpsest.core.stats.margins import beyond_margin, is_outcome
 from palimpsest.core.stats.means import level, mean, mean_difference, positive_mean
+from palimpsest.core.stats.power import smallest_mean_change, smallest_rate_change, spill_power, unseen_spill
 from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.seeds import joined, paired, two_level
@@ -68,6 +69,9 @@ __all__ = [
     "rate_difference",
     "ratio",
     "shifts",
+    "smallest_mean_change",
+    "smallest_rate_change",
+    "spill_power",
     "spread",
     "threshold",
     "told_apart",
@@ -76,4 +80,5 @@ __all__ = [
     "two_level",
     "unseen_only",
     "unseen_share",
+    "unseen_spill",
 ]

@@ -22,6 +22,12 @@ FEWEST_CLUSTERS = 8
 FEWEST_THAT_DIFFER = 3
 """Where all but so few clusters have one and the same value (0, mostly), how much the others carry is a guess."""
 
+WORKING_CORRELATION = 1.0
+"""Correlation within clusters that is assumed where too few items differ to estimate it: of templates that were not seen, each
+could do as a whole what none of those that were seen did."""
+WORKING_WEIGHT = 4.0
+"""At how many items that differ the assumption counts for a quarter."""
+
 
 @dataclass(frozen=True)
 class Clustered:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, FEWEST_THAT_DIFFER, Clustered, clustered, differences
+from palimpsest.core.stats.power import mean_change_found
 from palimpsest.core.stats.spread import ONE_IN, needed_clusters, needed_to_exclude, within
 
 SEEN_IF_THERE = needed_clusters(1 / ONE_IN)
@@ -101,7 +102,7 @@ def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when
         interval=data.around(),
         method=method.format(data.count),
         p_value=spread.p_value,
-        minimum_detectable=spread.minimum_detectable,
+        minimum_detectable=mean_change_found(data),
         equivalent=None if margin is None else data.count >= needed_to_exclude(margin, unit) and data.inside(margin),
         p_worse=None if margin is None else spread.over(margin),
         **known,

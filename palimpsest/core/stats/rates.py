@@ -14,14 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import Clustered, clustered, differences
-from palimpsest.core.stats.spread import LEVEL, around, minimum_detectable, needed_to_exclude, quantile, two_sided
-
-WORKING_CORRELATION = 1.0
-"""Correlation within clusters that is assumed where too few items differ to estimate it: of templates that were not seen, each
-could do as a whole what none of those that were seen did."""
-WORKING_WEIGHT = 4.0
-"""At how many items that differ the assumption counts for a quarter."""
+from palimpsest.core.stats.clusters import WORKING_CORRELATION, WORKING_WEIGHT, Clustered, clustered, differences
+from palimpsest.core.stats.power import rate_change_found
+from palimpsest.core.stats.spread import LEVEL, around, needed_to_exclude, quantile, two_sided
 
 
 class Flips(NamedTuple):
@@ -103,7 +98,8 @@ def rate_difference(
     """
     from scipy import special
 
-    data = clustered(differences(_outcomes(before), _outcomes(after)), clusters)
+    first, second = _outcomes(before), _outcomes(after)
+    data = clustered(differences(first, second), clusters)
     if not data.enough:
         return Estimate(value=data.mean, unit=unit, n=data.count, interval=None, method=data.too_few, margin=margin)
     centre, error, effect = adjusted_difference(data)
@@ -115,7 +111,7 @@ def rate_difference(
         interval=(min(data.mean, max(-1.0, low)), max(data.mean, min(1.0, high))),
         method=f"paired Bonett-Price interval over {data.count} clusters, design effect {effect:.2f}",
         p_value=two_sided(centre / error, data.degrees),
-        minimum_detectable=minimum_detectable(error, data.degrees),
+        minimum_detectable=rate_change_found(first, second, data),
         margin=margin,
         equivalent=None if margin is None else _inside(centre, error, data, margin),
         p_worse=None if margin is None else float(special.stdtr(data.degrees, (margin - centre) / error)),

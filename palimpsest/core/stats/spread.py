@@ -23,6 +23,9 @@ SKEWNESS_SHARE = 1.25
 ONE_IN = 20
 """A change is called absent only where one carried by one cluster in so many would have been seen."""
 
+_LEAST_VARIANCE = 0.25
+"""Of the lower end of an interval, as a share of the value's own, however skewed the clusters are."""
+
 _RANGES = {"share": (0.0, 1.0), "points": (-1.0, 1.0)}
 """Between what a quantity of some unit must lie."""
 
@@ -47,12 +50,7 @@ class Spread:
     @cached_property
     def skew(self) -> float:
         """Skewness of the number's own distribution: that of the clusters over the root of their count."""
-        n = self.count
-        if n < 3 or self.error == 0.0:
-            return 0.0
-        size = self.error / math.sqrt(n)
-        skewness = float(np.power(self.influence / size, 3).mean()) * math.sqrt(n * (n - 1)) / (n - 2)
-        return SKEWNESS_SHARE * skewness / math.sqrt(n)
+        return float(skew_of(self.influence)) if self.count > 2 and self.error > 0.0 else 0.0
 
     def around(self, level: float = LEVEL) -> tuple[float, float]:
         """Return the interval."""
@@ -74,19 +72,44 @@ class Spread:
 
     @property
     def minimum_detectable(self) -> float:
-        """Smallest shift to either side that the test of 0 finds with power 0.8."""
-        return (max(self._reaches(quantile(0.5 + LEVEL / 2, self.degrees))) + quantile(POWER, self.degrees)) * self.error
+        """Smallest rise, of all clusters alike, that the test of 0 finds with power 0.8."""
+        return float(smallest_rise(self.error, self.skew, self.degrees))
 
     def _reaches(self, reach: float) -> tuple[float, float]:
         """Return how many standard errors it reaches down and up."""
-        return max(reach, _untransformed(reach, self.skew)), max(reach, -_untransformed(-reach, self.skew))
+        return float(reach_down(reach, self.skew)), float(reach_down(reach, -self.skew))
 
 
-def _untransformed(value: float, skew: float) -> float:
-    """Return the t statistic whose transform is ``value`` (Hall 1992, J. R. Statist. Soc. B 54, 221)."""
-    if abs(skew) < 1e-6:
-        return value
-    return 3 / skew * (math.cbrt(1 + skew * (value - skew / 6)) - 1)
+def skew_of(influence: np.ndarray) -> np.ndarray:
+    """Return the skewness of a number's own distribution: that of the clusters over the root of their count.
+
+    Args:
+        influence: shape (..., clusters), three or more, not all 0.
+    """
+    n = influence.shape[-1]
+    size = np.sqrt(np.square(influence).mean(axis=-1, keepdims=True))
+    skewness = np.power(influence / size, 3).mean(axis=-1) * math.sqrt(n * (n - 1)) / (n - 2)
+    return SKEWNESS_SHARE * skewness / math.sqrt(n)
+
+
+def reach_down(reach: float, skew: np.ndarray | float) -> np.ndarray:
+    """Return how many standard errors an interval reaches down that without skewness reaches this far.
+
+    It is the more cautious of t and of the t statistic whose transform is ``reach`` (Hall 1992, J. R. Statist. Soc. B 54, 221).
+    """
+    known = np.where(np.abs(skew) < 1e-6, 1e-6, skew)
+    return np.maximum(reach, 3 / known * (np.cbrt(1 + known * (reach - known / 6)) - 1))
+
+
+def smallest_rise(error: np.ndarray | float, skew: np.ndarray | float, degrees: float) -> np.ndarray:
+    """Return the smallest rise, of all clusters alike, that is found with power 0.8.
+
+    The lower end of an interval varies less than the value where clusters are skewed upwards (the error is large where the
+    value is), and more where they are skewed downwards: a fall against the skewness takes more than a rise with it.
+    """
+    below = reach_down(quantile(0.5 + LEVEL / 2, degrees), skew)
+    vary = np.sqrt(np.maximum(_LEAST_VARIANCE, 1 - below * skew))
+    return (below + quantile(POWER, degrees) * vary) * error
 
 
 @lru_cache(maxsize=1024)
