@@ -135,7 +135,7 @@ def _unseen(data: Clustered, side: int) -> float:
     share = float((side * data.values > 0).mean())
     if share == 1.0:
         return 0.0
-    items = data.values.size / design_effect(data, np.count_nonzero(data.values))
+    items = data.values.size / design_effect(data, float(np.count_nonzero(data.values)))
     return float(special.betaincinv(share * items + 1, (1 - share) * items, 0.95)) - share
 
 
