@@ -74,7 +74,8 @@ def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subj
     for name, audit in plan.audits.items():
         try:
             taken = {need.name: session.get(*as_first(need, digests)) for need in audit.needs(plan.case)}
-            result = audit.analyse(audit.gather(plan.case, taken), numpy_stream(0, "analyse", name))
+            there = {key: one for key, one in taken.items() if one is not None}
+            result = audit.analyse(audit.gather(plan.case, there), numpy_stream(0, "analyse", name))
         except NotApplicable:
             continue
         findings += result.findings
@@ -113,7 +114,7 @@ def jackknife(alarms: np.ndarray, members: Sequence[Sequence[int]], count: int) 
 
 
 def main() -> None:
-    given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    given = argparse.ArgumentParser(description="False alarms about models trained on rehearsal alone.")
     given.add_argument("folder", type=Path)
     given.add_argument("--models", type=int, default=16)
     given.add_argument("--runs", type=int, default=1)
