@@ -197,7 +197,8 @@ class Forgetting(Audit[Data]):
         rows, silent = [], []
         said: dict[str, list[str]] = {state: [] for state in STATES}
         everything = {**data.capabilities, **data.texts}
-        changes = {name: self._changes(one) for name, one in everything.items()}
+        same = _is_same(list(everything.values()))
+        changes = {name: self._changes(one, same) for name, one in everything.items()}
         worse: dict[str, dict[str, Estimate]] = {}
         for name, one in everything.items():
             worse[name] = {kind: changes[name][kind] for kind in ("loss_change", "accuracy_drop") if kind in changes[name]}
@@ -249,8 +250,8 @@ class Forgetting(Audit[Data]):
             ),
         )
 
-    def _changes(self, one: Paired) -> dict[str, Estimate]:
-        """Return every estimate of one capability or text, by kind."""
+    def _changes(self, one: Paired, same: bool) -> dict[str, Estimate]:
+        """Return every estimate of one capability or text, by kind; ``same``: whether all that was read is, to the last bit."""
         unit, where = "nats/token", one.clusters
         told = {}
         if one.loss_before is not None and one.loss_after is not None:
@@ -258,7 +259,7 @@ class Forgetting(Audit[Data]):
                 "loss_before": stats.level(one.loss_before, where, unit=unit),
                 "loss_after": stats.level(one.loss_after, where, unit=unit),
                 "loss_change": stats.mean_difference(
-                    one.loss_before, one.loss_after, where, margin=self.loss_margin, unit=unit
+                    one.loss_before, one.loss_after, where, margin=self.loss_margin, unit=unit, same=same
                 ),
             }
         if one.loss_before is not None and one.loss_after is not None and one.tokens is not None:
@@ -266,7 +267,9 @@ class Forgetting(Audit[Data]):
             told |= {
                 "token_loss_before": stats.level(before, labels, unit=unit),
                 "token_loss_after": stats.level(after, labels, unit=unit),
-                "token_loss_change": stats.mean_difference(before, after, labels, margin=self.loss_margin, unit=unit),
+                "token_loss_change": stats.mean_difference(
+                    before, after, labels, margin=self.loss_margin, unit=unit, same=same
+                ),
             }
         if one.loss_before is not None and one.loss_control is not None:
             told["loss_change_control"] = stats.mean_difference(one.loss_before, one.loss_control, where, unit=unit)
@@ -407,6 +410,14 @@ def _flip_table(capabilities: Mapping[str, Paired]) -> tuple[Table, ...]:
 def _asked_table(data: Data) -> tuple[Table, ...]:
     columns = ("", "asked", "a right answer")
     return (Table(title="One item of each ability", columns=columns, rows=data.asked),) if data.asked else ()
+
+
+def _is_same(everything: Sequence[Paired]) -> bool:
+    """Whether both models have the same losses to the last bit on everything, and that is enough to have seen any that differ."""
+    losses = [(one.loss_before, one.loss_after) for one in everything]
+    equal = all(before is not None and after is not None and np.array_equal(before, after) for before, after in losses)
+    clusters = sum(len(np.unique(one.clusters)) for one in everything)
+    return equal and clusters >= stats.needed_to_exclude(1 / stats.ONE_IN, "share")
 
 
 def _fallen(worse: Mapping[str, Mapping[str, Estimate]]) -> set[str]:

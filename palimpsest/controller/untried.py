@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from palimpsest.controller.attempts import Attempt, Seen
 from palimpsest.controller.settings import Settings
 from palimpsest.core.estimate import Estimate
-from palimpsest.core.stats.clusters import POWER, minimum_detectable, quantile
+from palimpsest.core.stats.spread import POWER, minimum_detectable, quantile
 from palimpsest.core.wording import amount, counted
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.verdict import Thresholds

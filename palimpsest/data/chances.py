@@ -88,13 +88,14 @@ class Options:
     def estimates(self, pole: str) -> dict[str, Estimate]:
         """Return ``probability``, ``share`` and ``held`` of one pole, each ``_before``, ``_after`` and ``_change``."""
         both = [self.chances[pole, when] for when in WHEN if (pole, when) in self.chances]
+        same = len(both) == 2 and all(_equal(*(getattr(one, name) for one in both)) for name in ("share", "held"))
         found: dict[str, Estimate] = {}
         for name in ("probability", "share", "held") if len(both) == 2 else ():
             before, after = (getattr(one, name) for one in both)
             if before is not None and after is not None:
                 found[f"{name}_before"] = stats.level(before, self.clusters[pole], unit="share")
                 found[f"{name}_after"] = stats.level(after, self.clusters[pole], unit="share")
-                found[f"{name}_change"] = stats.mean_difference(before, after, self.clusters[pole], unit="points")
+                found[f"{name}_change"] = stats.mean_difference(before, after, self.clusters[pole], unit="points", same=same)
         return found
 
     def why_not(self) -> str:
@@ -158,3 +159,7 @@ def _doubt(poles: Mapping[str, ItemSet], check: Check | None, generation: Mappin
     if most is not None and most < longest:
         return f"Answers are cut after {most} tokens, and an option has {longest}."
     return ""
+
+
+def _equal(before: np.ndarray | None, after: np.ndarray | None) -> bool:
+    return before is not None and after is not None and bool(np.array_equal(before, after))

@@ -17,7 +17,7 @@ import numpy as np
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate, unknown
 from palimpsest.core.measurement import Measurement
-from palimpsest.core.stats.clusters import quantile
+from palimpsest.core.stats.spread import quantile
 from palimpsest.core.stats.vectors import Cloud, Jackknifed, common_length, common_square, effective_rank
 from palimpsest.data.chat import Example
 

@@ -26,12 +26,13 @@ from palimpsest.core.stats.rates import Flips, flips, rate, rate_difference
 from palimpsest.core.stats.ratios import ratio
 from palimpsest.core.stats.seeds import joined, paired, two_level
 from palimpsest.core.stats.signal import d_prime, d_prime_change
-from palimpsest.core.stats.spread import minimum_detectable, needed_to_exclude, unseen_share
+from palimpsest.core.stats.spread import ONE_IN, minimum_detectable, needed_to_exclude, unseen_share
 from palimpsest.core.stats.traits import spread, trait_change, trait_level
 
 __all__ = [
     "FAMILY_ERROR",
     "FEWEST_CLUSTERS",
+    "ONE_IN",
     "Apart",
     "Flips",
     "across_seeds",

@@ -170,7 +170,7 @@ def against_noise_floor(values: ArrayLike, floors: ArrayLike, clusters: ArrayLik
     lowest = min(float(tuned.min(initial=0.0)), float(runs.min(initial=0.0)))
     if lowest < 0:
         raise ValueError(f"a distance can't be below 0, found {lowest}")
-    return over_controls(mean_difference(runs.mean(0), tuned, clusters, unit=unit), runs.mean(1), distance=True)
+    return over_controls(mean_difference(runs.mean(0), tuned, clusters, unit=unit, same=True), runs.mean(1), distance=True)
 
 
 def distances(
@@ -221,14 +221,16 @@ def shifts(
     found = {
         f"{name}_before": level(one, labels, unit=unit),
         f"{name}_after": level(two, labels, unit=unit),
-        f"{name}_shift": mean_difference(one, two, labels, unit=_change(unit)),
+        f"{name}_shift": mean_difference(one, two, labels, unit=_change(unit), same=True),  # computed: 0 to the last bit
     }
     if controls is None:
         return found
     runs = controls[:, there]
     middle, change = runs.mean(0), runs.mean(1)
-    moved = of_controls(mean_difference(one, middle, labels, unit=_change(unit)), change - one.mean(), distance=False)
-    beyond = over_controls(mean_difference(middle, two, labels, unit=_change(unit)), change, distance=False)
+    moved = of_controls(
+        mean_difference(one, middle, labels, unit=_change(unit), same=True), change - one.mean(), distance=False
+    )
+    beyond = over_controls(mean_difference(middle, two, labels, unit=_change(unit), same=True), change, distance=False)
     return {**found, f"{name}_shift_control": moved, f"{name}_over_floor": beyond}
 
 

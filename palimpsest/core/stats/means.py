@@ -42,8 +42,8 @@ def mean_difference(
 ) -> Estimate:
     """Return the mean of after - before, paired by item, with an interval over clusters.
 
-    When no item differs at all, though items have numbers of their own, both come from one function: the interval is (0, 0), p
-    is 1 and the method says that they are identical.
+    When no item differs at all, and clusters are enough to have seen one that does or both sides are known to be the same, the
+    interval is (0, 0), p is 1 and the method says that they are identical.
 
     Args:
         before: shape (items,), finite.
@@ -55,7 +55,7 @@ def mean_difference(
             is the same to the last bit); then no difference is none, whatever the values.
     """
     moved = clustered(differences(before, after), clusters)
-    return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", _identical(before, moved, same))
+    return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", _identical(moved, same))
 
 
 def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, computed: bool = False) -> Estimate:
@@ -109,12 +109,9 @@ def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when
     )
 
 
-def _identical(values: ArrayLike, moved: Clustered, same: bool = False) -> str:
-    """Return what no difference at all means: where most items are alike (0, mostly), that none differs may be chance."""
-    if moved.values.any():
-        return ""
-    own = same or moved.count >= SEEN_IF_THERE or len(np.unique(np.asarray(values, dtype=np.float64))) > moved.count / 2
-    return "identical on every item" if own else ""
+def _identical(moved: Clustered, same: bool) -> str:
+    """Return what no difference at all means: of few clusters, that none differs may be chance."""
+    return "identical on every item" if (same or moved.count >= SEEN_IF_THERE) and not moved.values.any() else ""
 
 
 def _without_interval(data: Clustered) -> str | None:
