@@ -413,7 +413,7 @@ def _asked_table(data: Data) -> tuple[Table, ...]:
 
 
 def _is_same(everything: Sequence[Paired]) -> bool:
-    """Whether both models have the same losses to the last bit on everything, and that is enough to have seen any that differ."""
+    """Whether both models have the same losses to the last bit on everything, on enough of it to have seen any that differ."""
     losses = [(one.loss_before, one.loss_after) for one in everything]
     equal = all(before is not None and after is not None and np.array_equal(before, after) for before, after in losses)
     clusters = sum(len(np.unique(one.clusters)) for one in everything)
