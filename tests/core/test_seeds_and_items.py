@@ -69,7 +69,7 @@ def test_without_an_error_over_items_it_is_the_t_interval() -> None:
 
 
 def test_seeds_that_agree_are_known_no_better_than_their_items() -> None:
-    one = stats.mean(np.linspace(0.1, 0.5, 24), np.arange(24), unit="points")
+    one = stats.mean(np.linspace(-0.1, 0.7, 24), np.arange(24), unit="points")
     found = stats.two_level([one] * 3, "points")
     assert found.interval == pytest.approx(one.interval)
     assert found.p_value == pytest.approx(one.p_value, rel=1e-4)

@@ -326,4 +326,10 @@ def _detectable(found: Estimate, values: np.ndarray, distance: bool) -> float:
 
     degrees = len(values) - 1
     multiple = float(special.nctdtrinc(degrees, 1 - POWER, quantile(0.5 + LEVEL / 2, degrees)))
-    return math.hypot(found.minimum_detectable or 0.0, _reach(values, multiple, distance)[1])
+    low, high = found.interval or (found.value or 0.0, found.value or 0.0)
+    value = found.value or 0.0
+    items = max(value - low, high - value) * (1 + quantile(POWER, math.inf) / quantile(0.5 + LEVEL / 2, math.inf))
+    runs = _reach(values, multiple, distance)[1]
+    if _is_log(values, distance):  # clusters that moved further scatter as much further, unlike those of a rise of all alike
+        items *= 1 + math.hypot(items, runs) / float(values.mean())
+    return math.hypot(items, runs)
