@@ -64,6 +64,8 @@ class Verdict(Spec):
     next_steps: tuple[str, ...]
     steps: tuple[Step, ...] = ()
     """The same for a program, where there is a behaviour that was meant to change."""
+    leaning: tuple[Label, ...] = ()
+    """Where it is not decided: what the estimates alone come to, for a search that goes on. It is claimed nowhere."""
 
     @property
     def as_intended(self) -> bool:
@@ -106,7 +108,7 @@ def judge(
     reasons += _forgetting_reasons(findings, forgotten, open_)
     if labels[0] == "too_little" and not forgotten:
         reasons.append(_TRIGGER)
-    steps = _next(labels, forgotten, decided=decided, conditional=spill.side is not None, measured=told)
+    steps = steps_for(labels, forgotten, decided=decided, conditional=spill.side is not None, measured=told)
     return Verdict(
         labels=tuple(labels),
         headline=_headline(labels, _named(findings, forgotten), decided=decided, fell=spill.fell),
@@ -114,7 +116,20 @@ def judge(
         reasons=tuple(reasons),
         next_steps=tuple(step.said for step in steps),
         steps=tuple(steps),
+        leaning=tuple(_leaning(findings, outcome.estimate, thresholds, forgotten)) if labels[0] == "could_not_say" else (),
     )
+
+
+def _leaning(findings: Sequence[Finding], outcome: Estimate, thresholds: Thresholds, forgotten: Sequence[str]) -> list[Label]:
+    withheld, spill = _first(findings, "withheld"), _first(findings, "spill")
+    if withheld is None or withheld.estimate.value is None:
+        return []
+    wanted = outcome.value or 0.0
+    share = spill.estimate.value if spill is not None else None
+    leaks = withheld.estimate.value > thresholds.spill * wanted if share is None else share > thresholds.spill
+    first: Label = "too_little" if wanted < thresholds.reached else "overshoot" if leaks else "as_intended"
+    labels: list[Label] = [first, "forgetting"] if forgotten else [first]
+    return [label for label in labels if label != "as_intended"] if forgotten else labels
 
 
 _REACHED: dict[Side, str] = {
@@ -210,7 +225,7 @@ def judge_seeds(
         said.append(told if not said else told[0].lower() + told[1:])
         reasons.append(f"seed by seed, each judged by its own items: {told[0].lower()}{told[1:]}")
         labels.append(label)
-        steps += _next([label], list(forgot))
+        steps += steps_for([label], list(forgot))
     return Verdict(
         labels=tuple(labels),
         headline="; ".join(said),
@@ -383,7 +398,7 @@ _SAID: dict[str, str] = {
 _UNMEASURED = "Give what should stay (rehearsal with checks, --text FILE or --tasks NAME) before it is shipped."
 
 
-def _next(
+def steps_for(
     labels: Sequence[Label],
     forgotten: list[str],
     *,

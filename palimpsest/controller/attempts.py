@@ -14,7 +14,7 @@ from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
 from palimpsest.core.wording import number, shown
 from palimpsest.store.record import RunRecord
-from palimpsest.verdict import Label, Step, Sureness, Verdict, beyond
+from palimpsest.verdict import Label, Step, Sureness, Verdict, beyond, steps_for
 
 Purpose = Literal["search", "confirm"]
 
@@ -76,11 +76,12 @@ def seen(verdict: Verdict, findings: Sequence[Finding]) -> Seen:
     fell = {one.subject: one.estimate for one in reversed(beyond(findings))}
     losses = [one.estimate for one in findings if one.tag == "forgetting" and one.estimate.unit == "nats/token"]
     known = [(one.interval[0], one) for one in losses if one.interval is not None]
+    labels = verdict.leaning or verdict.labels  # a search goes on by the estimates where the verdict does not decide
     return Seen(
-        labels=verdict.labels,
+        labels=labels,
         headline=verdict.headline,
         sure=verdict.sure,
-        steps=verdict.steps,
+        steps=tuple(steps_for(labels, list(dict.fromkeys(fell)))) if verdict.leaning else verdict.steps,
         outcome=first("outcome"),
         withheld=first("withheld"),
         spill=first("spill"),

