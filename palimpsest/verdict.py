@@ -65,7 +65,8 @@ class Verdict(Spec):
     steps: tuple[Step, ...] = ()
     """The same for a program, where there is a behaviour that was meant to change."""
     leaning: tuple[Label, ...] = ()
-    """Where it is not decided: what the estimates alone come to, for a search that goes on. It is claimed nowhere."""
+    """Where it is not decided, or spills before it is enough: what the estimates alone come to, for a search that goes on
+    (poles that rise together at first often part later). It is claimed nowhere."""
 
     @property
     def as_intended(self) -> bool:
@@ -116,7 +117,9 @@ def judge(
         reasons=tuple(reasons),
         next_steps=tuple(step.said for step in steps),
         steps=tuple(steps),
-        leaning=tuple(_leaning(findings, outcome.estimate, thresholds, forgotten)) if labels[0] == "could_not_say" else (),
+        leaning=tuple(_leaning(findings, outcome.estimate, thresholds, forgotten))
+        if labels[0] == "could_not_say" or (labels[0] == "overshoot" and reached != "over")
+        else (),
     )
 
 

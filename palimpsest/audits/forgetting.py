@@ -413,7 +413,7 @@ def _asked_table(data: Data) -> tuple[Table, ...]:
 
 
 def _is_same(everything: Sequence[Paired]) -> bool:
-    """Whether both models have the same losses to the last bit on everything that was read: one function, as far as that goes."""
+    """Whether both models have the same losses to the last bit on everything that was read: one function, so far."""
     losses = [(one.loss_before, one.loss_after) for one in everything if one.loss_before is not None]
     return bool(losses) and all(after is not None and np.array_equal(before, after) for before, after in losses)
 
