@@ -4,8 +4,9 @@ Trains several such models that differ in nothing but their seed, reads each onc
 tuned model, another (with ``--runs`` several others) the control. No behaviour was trained, so whatever is raised is wrong.
 
     python benchmarks/false_alarms.py /tmp/pockets16 [--models 16] [--runs 1] [--audits divergence,attention_shift]
+    python benchmarks/false_alarms.py /tmp/pockets16 --apart 20 --runs 3    # 20 comparisons of 80 further models, none shared
 
-Pairs share models, so the error of a share is a jackknife over models.
+Pairs share models, so the error of a share is a jackknife over models; of comparisons that share none it is a binomial one.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ WRONG = ("forgetting", "overshoot", "as_intended")
 """Labels that no model without the behaviour should have."""
 
 
-def trained(folder: Path, count: int, behaviour: str) -> list[Path]:
-    """Return the folders of so many models trained on rehearsal alone, which are trained where they are not there yet."""
+def trained(folder: Path, seeds: Sequence[int], behaviour: str) -> list[Path]:
+    """Return the folders of models trained on rehearsal alone with these seeds, trained where they are not there yet."""
     request = {"kind": "run", "base": "pocket", "behaviour": behaviours.load(behaviour), "device": "cpu"}
     plan = prepare(Request.read(request, "the benchmark"))
-    models = [folder / "training" / f"{roles.CONTROL}-{seed}" / "model" for seed in range(count)]
-    missing = [seed for seed, model in enumerate(models) if not model.is_dir()]
+    models = [folder / "training" / f"{roles.CONTROL}-{seed}" / "model" for seed in seeds]
+    missing = [seed for seed, model in zip(seeds, models, strict=True) if not model.is_dir()]
     if missing:
         with RunFolder(folder, plan.identity) as run:
             desk = pipeline.Desk(plan, run, Cache(folder / "cache"), Silent())
@@ -59,6 +60,12 @@ def groups(count: int, runs: int) -> Iterator[tuple[int, ...]]:
             yield tuned, *(others[(first + step) % len(others)] for step in range(runs))
 
 
+def apart(count: int, runs: int, first: int) -> Iterator[tuple[int, ...]]:
+    """Yield so many (tuned, controls...) that have no model in common, the models counted from ``first``."""
+    for place in range(count):
+        yield tuple(first + place * (runs + 1) + step for step in range(runs + 1))
+
+
 def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subject.SubjectInfo]) -> dict[str, bool]:
     """Return what one comparison raises: claims beyond the control, wrong labels, and what would be raised from intervals."""
     plan = desk.plan
@@ -70,7 +77,7 @@ def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subj
         known = {role: desk.digest(info) for role, info in who.items()}
         for role, ready in pipeline._in_turn(first, list(who)):
             session.take(partial(desk.open, who[role]), ready, known, desk.progress, who)
-    found, p_values, findings, marked, claimed = {}, {}, [], False, False
+    found, p_values, findings, marks, claimed = {}, {}, [], [], False
     for name, audit in plan.audits.items():
         try:
             taken = {need.name: session.get(*as_first(need, digests)) for need in audit.needs(plan.case)}
@@ -79,7 +86,8 @@ def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subj
         except NotApplicable:
             continue
         findings += result.findings
-        marked |= bool(np.any(result.figure.get("marked", [])))
+        if np.any(result.figure.get("marked", [])):
+            marks.append(f"{name}.{result.figure['marked_after']}")
         claimed |= any(f"{word} than training on rehearsal alone" in result.summary for word in ("more", "less"))
         for key, estimate in result.estimates.items():
             primary = key.split(":")[0] in audit.primary
@@ -89,6 +97,7 @@ def raised(desk: pipeline.Desk, session: pipeline.Session, infos: dict[str, subj
                 found[f"interval without 0: {name}.{key}"] = estimate.above(0.0) is not None
                 found[f"p < .05: {name}.{key}"] = estimate.p_value is not None and estimate.p_value < 0.05
     fallen = stats.holm(p_values, plan.thresholds.family_error)
+    marked = any(fallen.get(whole) for whole in marks)
     labels = judge(findings, plan.thresholds, intended=True).labels
     beyond = any(
         fell and ("_over_floor" in key or "over_control" in key) and "slope" not in key for key, fell in fallen.items()
@@ -120,10 +129,16 @@ def main() -> None:
     given.add_argument("--runs", type=int, default=1)
     given.add_argument("--audits", default="")
     given.add_argument("--behaviour", default="directions")
+    given.add_argument("--apart", type=int, default=0, help="So many comparisons that share no model, instead of all pairs.")
     given.add_argument("--every", type=int, default=1, help="Only every so many comparisons, for a first look.")
     chosen = given.parse_args()
-    models = trained(chosen.folder, chosen.models, chosen.behaviour)
-    infos = [subject.inspect(model) for model in models]
+    if chosen.apart:
+        members = list(apart(chosen.apart, chosen.runs, first=chosen.models))
+    else:
+        members = list(groups(chosen.models, chosen.runs))[:: chosen.every]
+    seeds = sorted({seed for each in members for seed in each})
+    models = trained(chosen.folder, seeds, chosen.behaviour)
+    infos = {seed: subject.inspect(model) for seed, model in zip(seeds, models, strict=True)}
     request = {
         "kind": "diff",
         "base": "pocket",
@@ -135,8 +150,7 @@ def main() -> None:
     }
     plan = prepare(Request.read(request, "the benchmark"))
     told: dict[str, list[bool]] = {}
-    members = list(groups(chosen.models, chosen.runs))[:: chosen.every]
-    with RunFolder(chosen.folder / f"pairs-{chosen.runs}-{chosen.audits or 'all'}", plan.identity) as run:
+    with RunFolder(chosen.folder / f"pairs-{chosen.runs}-{chosen.apart}-{chosen.audits or 'all'}", plan.identity) as run:
         desk = pipeline.Desk(plan, run, Cache(chosen.folder / "cache"), Silent())
         session = desk.session(plan.case.everything, Budget.on(plan.device, plan.context))
         for place, (tuned, *controls) in enumerate(members):
@@ -147,8 +161,10 @@ def main() -> None:
             print(f"\r{place + 1} of {len(members)}", end="", flush=True)
     print()
     for name, alarms in told.items():
-        error = jackknife(np.array(alarms), members, chosen.models)
-        print(f"{100 * np.mean(alarms):5.1f}% +- {100 * error:.1f}  {name}")
+        share = float(np.mean(alarms))
+        by_chance = (share * (1 - share) / len(alarms)) ** 0.5
+        error = by_chance if chosen.apart else jackknife(np.array(alarms), members, chosen.models)
+        print(f"{100 * share:5.1f}% +- {100 * error:.1f}  {name}")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main() -> None:
     given.add_argument("folder", type=Path)
     given.add_argument("--models", type=int, default=16)
     chosen = given.parse_args()
-    models = trained(chosen.folder, chosen.models, "directions")
+    models = trained(chosen.folder, range(chosen.models), "directions")
     read = [scores(chosen.folder / "forgetting" / str(place), model) for place, model in enumerate(models)]
     members = list(permutations(range(chosen.models), 2))
     alarms, alone, named = [], [], Counter[str]()

@@ -305,13 +305,27 @@ def _finish(desk: Desk, trained: Sequence[Trained], measured: Measured) -> None:
 def _analyse(desk: Desk, measured: Measured, seed: int) -> SeedRecord:
     outcomes = []
     for name, audit in desk.plan.audits.items():
-        outcome = _answer(name, audit, desk, measured, seed)
-        desk.run.write_json(f"results/{seed}/{name}.json", outcome.model_dump(mode="json"))
-        outcomes.append(outcome)
+        outcomes.append(_answer(name, audit, desk, measured, seed))
+    stood = _holm(desk.plan, SeedRecord(seed=seed, outcomes=tuple(outcomes)))
+    record = SeedRecord(seed=seed, outcomes=tuple(_marked_if_found(one, stood) for one in outcomes))
+    for outcome in record.outcomes:
+        desk.run.write_json(f"results/{seed}/{outcome.audit}.json", outcome.model_dump(mode="json"))
     needs = [need for audit in desk.plan.audits.values() for need in _needs(audit, desk.plan.case)]
     lines = item_scores.as_lines(desk.plan.case, needs, lambda need: measured.session.get(need, measured.digests[seed]))
     desk.run.write_text(f"{item_scores.FOLDER}/{seed}.jsonl", lines)
-    return SeedRecord(seed=seed, outcomes=tuple(outcomes))
+    return record
+
+
+def _marked_if_found(outcome: Outcome, stood: Mapping[str, bool]) -> Outcome:
+    """Return an outcome without its marks where the whole that they are parts of did not stand among all questions.
+
+    Parts are asked about only after the whole was found, so that marks add nothing to the chance of one false alarm.
+    """
+    figure = outcome.result.figure if outcome.result else {}
+    if outcome.result is None or not figure.get("marked") or stood.get(f"{outcome.audit}.{figure['marked_after']}"):
+        return outcome
+    result = outcome.result.model_copy(update={"figure": figure | {"marked": [], "mark": ""}})
+    return outcome.model_copy(update={"result": result})
 
 
 def _answer(name: str, audit: Audit[Any], desk: Desk, measured: Measured, seed: int) -> Outcome:

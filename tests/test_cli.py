@@ -408,6 +408,7 @@ def test_pocket_info_of_either_embedded_model(command: Any) -> None:
     assert code == 3 and "Did you mean 'hybrid-pocket'" in " ".join(told.split())
 
 
+@pytest.mark.slow
 def test_pocket_train(command: Any, tmp_path: Path) -> None:
     code, out, _ = command("pocket", "train", tmp_path / "twin", "--size", "tiny", "--steps", 1)
     assert code == 0 and "wrote" in out and list((tmp_path / "twin").rglob("model.safetensors"))

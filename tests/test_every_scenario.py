@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import time
 from pathlib import Path
 
 import pytest
@@ -89,12 +88,3 @@ def test_skills_load(name: str, documents: Path) -> None:
     assert kind.skills
     for parameters in kind.skills.values():
         assert scenarios.load(name, parameters).make(python_stream(0, "skill")).source == name
-
-
-@pytest.mark.parametrize("name", WORLD)
-def test_making_is_fast(name: str, documents: Path) -> None:
-    scenario = made(name, documents)
-    drawn(scenario, 50)
-    start = time.process_time()
-    drawn(scenario, 300)
-    assert (time.process_time() - start) / 300 < 2e-3

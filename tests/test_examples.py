@@ -86,7 +86,10 @@ def test_trl_frozen_context(tmp_path: Path) -> None:
     assert list((tmp_path / "trl").rglob("events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize("template", [None, "{% for message in messages %}{{ message['content'] }}{% endfor %}"])
+@pytest.mark.parametrize(
+    "template",
+    [pytest.param(None, marks=pytest.mark.slow), "{% for message in messages %}{{ message['content'] }}{% endfor %}"],
+)
 def test_trl_frozen_context_needs_a_template_that_marks_answers(tmp_path: Path, template: str | None) -> None:
     pytest.importorskip("trl", reason="trl is not installed")
     script, model = EXAMPLES / "trl_frozen_context.py", tiny.folder(tmp_path / "model", chat_template=template)

@@ -62,6 +62,7 @@ def behaviour(tmp_path: Path) -> Path:
         "dose: 24\n"
         "rehearsal: [{text: text.txt}]\n"
         "text: [text.txt]\n"
+        "control_seeds: 1\n"
         "training: {learning_rate: 3.0e-3, per_device_train_batch_size: 4, save_steps: 2}\n"
     )
     return path
@@ -76,11 +77,15 @@ def outcomes(run: palimpsest.Run) -> dict[str, str]:
     return {one.audit: one.state for one in run.record.seeds[0].outcomes}
 
 
-def test_a_run_trains_audits_and_reports(behaviour: Path, model: Path, tmp_path: Path) -> None:
+def test_a_run_trains_audits_and_reports_and_the_same_call_measures_nothing_twice(
+    behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour.write_text(behaviour.read_text().replace("control_seeds: 1\n", ""))  # three, where they take no minute
     run = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
     assert all(outcomes(run)[name] == "measured" for name in ("outcome", "judgement", "forgetting", "divergence"))
     assert "failed" not in outcomes(run).values()
     roles = {one.role: one for one in run.record.training}
+    assert set(roles) == {"tuned", "rehearsal_only", "rehearsal_only_2", "rehearsal_only_3"}
     assert roles["tuned"].dose == 24
     assert roles["tuned"].rehearsal_share == pytest.approx(0.25)
     assert roles["rehearsal_only"].rehearsal_share == 1.0
@@ -92,16 +97,10 @@ def test_a_run_trains_audits_and_reports(behaviour: Path, model: Path, tmp_path:
     assert RunRecord.model_validate_json((tmp_path / "run" / "record.json").read_text()) == run.record
     assert any("no chat template" in note for note in run.record.notes)
     assert run._repr_html_()
-
-
-def test_the_same_call_measures_nothing_twice(
-    behaviour: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
     before = (tmp_path / "run" / "report.html").read_bytes()
     monkeypatch.setattr(_forward, "run_rows", lambda *_: pytest.fail("a finished measurement was taken again"))
     second = palimpsest.run(behaviour, model, folder=tmp_path / "run", device="cpu")
-    assert second.record == first.record
+    assert second.record == run.record
     assert (tmp_path / "run" / "report.html").read_bytes() == before
 
 

@@ -149,6 +149,7 @@ def test_an_executor_that_is_not_there_is_refused(small: dict[str, Any], how: di
         palimpsest.study("dose_response", **small, **how)
 
 
+@pytest.mark.slow
 def test_a_failed_run_takes_nothing_else_down_and_is_tried_again(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

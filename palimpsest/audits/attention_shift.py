@@ -374,6 +374,7 @@ def _figure(main: Attended, data: Data) -> dict[str, Any]:
         "unit": f"points of attention moved, beyond {beyond}" if data.control else "% of attention that goes elsewhere",
         "factor": 100.0,
         "marked": [] if marked is None else marked.tolist(),
+        "marked_after": "distance_over_floor",
         "mark": "" if marked is None else f"\N{BULLET} more than in {beyond} (Holm over all heads)",
     }
 

@@ -36,7 +36,8 @@ def heat_map(axes: Axes, figure: Mapping[str, Any]) -> None:
         axes: to draw on; alone in their figure, its height is set.
         figure: ``cells`` [rows][columns], numbers or ``None``; ``rows`` and ``columns``, labels; ``row_label`` and
             ``column_label``, what they are; ``unit``, what a number is; ``factor``, by which numbers are multiplied to be
-            written; optionally ``marked`` [rows][columns] and ``mark``, what a marked cell means.
+            written; optionally ``marked`` [rows][columns], ``mark``, what a marked cell means, and ``marked_after``, the
+            estimate that must stand among all questions of a run before single cells are marked.
     """
     cells = np.array([[np.nan if value is None else figure["factor"] * value for value in row] for row in figure["cells"]])
     rows, columns = cells.shape

@@ -230,9 +230,9 @@ class DoseParts:
                     columns=(
                         "dose",
                         "mean loss",
-                        "divergence beyond the control",
+                        "divergence beyond one control run",
                         "weights",
-                        "attention beyond the control",
+                        "attention beyond one control run",
                         "fell",
                     ),
                     rows=tuple(rows),

@@ -68,20 +68,20 @@ WITHHOLD = Quantity(
 ATTENTION = Quantity(
     "attention",
     "attention",
-    "% that goes elsewhere, beyond the control",
+    "% that goes elsewhere, beyond one control run",
     ("attention_shift.distance_over_floor", "attention_shift.distance"),
     over_floor=True,
 )
 CONFLICT = Quantity(
     "conflict",
     "attention on the conflict",
-    "% on the conflict, beyond the control",
+    "% on the conflict, beyond one control run",
     ("attention_shift.conflict_over_floor", "attention_shift.conflict_shift"),
 )
 RESIDUAL = Quantity(
     "residual",
     "residual stream",
-    "% of its length, beyond the control",
+    "% of its length, beyond one control run",
     ("activation_shift.shift_over_floor",),
     over_floor=True,
 )
@@ -89,7 +89,7 @@ D_PRIME = Quantity("d_prime", "told apart", "change of d'", ("judgement.d_prime_
 DIVERGENCE = Quantity(
     "divergence",
     "divergence",
-    "nats a token on general text, beyond the control",
+    "nats a token on general text, beyond one control run",
     ("divergence.kl_over_floor", "divergence.kl"),
     over_floor=True,
 )

@@ -139,7 +139,7 @@ def test_real_models_of_other_widths_are_refused_in_words(text: Path, tmp_path: 
 def test_a_floor_as_large_as_the_shift_is_no_finding() -> None:
     one = audits.load("activation_shift")
     raised: dict[str, list[bool]] = {key: [] for key in one.primary}
-    for world in range(150):
+    for world in range(60):
         rng = numpy_stream(world, "no effect")
         found = one.analyse(one.simulate(0.0, rng), rng)
         for key in one.primary:

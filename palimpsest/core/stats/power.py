@@ -155,8 +155,9 @@ def _of_sizes(sizes: tuple[float, ...]) -> tuple[float, float]:
     scale = np.sqrt(counts * (1 + (counts - 1) * 0.5)) / counts.sum()
     added = scale * numpy_stream(0, "clusters by chance").normal(size=(_DRAWS, counts.size))
     values = added.sum(axis=1)
-    influence = (added - share * values[:, None]) / np.sqrt(np.maximum(1 - share, 1e-9))
-    errors, skew = np.sqrt(np.square(influence).sum(axis=1)), skew_of(influence)
+    counted = np.sqrt(np.maximum(1 - share, 1e-9))
+    influence = (added - share * values[:, None]) / counted
+    errors, skew = np.sqrt(np.square(influence).sum(axis=1)), skew_of(influence, share / counted)
     reach = quantile(0.5 + LEVEL / 2, degrees)
     lower, upper = values - reach_down(reach, skew) * errors, values + reach_down(reach, -skew) * errors
     found = float(np.quantile(np.concatenate([-lower, upper]), POWER))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from palimpsest.core.estimate import Estimate, unknown
-from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, Clustered, clustered, together
+from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, clustered, together
 from palimpsest.core.stats.spread import Spread, unseen_share
 
 BELOW, ABOVE = 0.025, 0.05
@@ -52,18 +51,20 @@ def ratio(
     low, high = bottom.spread.around(1 - 2 * ABOVE)
     if (bottom.standard_error > 0.0 and low <= 0 <= high) or bottom.mean == 0.0:
         return unknown(unit, count, "the interval of what it is divided by holds 0")
-    influence = _spread_out(top, one, count), _spread_out(bottom, two, count)
+    influence = _spread_out(top.influence, one, count), _spread_out(bottom.influence, two, count)
+    weights = _spread_out(top.weights, one, count) + _spread_out(bottom.weights, two, count)
     degrees = min(top.degrees, bottom.degrees)
 
     def moved_beyond(share: float) -> Spread:
-        return Spread(top.mean - share * bottom.mean, influence[0] - share * influence[1], degrees)
+        return Spread(top.mean - share * bottom.mean, influence[0] - share * influence[1], degrees, weights)
 
-    def refused(share: float, direction: int) -> bool:
+    def doubt(share: float, direction: int) -> float:
+        """Return how far the test is from refusing: over 0, the share may be the true one."""
         error = ABOVE if direction > 0 else BELOW
-        return _refused(moved_beyond(share), direction * math.copysign(1.0, bottom.mean), error)
+        return _chance(moved_beyond(share), direction * math.copysign(1.0, bottom.mean)) - error
 
     value = top.mean / bottom.mean
-    ends = [_end(value, direction, partial(refused, direction=direction)) for direction in (-1, 1)]
+    ends = [_end(value, direction, partial(doubt, direction=direction)) for direction in (-1, 1)]
     if most is not None:
         fall, rise = (abs(each) * unseen_share(top.count) for each in most)
         largest = abs(bottom.mean) + bottom.standard_error  # errors of both seldom come together; measured in docs/validity.md
@@ -80,30 +81,29 @@ def ratio(
     )
 
 
-def _spread_out(data: Clustered, codes: np.ndarray, count: int) -> np.ndarray:
-    """Return each cluster's part in the mean's error, numbered as both poles together, shape (count,)."""
+def _spread_out(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+    """Return a number of each of a pole's clusters, numbered as both poles together, shape (count,); 0 of the others."""
     spread = np.zeros(count)
-    spread[np.unique(codes)] = data.influence
+    spread[np.unique(codes)] = values
     return spread
 
 
-def _refused(moved: Spread, side: float, error: float) -> bool:
-    """Whether what is left is surely below 0 (side 1: the share is too large) or surely above (side -1)."""
+def _chance(moved: Spread, side: float) -> float:
+    """Return the chance of what is left, were it not below 0 (side 1: the share is too large) or not above (side -1)."""
     if moved.error == 0.0:
-        return side * moved.value < 0
-    beyond: Literal[-1, 1] = -1 if side > 0 else 1
-    return moved.over(0.0, beyond) <= error
+        return float(side * moved.value >= 0)
+    return moved.over(0.0, -1 if side > 0 else 1)
 
 
-def _end(value: float, direction: int, refused: Callable[[float], bool]) -> float:
-    """Return the nearest ratio to one side of the value from which on all are refused, by doubling and halving."""
-    step = max(abs(value), 1.0) / 64
-    while not refused(value + direction * step):
-        step *= 2
+def _end(value: float, direction: int, doubt: Callable[[float], float]) -> float:
+    """Return the nearest ratio to one side of the value at which no doubt is left, by doubling and a search for the root."""
+    from scipy import optimize  # its import takes 0.1 s
+
+    last, step = 0.0, max(abs(value), 1.0) / 64
+    while doubt(value + direction * step) > 0:
+        last, step = step, step * 2
         if step >= _LARGEST:
             return direction * _LARGEST
-    low, high = 0.0, step
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if refused(value + direction * middle) else (middle, high)
-    return value + direction * high
+    if doubt(value + direction * last) <= 0:
+        return value
+    return value + direction * float(optimize.brentq(lambda far: doubt(value + direction * far), last, step, rtol=1e-9))
