@@ -1,6 +1,7 @@
 """Hostile: do the statistics hold in worlds that nobody's method assumed, and are they decided often enough?
 
-A rate over replicates is held against its limit less (or plus) two Monte Carlo errors. ``KNOWN`` names what stays short of it.
+A rate over replicates is held against its limit less (or plus) two Monte Carlo errors. What stays short of
+it is named (``KNOWN_WRONG``, ``KNOWN_WITHIN``).
 """
 
 from __future__ import annotations
@@ -29,13 +30,6 @@ RARE = {
     ("95% zeros", 8): "of 8 clusters three are not 0 in 58% of samples",
 }
 """Worlds in which fewer than three clusters differ in more than a fifth of samples: not deciding is right."""
-UNEVEN = "Zipf sizes, lognormal"
-KNOWN: dict[tuple[str, str, int], float] = {
-    **{("mean", UNEVEN, clusters): covered for clusters, covered in ((12, 0.918), (24, 0.912), (80, 0.905))},
-    **{("mean_difference", UNEVEN, clusters): covered for clusters, covered in ((12, 0.913), (24, 0.914), (80, 0.891))},
-    **{("positive_mean", UNEVEN, clusters): covered for clusters, covered in ((24, 0.907), (80, 0.909))},
-}
-"""Coverage of what is decided that was measured below ``COVERED``, of 2,000 samples: held at that figure."""
 KNOWN_WRONG = {("lognormal rises", 60): 0.064, ("lognormal rises", 80): 0.067}
 """How often "unchanged" was measured to be wrong at the margin, above ``WRONG``, of 2,000 samples."""
 
@@ -121,8 +115,7 @@ def check(function: str, world: World | Pair, estimate: Callable[..., Estimate],
         assert found.decided < DECIDED * replicates + error(DECIDED, replicates) * replicates  # or it should leave the list
     else:
         assert found.decided >= (DECIDED - error(DECIDED, replicates)) * replicates, found
-    wanted = KNOWN.get(stream, COVERED)
-    assert found.decided < 30 or found.covered >= wanted - error(wanted, found.decided), found
+    assert found.decided < 30 or found.covered >= COVERED - error(COVERED, found.decided), found
 
 
 def test_most_items_the_same_to_the_last_bit_are_not_called_identical() -> None:
@@ -275,9 +268,9 @@ class Leak(NamedTuple):
         return stats.ratio(after - other, showing - wanted, labels, labels + 1_000, most=most)
 
 
-KNOWN_WITHIN = {Leak(0.1, True, True): 0.72, Leak(0.3, False, True): 0.75}
-"""How often no spill was measured to be surely within its limit, below ``DECIDED``: answers drawn anew of a base rate of .1 or
-.3 scatter, and 24 x 8 of them do not say more."""
+KNOWN_WITHIN = {Leak(0.3, False, True): 0.74}
+"""How often no spill was measured to be surely within its limit, below ``DECIDED``: answers drawn anew of a base rate of .3
+scatter, and 24 x 8 of them do not say more (known variances would give .79)."""
 LEAKS = [Leak(0.0, True, False), Leak(0.1, False, False), Leak(0.1, True, True), Leak(0.3, False, True)]
 LIMIT = 0.2
 

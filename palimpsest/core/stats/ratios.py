@@ -32,8 +32,9 @@ def ratio(
     """Return the ratio of two means, with the upper end of its interval at 95%; the two may hold different items.
 
     The interval holds each ratio r for which "numerator - r x denominator is 0" is not refused on the one side or the other
-    (Fieller's set, with the skewness-aware test of ``spread``). It reaches as far as clusters could take it of which none may
-    have been seen: with 24, up to 11.7% of all. Where the denominator's own interval holds 0 the value is ``None``.
+    (Fieller's set, with the skewness-aware test of ``spread``). It reaches at least as far as clusters alone could take it of
+    which none may have been seen: with 24, up to 11.7% of all. Where the denominator's own interval holds 0 the value is
+    ``None``.
 
     Args:
         numerator: shape (items,), such as after - before where the behaviour should not appear.
@@ -68,7 +69,7 @@ def ratio(
     if most is not None:
         fall, rise = (abs(each) * unseen_share(top.count) for each in most)
         largest = abs(bottom.mean) + bottom.standard_error  # errors of both seldom come together; measured in docs/validity.md
-        ends = [min(ends[0], (top.mean - fall) / largest), max(ends[1], (top.mean + rise) / largest)]
+        ends = [min(ends[0], -fall / largest), max(ends[1], rise / largest)]
     if max(map(abs, ends)) >= _LARGEST:
         return unknown(unit, count, "no ratio is too large for these clusters")
     return Estimate(
