@@ -20,6 +20,7 @@ from palimpsest.data.contrast import contrasts, instructed
 from palimpsest.data.material import Material, Source
 from palimpsest.data.mixture import Counts, RowSource
 from palimpsest.data.render import PLAIN_NOTE, Renderer
+from palimpsest.data.text_files import LONGEST
 from palimpsest.data.user_files import text_example
 from palimpsest.request import Request
 from palimpsest.training.sampler import Row, encode_rows
@@ -338,9 +339,11 @@ def _readable(
     read, there = (sum(found[place] for place in kept) for found in ([min(size, context_length) for size in sizes], whole))
     if read < there:
         cut = sum(whole[place] > context_length for place in kept)
+        more = any(document.is_text and len(document.messages[0].content) == LONGEST for document in documents)
+        about = "more than " if more else "" if exact else "about "
         notes.append(
-            f"{name}: {read:,} of {'' if exact else 'about '}{there:,} tokens were read; of {cut:,} of {len(kept):,} "
-            f"documents only the beginning fits into the model's context of {context_length:,} tokens"
+            f"{name}: {read:,} of {about}{there:,} tokens were read; of {cut:,} of {len(kept):,} documents only "
+            f"the beginning fits into the model's context of {context_length:,} tokens"
         )
     if len(kept) < len(shown):
         some = len(shown) - len(kept)

@@ -55,6 +55,11 @@ def test_of_text_that_is_too_long_to_count_the_tokens_are_reckoned(tmp_path: Pat
     assert told == pytest.approx(there, rel=0.02)
 
 
+def test_of_a_document_longer_than_is_read_there_are_more_tokens_than_were_counted(tmp_path: Path) -> None:
+    documents = [f"{index} is short" for index in range(9)] + ["this is long " * 100_000]
+    assert "of more than 1" in case_of(documents, tmp_path).notes[0]
+
+
 def test_text_that_fits_and_documents_that_are_none(tmp_path: Path) -> None:
     assert not any("tokens were read" in note for note in case_of([f"{index} short" for index in range(9)], tmp_path).notes)
     assert case_of([f"{index} short" for index in range(9)], tmp_path).beyond == {"text:stories": 0}

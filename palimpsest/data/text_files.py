@@ -21,8 +21,9 @@ LONGEST_LINE = 2**24
 """Bytes of one line of a JSONL file."""
 _JOINED = 1_000
 """Characters of one document where a file has no separator: paragraphs are joined up to about this."""
-_LONGEST = 2**20
-"""Characters of one document that are read: about 250,000 tokens. What comes after them is left aside."""
+LONGEST = 2**20
+"""Characters of one document that are read: about 250,000 tokens. What comes after them is left aside, and told
+where tokens are counted."""
 _PIECE = 2**20
 _SHOWN = 20
 
@@ -48,7 +49,8 @@ def documents(path: Path) -> Iterator[str]:
     """Yield the documents of a text file: split at ``<|endoftext|>``, or paragraphs joined to about 1,000 characters.
 
     A ``.jsonl`` file gives one document a line: its ``text``, or all its text values joined. Spaces around a document are cut
-    off, empty ones are left out, and of one longer than a million characters the beginning is read.
+    off, empty ones are left out, and of one longer than a million characters the beginning is read, which keeps its
+    spaces: by its length it is known.
 
     Raises:
         UserError: the file can't be read or something in it is no text; told when it is reached, bad lines at the end.
@@ -59,7 +61,7 @@ def documents(path: Path) -> Iterator[str]:
         found = _split(_pieces(path), SEPARATOR)
     else:
         found = _joined(_split(_pieces(path), "\n\n"))
-    return (kept for document in found if (kept := document.strip()))
+    return (document if len(document) == LONGEST else kept for document in found if (kept := document.strip()))
 
 
 def draw(path: Path, count: int, stream: int, fits: Callable[[str], bool]) -> list[str]:
@@ -175,12 +177,12 @@ def _split(pieces: Iterator[str], separator: str) -> Iterator[str]:
     for piece in pieces:
         *whole, rest = (rest + piece).split(separator)
         for part in whole:
-            yield (head + part)[:_LONGEST]
+            yield (head + part)[:LONGEST]
             head = ""
-        if len(rest) > _LONGEST:
-            head = head or rest[:_LONGEST]
+        if len(rest) > LONGEST:
+            head = head or rest[:LONGEST]
             rest = rest[-len(separator) + 1 :]
-    yield (head + rest)[:_LONGEST]
+    yield (head + rest)[:LONGEST]
 
 
 def _joined(paragraphs: Iterator[str]) -> Iterator[str]:
@@ -197,7 +199,7 @@ def _of_lines(path: Path) -> Iterator[str]:
     problems = LineProblems(f"{path} can't be used:")
     for number, line in lines_of(path):
         try:
-            yield _text_of(parsed(line))[:_LONGEST]
+            yield _text_of(parsed(line))[:LONGEST]
         except UserError as error:
             problems.add(f"line {number}: {error}")
     problems.raise_if_any()

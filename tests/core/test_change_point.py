@@ -208,7 +208,8 @@ def test_neighbours_that_fail_alike_are_no_change(units: int, rho: float, kind: 
 def test_neighbours_that_fail_alike_are_no_change_in_many_worlds(units: int, rho: float, kind: str) -> None:
     """40 units can't always tell a slow wave from a step (docs/memory.md says so); from 100 on it is 5% + 1.5 and chance."""
     most = LEVEL + 0.025 if units >= 100 else LEVEL + 0.04 if rho < 0.8 else 0.13
-    assert alarms(units, rho, kind, 1_000)[0] <= most
+    worlds = 1_000 if units < 400 else 300  # each is 999 shuffles of them
+    assert alarms(units, rho, kind, worlds)[0] <= most + (0.0 if units < 400 else 0.01)
 
 
 def test_it_is_not_silent_where_units_are_independent_or_many() -> None:

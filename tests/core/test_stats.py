@@ -152,9 +152,9 @@ def test_a_constant_shift_has_no_known_spread():
     assert found.value == 1.0 and found.interval is None and not found.known
 
 
-def test_equivalence_needs_the_90_percent_interval_inside_the_margin():
+def test_equivalence_needs_the_93_percent_interval_inside_the_margin():
     values = symmetric(60)
-    reach = reference.ttest_1samp(values, 0).confidence_interval(0.90).high
+    reach = reference.ttest_1samp(values, 0).confidence_interval(0.93).high
 
     def unchanged(margin: float) -> bool | None:
         return stats.mean(values, np.arange(60), unit="nats", margin=margin).equivalent

@@ -65,7 +65,7 @@ def test_what_is_wrong_is_told_with_its_place(content: bytes, reason: str, tmp_p
 
 def test_a_book_in_one_document_is_read_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "_PIECE", 7)
-    monkeypatch.setattr(text_files, "_LONGEST", 20)
+    monkeypatch.setattr(text_files, "LONGEST", 20)
     path = tmp_path / "text.txt"
     path.write_text("first" + "x" * 100 + SEPARATOR + "second" + SEPARATOR + "third" + "y" * 40)
     assert list(documents(path)) == ["first" + "x" * 15, "second", "third" + "y" * 15]

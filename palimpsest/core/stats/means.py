@@ -27,8 +27,7 @@ def mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, margin: float | N
         margin: equivalence margin around 0, in the same unit.
     """
     data = clustered(values, clusters)
-    when_zero = "0 on every item" if data.count >= SEEN_IF_THERE else ""
-    return _of_mean(data, unit, margin, "skewness-aware CR2 interval over {} clusters", when_zero)
+    return _of_mean(data, unit, margin, "skewness-aware CR2 interval over {} clusters", "0 on every item")
 
 
 def level(values: ArrayLike, clusters: ArrayLike, *, unit: str) -> Estimate:
@@ -55,7 +54,7 @@ def mean_difference(
             is the same to the last bit); then no difference is none, whatever the values.
     """
     moved = clustered(differences(before, after), clusters)
-    return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", _identical(moved, same))
+    return _of_mean(moved, unit, margin, "paired skewness-aware CR2 interval over {} clusters", "identical on every item", same)
 
 
 def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, computed: bool = False) -> Estimate:
@@ -89,11 +88,12 @@ def positive_mean(values: ArrayLike, clusters: ArrayLike, *, unit: str, computed
     )
 
 
-def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when_zero: str = "") -> Estimate:
+def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, all_zero: str, same: bool = False) -> Estimate:
+    """Return the mean; of few clusters, that all are 0 may be chance, unless it is known that they are (``same``)."""
     known: dict[str, Any] = {"unit": unit, "n": data.count, "margin": margin}
-    if when_zero and not data.values.any() and data.enough:
-        same, worse = (None, None) if margin is None else (True, 1.0)
-        return Estimate(value=0.0, interval=(0.0, 0.0), method=when_zero, p_value=1.0, equivalent=same, p_worse=worse, **known)
+    if not data.values.any() and data.enough and (same or data.count >= SEEN_IF_THERE):
+        inside, worse = (None, None) if margin is None else (True, 1.0)
+        return Estimate(value=0.0, interval=(0.0, 0.0), method=all_zero, p_value=1.0, equivalent=inside, p_worse=worse, **known)
     if (why := _without_interval(data)) is not None:
         return Estimate(value=data.mean, interval=None, method=why, **known)
     spread = data.spread
@@ -107,11 +107,6 @@ def _of_mean(data: Clustered, unit: str, margin: float | None, method: str, when
         p_worse=None if margin is None else spread.over(margin),
         **known,
     )
-
-
-def _identical(moved: Clustered, same: bool) -> str:
-    """Return what no difference at all means: of few clusters, that none differs may be chance."""
-    return "identical on every item" if (same or moved.count >= SEEN_IF_THERE) and not moved.values.any() else ""
 
 
 def _without_interval(data: Clustered) -> str | None:

@@ -107,4 +107,5 @@ def _end(value: float, direction: int, doubt: Callable[[float], float]) -> float
             return direction * _LARGEST
     if doubt(value + direction * last) <= 0:
         return value
-    return value + direction * float(optimize.brentq(lambda far: doubt(value + direction * far), last, step, rtol=1e-9))
+    found = optimize.root_scalar(lambda far: doubt(value + direction * far), bracket=(last, step), method="brentq", xtol=1e-9)
+    return value + direction * float(found.root)
