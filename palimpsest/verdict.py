@@ -109,7 +109,7 @@ def judge(
     reasons += _forgetting_reasons(findings, forgotten, open_)
     if labels[0] == "too_little" and not forgotten:
         reasons.append(_TRIGGER)
-    steps = steps_for(labels, forgotten, decided=decided, conditional=spill.side is not None, measured=told)
+    steps = steps_for(labels, forgotten, decided=decided, conditional=spill.side is not None, measured=told, settled=not open_)
     return Verdict(
         labels=tuple(labels),
         headline=_headline(labels, _named(findings, forgotten), decided=decided, fell=spill.fell),
@@ -399,6 +399,7 @@ _SAID: dict[str, str] = {
     "ship": "Check it on your own prompts, then ship it; keep this report with the weights.",
 }
 _UNMEASURED = "Give what should stay (rehearsal with checks, --text FILE or --tasks NAME) before it is shipped."
+_OPEN = "Check it on your own prompts, and what is not shown to be unchanged on your own tasks, before it is shipped."
 
 
 def steps_for(
@@ -408,6 +409,7 @@ def steps_for(
     decided: bool = True,
     conditional: bool = True,
     measured: bool = True,
+    settled: bool = True,
 ) -> list[Step]:
     def step(action: Any) -> Step:
         return Step(action=action, said=_SAID[action])
@@ -422,7 +424,7 @@ def steps_for(
         steps.append(step("give_withhold_pole" if decided and not conditional else "more_items"))
     if not steps and not measured:
         return [Step(action="more_items", said=_UNMEASURED)]
-    return steps or [step("ship")]
+    return steps or [step("ship") if settled else Step(action="ship", said=_OPEN)]
 
 
 _ALIKE = {

@@ -289,6 +289,12 @@ def test_spill_is_within_its_limit_where_it_is(leak: Leak, spill: float) -> None
     check_spill(leak, 24, spill, 60)
 
 
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_spill_of_most_that_was_wanted_is_beyond_the_limit(leak: Leak) -> None:
+    found = [leak.spill(numpy_stream(9, "most", str(leak), index), 24, 0.9).above(LIMIT) is True for index in range(60)]
+    assert np.mean(found) >= DECIDED
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize(

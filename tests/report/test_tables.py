@@ -174,5 +174,14 @@ def test_what_has_no_level_has_no_empty_columns() -> None:
 
 def test_the_words_of_the_page_are_explained() -> None:
     reading = render(worlds.as_intended()).partition('id="reading"')[2]
-    for word in ("Spill", "criterion c", "Clusters", "55 clusters", "finds ≥", "90% interval", "Loss at the end", "How sure"):
+    for word in (
+        "Spill",
+        "criterion c",
+        "Clusters",
+        "55 clusters",
+        "finds ≥",
+        "enough to have seen one",
+        "Loss at the end",
+        "How sure",
+    ):
         assert word in reading, word

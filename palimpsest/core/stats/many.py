@@ -12,6 +12,9 @@ from palimpsest.core.stats.spread import needed_to_exclude, quantile, two_sided,
 FAMILY_ERROR = 0.05
 """Chance of one false alarm among all that a verdict says."""
 
+_UNEVEN = 1.6
+"""How many times further than that of equal clusters the interval of no flip reaches at most, in the sizes that are met."""
+
 
 def adjusted(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Return Holm's (1979) adjusted p-values; a question without a p-value stays ``None`` and is not counted."""
@@ -47,9 +50,11 @@ def unseen_only(estimate: Estimate) -> bool:
         return False
     if estimate.equivalent or interval[1] < -margin:
         return True
-    few = estimate.n < needed_to_exclude(margin, estimate.unit)
-    unseen = unseen_share(estimate.n) if estimate.unit == "points" else 0.0  # so far an interval reaches where nothing flipped
-    return few and estimate.value < margin and interval[1] < max(margin, unseen)
+    if estimate.n >= needed_to_exclude(margin, estimate.unit):
+        return False
+    # where nothing flipped an interval reaches as far as templates go that were not seen, and further where sizes differ
+    nothing_lost = estimate.unit == "points" and estimate.value <= 0 and interval[1] < _UNEVEN * unseen_share(estimate.n)
+    return interval[1] < margin or nothing_lost
 
 
 def _p_worse(estimate: Estimate) -> float | None:

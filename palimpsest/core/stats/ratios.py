@@ -68,8 +68,10 @@ def ratio(
     ends = [_end(value, direction, partial(doubt, direction=direction)) for direction in (-1, 1)]
     if most is not None:
         fall, rise = (abs(each) * unseen_share(top.count) for each in most)
+        low, high = top.spread.around(1 - 2 * ABOVE)
+        sure = max(low, 0.0) + min(high, 0.0)  # noise of those that were seen is no movement that others could add to
         largest = abs(bottom.mean) + bottom.standard_error  # errors of both seldom come together; measured in docs/validity.md
-        ends = [min(ends[0], -fall / largest), max(ends[1], rise / largest)]
+        ends = [min(ends[0], (sure - fall) / largest), max(ends[1], (sure + rise) / largest)]
     if max(map(abs, ends)) >= _LARGEST:
         return unknown(unit, count, "no ratio is too large for these clusters")
     return Estimate(
