@@ -29,7 +29,7 @@ Side = Literal["under", "likely under", "not decided", "likely over", "over"]
 error), or not said."""
 
 _TRIGGER = "nothing here rules out a change behind a trigger that these texts and prompts do not hold"
-_MORE_ITEMS = "Give at least 8 held-out templates a pole (20 or more is better), and run the outcome audit."
+_MORE_ITEMS = "Give more held-out templates a pole (8 at least, 20 or more is better), and run the outcome audit."
 
 
 class Thresholds(Spec):

