@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from palimpsest.core.stats.spread import LEVEL, ROUNDING, Spread, degrees_of, quantile
+from palimpsest.core.stats.spread import LEVEL, ROUNDING, Spread, degrees_of, quantile, weights_of
 from palimpsest.core.wording import counted
 
 FEWEST_CLUSTERS = 8
@@ -61,8 +61,7 @@ class Clustered:
     @cached_property
     def weights(self) -> np.ndarray:
         """How much the mean of each cluster's residuals counts in that error, shape (clusters,)."""
-        share = self.sizes / self.values.size
-        return share / np.sqrt(np.maximum(1.0 - share, 1e-9))
+        return weights_of(self.sizes)
 
     @cached_property
     def spread(self) -> Spread:

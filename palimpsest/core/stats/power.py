@@ -17,7 +17,17 @@ from numpy.typing import ArrayLike
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.core.stats.clusters import FEWEST_CLUSTERS, WORKING_CORRELATION, WORKING_WEIGHT, Clustered
-from palimpsest.core.stats.spread import LEVEL, POWER, degrees_of, quantile, reach_down, skew_of, smallest_rise, unseen_share
+from palimpsest.core.stats.spread import (
+    LEVEL,
+    POWER,
+    degrees_of,
+    quantile,
+    reach_down,
+    skew_of,
+    smallest_rise,
+    unseen_share,
+    weights_of,
+)
 
 ASSUMED_WITHIN = 0.3
 """Correlation of changes within a cluster, where none was seen."""
@@ -155,9 +165,9 @@ def _of_sizes(sizes: tuple[float, ...]) -> tuple[float, float]:
     scale = np.sqrt(counts * (1 + (counts - 1) * 0.5)) / counts.sum()
     added = scale * numpy_stream(0, "clusters by chance").normal(size=(_DRAWS, counts.size))
     values = added.sum(axis=1)
-    counted = np.sqrt(np.maximum(1 - share, 1e-9))
-    influence = (added - share * values[:, None]) / counted
-    errors, skew = np.sqrt(np.square(influence).sum(axis=1)), skew_of(influence, share / counted)
+    weights = weights_of(counts)
+    influence = (added / share - values[:, None]) * weights
+    errors, skew = np.sqrt(np.square(influence).sum(axis=1)), skew_of(influence, weights)
     reach = quantile(0.5 + LEVEL / 2, degrees)
     lower, upper = values - reach_down(reach, skew) * errors, values + reach_down(reach, -skew) * errors
     found = float(np.quantile(np.concatenate([-lower, upper]), POWER))

@@ -183,6 +183,12 @@ def needed_to_exclude(margin: float, unit: str) -> int:
     return needed_clusters(margin if unit in _RANGES else 1 / ONE_IN)
 
 
+def weights_of(sizes: np.ndarray) -> np.ndarray:
+    """Return how much the mean of each cluster's residuals counts in the error of a mean (CR2), shape (clusters,)."""
+    share = sizes / sizes.sum()
+    return share / np.sqrt(np.maximum(1.0 - share, 1e-9))
+
+
 def degrees_of(sizes: np.ndarray) -> float:
     """Return the degrees of freedom of the CR2 variance of a mean: Satterthwaite's with independent items as working model.
 
