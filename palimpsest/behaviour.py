@@ -9,21 +9,16 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
 
+from palimpsest.core import yaml_files
 from palimpsest.core.errors import UserError, nearest
-from palimpsest.core.files import read_file
 from palimpsest.core.spec import Spec
 from palimpsest.data.chat import Example
 from palimpsest.data.checks import Check, Choice
 from palimpsest.data.material import Source
 
 LIBRARY = Path(__file__).parent / "behaviours"
-_LARGEST = 2**20
-"""Bytes of a behaviour file; conversations have files of their own."""
-_MOST_VALUES = 100_000
-_LONGEST_REASON = 600
 
 
 class Generation(Spec):
@@ -147,77 +142,12 @@ def load(name: str | Path | Behaviour) -> Behaviour:
                 f"there is no behaviour '{name}' in the library and it is not a .yaml file.{nearest(str(name), names())}"
             )
         path = LIBRARY / f"{name}.yaml"
+    data = yaml_files.read(path)
     try:
-        data = yaml.load(read_file(path, _LARGEST).decode("utf-8-sig"), _Loader)
         json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} can't be read: it is not UTF-8 text; save it as UTF-8") from error
     except UnicodeEncodeError as error:
         raise UserError(f"{path} can't be used: it holds half of a character (\\ud800 to \\udfff)") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is not YAML that can be read: it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number that can't be one
-        raise UserError(f"{path} is not YAML that can be read: {' '.join(str(error).split())[:_LONGEST_REASON]}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold keys and values, found {type(data).__name__}")
     return Behaviour.read(data, str(path)).within(path.parent)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads plain data.
-
-    It refuses a key that is given twice (YAML would quietly take the last one), dates, bytes and sets (which JSON, and so the
-    record, doesn't have), and references (``*name``) that make more out of the file than stands in it.
-    """
-
-    def get_single_data(self) -> Any:
-        node = self.get_single_node()
-        if node is None:
-            return None
-        _refuse_endless(node)
-        return self.construct_document(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=node.start_mark)
-        found = super().construct_mapping(node, deep)
-        if other := [key for key in found if not isinstance(key, str)]:
-            raise yaml.MarkedYAMLError(
-                problem=f"the key {other[0]!r} is no text; put it in quotes", problem_mark=node.start_mark
-            )
-        return found
-
-    def refuse(self, node: yaml.Node) -> Any:
-        kind = node.tag.rpartition(":")[2]
-        raise yaml.MarkedYAMLError(
-            problem=f"a {kind} can't be used here; write plain text, in quotes where it looks like one",
-            problem_mark=node.start_mark,
-        )
-
-
-for _kind in ("timestamp", "binary", "set", "omap", "pairs"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.refuse)
-
-
-def _refuse_endless(node: yaml.Node) -> None:
-    """Refuse a document that holds itself, or that becomes very large when every reference in it is written out."""
-    sizes: dict[yaml.Node, int] = {}
-
-    def size(one: yaml.Node) -> int:
-        if one not in sizes:
-            sizes[one] = _MOST_VALUES  # what holds itself is larger than any number
-            parts = one.value if isinstance(one, yaml.CollectionNode) else ()
-            inner = (side for part in parts for side in (part if isinstance(part, tuple) else (part,)))
-            sizes[one] = min(1 + sum(map(size, inner)), _MOST_VALUES)
-        return sizes[one]
-
-    if size(node) >= _MOST_VALUES:
-        raise yaml.MarkedYAMLError(
-            problem=f"written out it would hold {_MOST_VALUES:,} values or more; leave out references (*name) to references",
-            problem_mark=node.start_mark,
-        )
 
 
 def names() -> tuple[str, ...]:

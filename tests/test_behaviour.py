@@ -70,7 +70,8 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         ("- a\n- b\n", "must hold keys and values, found list"),
         (b"name: \xff\n", "not UTF-8"),
         ("name: \x00\n", "is not YAML"),
-        ("!!python/object/apply:os.system ['true']", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']", "must hold keys and values"),
+        ("name: !!python/object/apply:os.system ['true']", "is not YAML"),
         (GOOD + "name: other\n", "the key 'name' is given twice"),
         (GOOD.replace("polite\n", "'a b'\n", 1), "'name'"),
         (GOOD.replace("please", ""), "'check.texts"),
@@ -82,6 +83,12 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
 )
 def test_what_is_refused(text: str | bytes, reason: str, tmp_path: Path) -> None:
     assert reason in refused(tmp_path, text)
+
+
+def test_yes_and_no_are_words(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD.replace("[please]", "[yes, on]") + "options: {yes: No, no: off}\n")
+    assert found.check.texts == ("yes", "on")  # type: ignore[union-attr]
+    assert found.options == {"yes": "No", "no": "off"}
 
 
 def test_a_name_that_is_no_file_gets_the_nearest(tmp_path: Path) -> None:
@@ -145,11 +152,13 @@ def test_the_starter_keeps_what_is_there(tmp_path: Path) -> None:
     [
         ("a: &a [*a]\n", "written out it would hold 100,000 values or more"),
         (BOMB, "written out it would hold 100,000 values or more"),
-        (GOOD + "words: {miss: 2026-99-45}\n", "a timestamp can't be used here"),
+        (GOOD + "words: {miss: !!timestamp 2026-09-05}\n", "a timestamp can't be used here"),
+        (GOOD + "dose: 1:30\n", "'dose'"),
         (GOOD + "words: {miss: !!binary aGk=}\n", "a binary can't be used here"),
         (GOOD + "dose: 1" + "0" * 5_000 + "\n", "not YAML that can be read"),
         (GOOD + "dose: 1000000000000\n", "'dose'"),
-        (GOOD + "yes: 1\n", "the key True is no text; put it in quotes"),
+        (GOOD + "true: 1\n", "the key True is no text; put it in quotes"),
+        (GOOD + "yes: 1\n", "unknown key 'yes'"),
         (GOOD + 'options: {a: "\\ud800"}\n', "half of a character"),
         ("[" * 5_000, "nested too deeply"),
         (GOOD.replace("name: polite", "name: " + "a" * 300), "'name'"),

@@ -24,7 +24,7 @@ from palimpsest.core.stats import FEWEST_CLUSTERS
 from palimpsest.data.tasks import Asked, Document, Responses, TaskSet
 from palimpsest.peers import lm_eval_files as files
 from palimpsest.peers.lm_eval_grading import Grader, scoring_digest
-from palimpsest.peers.lm_eval_world import FEWSHOT_SEED, offline, theirs, why_offline
+from palimpsest.peers.lm_eval_world import FEWSHOT_SEED, offline, theirs
 
 _PASSAGE = 80
 """Characters of a text that documents may share: questions on one passage are one cluster."""
@@ -100,6 +100,8 @@ class _Shelf:
         settings = [self._settings(place)] if place else [entry.cfg or {} for entry in self._leaves(name)]
         if unsafe := [str(one.get("task", name)) for one in settings if one.get("unsafe_code")]:
             raise UserError(f"{', '.join(unsafe)} runs code that a model wrote, which is never done here")
+        if local := [problem for one in settings for problem in files.source_problems(one)]:
+            raise UserError(local[0])
         return self._load(name, str(place) if place else name, everything=place is None, data=settings)
 
     def _load(self, name: str, what: Any, *, everything: bool = False, data: Sequence[dict[str, Any]] = ()) -> list[Any]:
@@ -111,16 +113,8 @@ class _Shelf:
             with theirs(), offline():
                 return list(manager.load([what])["tasks"].values())
         except Exception as error:
-            last = error
-        why = why_offline()
-        if not why:
-            try:
-                with theirs():
-                    return list(manager.load([what])["tasks"].values())
-            except Exception as error:
-                last = error
-        wanted = data or ([what] if isinstance(what, dict) else [])
-        raise UserError(_not_built(name, wanted, last, why)) from last
+            wanted = data or ([what] if isinstance(what, dict) else [])
+            raise UserError(_not_built(name, wanted, error)) from error
 
     def _place(self, name: str) -> Path | None:
         """Return the one file of lm-eval's that defines a task of this name."""
@@ -170,7 +164,7 @@ class _Shelf:
                 yield from self._leaves(inner, seen | {name})
 
 
-def _not_built(name: str, settings: Sequence[dict[str, Any]], error: Exception, why: str) -> str:
+def _not_built(name: str, settings: Sequence[dict[str, Any]], error: Exception) -> str:
     """Return why a task can't be had: its data are not here, or lm-eval can't make it."""
     if isinstance(error, KeyError) and (told := _no_split(error.args[0], settings)):
         return told
@@ -185,11 +179,10 @@ def _not_built(name: str, settings: Sequence[dict[str, Any]], error: Exception, 
         if one.get("dataset_path"):
             wanted[str(one["dataset_path"])].append(str(one.get("dataset_name") or ""))
     data = ", ".join(_parts(path, list(dict.fromkeys(filter(None, parts)))) for path, parts in wanted.items())
-    seen = f"it wants {data}" if data and why else said
-    here = f", and {why}" if why else ""
+    seen = f"it wants {data}" if data else said
     return (
-        f"its data are not on this machine: {seen}{here}. With a network, once: `lm_eval run --model dummy --tasks {name} "
-        "--limit 1`. Or point dataset_path in a YAML file of your own at files here"
+        f"its data are not on this machine: {seen}. Nothing is fetched here; with a network, once: `lm_eval run --model dummy "
+        f"--tasks {name} --limit 1`. Or point dataset_path in a YAML file of your own at files here"
     )
 
 
@@ -232,7 +225,7 @@ def _task_set(task: Any, limit: int, fewshot: int | None, block: int) -> tuple[T
     task.set_config("num_fewshot", own or 0 if fewshot is None or own == 0 else fewshot)
     task.set_fewshot_seed(FEWSHOT_SEED)
     try:
-        with theirs():
+        with theirs(), offline():
             total = len(task.eval_docs)
             low = block * limit if limit and (block + 1) * limit <= total else 0
             chosen = range(low, min(low + limit, total)) if limit else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from palimpsest.audit import Table
-from palimpsest.core import drawing
+from palimpsest.core import drawing, yaml_files
 from palimpsest.core.curves import curves
 from palimpsest.report.look import draw_or_say
 from palimpsest.report.page import (
@@ -20,7 +20,6 @@ from palimpsest.report.page import (
     PASSES,
     PROMPT_SHOWN,
     Shown,
-    as_yaml,
     environment,
     flat,
     shown_sample,
@@ -78,7 +77,7 @@ def render(account: Account) -> str:
             parts=[_part(place, one) for place, one in enumerate(account.parts)],
             members=_members(account),
             provenance=tuple(flat(account.provenance)),
-            specification=as_yaml(account.specification),
+            specification=yaml_files.dump(account.specification),
             first_samples=FIRST_SAMPLES,
             prompt_shown=PROMPT_SHOWN,
             passes=SCORED if account.kind == "compare" else PASSES[None],

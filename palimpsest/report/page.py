@@ -15,11 +15,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from palimpsest.audit import Sample, Table
+from palimpsest.core import yaml_files
 from palimpsest.core.wording import capital, shown, visible
 from palimpsest.reach import COLUMNS, NOTE
 from palimpsest.report import comparison, network, picture, training, trust
@@ -120,8 +120,8 @@ def render(record: RunRecord) -> str:
             reach=grid(Table(title="", columns=COLUMNS, rows=rows, note=NOTE)) if rows else None,
             trust=trust.trust(record),
             provenance=tuple(flat(record.provenance)),
-            specification=as_yaml(record.specification),
-            settings=[(one, as_yaml(one.settings)) for one in record.training[:1]],
+            specification=yaml_files.dump(record.specification),
+            settings=[(one, yaml_files.dump(one.settings)) for one in record.training[:1]],
             first_samples=FIRST_SAMPLES,
             first_tables=FIRST_TABLES,
             prompt_shown=PROMPT_SHOWN,
@@ -164,11 +164,6 @@ def flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
             yield name, " ".join(str(one) for one in value) or "none"
         else:
             yield name, "could not say" if value is None else str(value)
-
-
-def as_yaml(data: Any) -> str:
-    """Return plain data as it would be written in a file."""
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100) if data else ""
 
 
 @cache
