@@ -2,10 +2,15 @@
 
 One SQLite file, ``memory.sqlite``, in write-ahead mode: readers see the last committed state while one process writes. The
 file says whose it is (``application_id``) and in which version (``user_version``); anything else is refused by name.
+
+SQLite itself sees damage only where it breaks a page's form. So whoever writes seals what there is with its hash, and whoever
+opens it looks whether it still has it. A process that was killed leaves its last commits unsealed; then only the form is
+looked at.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +27,10 @@ APPLICATION = 0x50414C4D
 """The letters PALM."""
 BUSY_SECONDS = 5.0
 """So long a write waits for another process's before it gives up."""
+
+_SEAL = "CREATE TABLE IF NOT EXISTS seal (commits INTEGER NOT NULL, sealed INTEGER NOT NULL, hash TEXT NOT NULL)"
+_UNSEALED = ("seal", "surfacing")
+"""Tables that a seal leaves out; what was surfaced is written by many, and nothing is concluded from it."""
 
 Use = Literal["read", "write"]
 
@@ -63,8 +72,13 @@ CREATE VIRTUAL TABLE word USING fts5vocab (scenario_text, row);
 """
 
 
-def connect(folder: Path, use: Use) -> sqlite3.Connection:
+def connect(folder: Path, use: Use, *, whole: bool = True) -> sqlite3.Connection:
     """Open the memory of a folder; to write, one is made where there is none.
+
+    Args:
+        folder: where it lies.
+        use: to read, or to write too.
+        whole: look whether all of it is as it was written.
 
     Raises:
         UserError: the folder holds something else, a newer version, a damaged file, or can't be read or written.
@@ -77,6 +91,10 @@ def connect(folder: Path, use: Use) -> sqlite3.Connection:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA trusted_schema = OFF")  # a memory may come from somebody else
             _check_version(connection, file, use)
+            if whole:
+                _check_whole(connection, file)
+            if use == "write":
+                connection.execute(_SEAL)
         except BaseException:
             connection.close()
             raise
@@ -90,6 +108,8 @@ def told(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_write(folder, error) from error
+    except UnicodeDecodeError as error:  # of a message of SQLite's that quotes the file
+        raise damaged(folder / NAME, error) from error
     except sqlite3.DatabaseError as error:
         raise _in_words(folder, error) from error
 
@@ -104,14 +124,61 @@ def _in_words(folder: Path, error: sqlite3.DatabaseError) -> UserError:
         return UserError(f"{folder} can't be written: the disk is full; free some space and give the same command again. "
                          "What was committed is kept.")  # fmt: skip
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return UserError(
-            f"{folder / NAME} is damaged or no memory ({error}); move it away, and watch the transcripts again to have it back"
-        )
+        return damaged(folder / NAME, error)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
         return UserError(f"{folder / NAME} can't be opened or written: {error}; who owns the folder?")
     if "fts5" in str(error):
         return UserError("this Python's SQLite has no full-text index (FTS5); use a Python that was built with it")
+    if "decode to UTF-8" in str(error):
+        return damaged(folder / NAME, "a text is none")
     raise error
+
+
+def damaged(file: Path, why: object) -> UserError:
+    """Return that a memory is not as it was written."""
+    return UserError(f"{file} is damaged or no memory ({why}); move it away, and watch the transcripts again to have it back")
+
+
+def commit(connection: sqlite3.Connection) -> None:
+    """Commit what was written; until ``seal`` it is not sealed."""
+    if not connection.execute("UPDATE seal SET commits = commits + 1").rowcount:
+        connection.execute("INSERT INTO seal VALUES (1, 0, '')")
+    connection.execute("COMMIT")
+
+
+def seal(connection: sqlite3.Connection) -> None:
+    """Note the hash of all that is remembered, where there were commits since it was noted last."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE seal SET sealed = commits, hash = ? WHERE sealed < commits", (_hash(connection),))
+    connection.execute("COMMIT")
+
+
+def _check_whole(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise a ``UserError`` where a memory is not as it was written."""
+    ((form,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    if form != "ok":
+        raise damaged(file, form)
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seal'").fetchone():
+        return
+    connection.execute("BEGIN")  # what others write meanwhile is not seen
+    try:
+        sealed = connection.execute("SELECT hash FROM seal WHERE sealed = commits").fetchone()
+        if sealed and sealed[0] != _hash(connection):
+            raise damaged(file, "it is not what was written")
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _hash(connection: sqlite3.Connection) -> str:
+    """Return a hash of all rows of all tables that hold rows themselves."""
+    found = hashlib.blake2b(digest_size=16)
+    tables = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    for name, statement in tables:
+        if name not in _UNSEALED and not statement.startswith("CREATE VIRTUAL"):
+            found.update(f"{name} {statement}".encode())
+            for row in connection.execute(f'SELECT * FROM "{name}" ORDER BY 1, 2'):
+                found.update(repr(row).encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
 
 
 def check_place(folder: Path, use: Use) -> None:

@@ -24,7 +24,7 @@ from palimpsest.core.spec import digest
 from palimpsest.data.chat import Message, Pole
 from palimpsest.memory.likeness import Situation, likeness, situation, words
 from palimpsest.memory.records import Correction, Entry, Failure, Watched
-from palimpsest.memory.schema import Use, check_place, connect, told
+from palimpsest.memory.schema import Use, check_place, commit, connect, seal, told
 from palimpsest.store.lock import FolderLock
 
 COVERS = 0.5
@@ -44,6 +44,7 @@ class Memory:
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, lock: FolderLock | None) -> None:
         self.folder, self._db, self._lock = folder, connection, lock
+        self._written = False
         self._compared: dict[int, Situation] = {}
         """Scenarios that were compared; they never change, and their runs of characters take the most time."""
 
@@ -66,7 +67,7 @@ class Memory:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock = FolderLock(folder / "lock")
         try:
-            return cls(folder, connect(folder, use), lock)
+            return cls(folder, connect(folder, use, whole=alone), lock)
         except BaseException:
             if lock:
                 lock.release()
@@ -75,6 +76,8 @@ class Memory:
     def close(self) -> None:
         """Close it; what was committed stays."""
         with suppress(sqlite3.Error):
+            if self._written:
+                seal(self._db)
             self._db.close()
         if self._lock:
             self._lock.release()
@@ -250,7 +253,7 @@ class Memory:
 
     def surfaced(self, conversation: str, time: float, found: Sequence[tuple[int, float, str]]) -> None:
         """Record that corrections (id, score, why) were shown in a conversation at a time (seconds since 1970)."""
-        with self._transaction():
+        with self._transaction(sealed=False):
             for correction, score, why in found:
                 self._run(
                     "INSERT INTO surfacing (conversation, correction, time, score, why) VALUES (?, ?, ?, ?, ?)",
@@ -349,12 +352,14 @@ class Memory:
         return found
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, sealed: bool = True) -> Iterator[None]:
         """All that is written in the block is there after it, or nothing of it."""
         self._run("BEGIN IMMEDIATE")
         try:
             yield
-            self._run("COMMIT")
+            with told(self.folder):
+                commit(self._db) if sealed else self._db.execute("COMMIT")
+            self._written |= sealed
         except BaseException:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")

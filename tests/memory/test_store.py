@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import time
@@ -16,6 +18,9 @@ from palimpsest.core.errors import UserError
 from palimpsest.memory import schema
 from palimpsest.memory.likeness import likeness, situation
 from palimpsest.memory.store import COVERS, Memory
+from palimpsest.memory.surface import surface
+from palimpsest.memory.transcripts import read_one
+from palimpsest.memory.trend import trend
 from palimpsest.memory.watch import Summary, watch
 from tests.memory import talks
 
@@ -175,6 +180,54 @@ def test_a_file_that_is_no_database_or_is_damaged(tmp_path: Path, use: Any) -> N
     (folder / schema.NAME).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged or no memory"), Memory.open(folder, use) as memory:
         memory.corrections()
+
+
+DAMAGES = {
+    "a bit": lambda whole, at, rng: whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :],
+    "a sector of zeros": lambda whole, at, rng: whole[:at] + bytes(len(whole[at : at + 512])) + whole[at + 512 :],
+    "a cut": lambda whole, at, rng: whole[:at],
+    "noise": lambda whole, at, rng: whole[:at] + rng.randbytes(len(whole[at : at + 64])) + whole[at + 64 :],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_anywhere_is_told_or_changes_nothing(tmp_path: Path, polite: Any, damage: str) -> None:
+    rng = random.Random(damage)
+    words = ("old", "new", "big", "red", "lamp", "door", "bench", "rose", "wall", "shed", "path", "pond")
+    asked = [ASKED.format(f"{rng.choice(words)} {rng.choice(words)} {number}") for number in range(40)]
+    talked = [talks.talk(one, rng.choice(("There.", "Gladly, there.")), number=at) for at, one in enumerate(asked)]
+    look(tmp_path, polite, *talked)
+    whole = (tmp_path / "memory" / schema.NAME).read_bytes()
+    now = read_one(asked[0], "now")
+
+    def said() -> tuple[str, str]:
+        found = surface(tmp_path / "memory", now, again=True)
+        return repr(trend(tmp_path / "memory", windows=2)), repr([(one.correction, one.score) for one in found])
+
+    right, told = said(), 0
+    for _ in range(20):
+        (tmp_path / "memory" / schema.NAME).write_bytes(DAMAGES[damage](whole, rng.randrange(len(whole)), rng))
+        try:
+            assert said() == right
+        except UserError as error:
+            told += 1
+            assert schema.NAME in str(error)
+    assert told >= 1, "some of it is where something stands"
+
+
+def test_one_whose_writer_was_killed_is_read_though_it_is_not_sealed(tmp_path: Path, polite: Any) -> None:
+    look(tmp_path, polite, talks.talk(ASKED.format("lamp"), "There.", number=0))
+    with Memory.open(tmp_path / "memory", "write") as memory:
+        memory.know("other", "d", "q")
+        copied = tmp_path / "copy"
+        shutil.copytree(tmp_path / "memory", copied)  # as it lies when the process is killed here
+    with Memory.open(copied) as memory:
+        assert memory.behaviours() == ("other", "polite")
+    with Memory.open(copied, "write") as memory:
+        memory.know("third", "d", "q")
+    with Memory.open(copied) as memory:
+        assert memory.behaviours() == ("other", "polite", "third")
+        assert memory._all("SELECT sealed = commits FROM seal") == [(1,)]
 
 
 def test_one_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
