@@ -246,6 +246,80 @@ def test_bad_input_is_told_without_a_traceback(command: Any, arguments: list[str
     assert code == 3 and reason in err and "Traceback" not in err and not out
 
 
+LONG = "x" * 300
+"""No file system takes a name of so many bytes."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", LONG],
+        ["run", f"{LONG}.yaml"],
+        ["run", "directions", "--model", LONG],
+        ["run", "directions", "--folder", LONG, "--dry-run"],
+        ["diff", "pocket", LONG],
+        ["diff", "pocket", "pocket", "--text", LONG],
+        ["init", f"{LONG}.yaml"],
+        ["report", LONG],
+        ["compare", LONG, LONG],
+        ["tune", "directions", "--folder", LONG, "--dry-run"],
+        ["study", "dose_response", "--folder", LONG, "--dry-run"],
+        ["steer", "directions", "--out", LONG],
+        ["watch", LONG, "--memory", "m"],
+        ["watch", "a.jsonl", "--memory", LONG],
+        ["surface", "hello", "--memory", LONG],
+        ["trend", "--memory", LONG],
+        ["export", LONG, "--to", "inspect"],
+        ["list", "--runs", LONG],
+        ["doctor", "--model", LONG],
+        ["data", "show", f"{LONG}.yaml"],
+        ["pocket", "train", LONG],
+    ],
+    ids=lambda words: " ".join(words).replace(LONG, "LONG"),
+)
+def test_a_name_that_no_file_system_takes_is_told(command: Any, arguments: list[str]) -> None:
+    code, out, err = command(*arguments)
+    assert code == 3 and "Traceback" not in out + err and (LONG[:40] in err.replace("\n", "") or "no such" in err.lower()), err
+
+
+def test_without_a_home_and_an_entry_of_ones_own(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import pwd
+
+    def none(_: Any) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "PALIMPSEST_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", none)
+    diff = ("diff", "pocket", "pocket", "--audits", "weight_change")
+    code, _, err = command(*diff, "--folder", "~/here")
+    assert code == 3 and "there is no home folder ~; write the path out" in err
+    code, _, err = command(*diff)
+    assert code == 3 and "there is no home folder to keep measurements in; name one in PALIMPSEST_CACHE" in err
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
+    code, out, err = command(*diff)
+    assert code == 2 and "report: " in out and "Traceback" not in err  # 2: they are equal
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        OSError(24, "Too many open files"),
+    ],
+)
+def test_what_the_machine_refuses_is_told(command: Any, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("palimpsest.catalogue.everything", refuse)
+    code, _, err = command("list")
+    assert code == 3 and "the machine gives this process no more" in err and "Traceback" not in err
+
+
 def test_a_template_that_leaves_answers_out_is_told(command: Any, tmp_path: Path) -> None:
     """Nothing would learn: its mask would be empty."""
     template = "{% for m in messages if m.role != 'assistant' %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"

@@ -18,7 +18,7 @@ from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, exp
 
 from palimpsest.cli._app import BAD_INPUT, INTERRUPTED, app
 from palimpsest.core import launch
-from palimpsest.core.errors import AlreadyTold, UserError
+from palimpsest.core.errors import AlreadyTold, UserError, of_the_machine
 
 __all__ = ["app", "main"]
 
@@ -59,6 +59,11 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
+        if (why := of_the_machine(error)) and launch.own() == 0:
+            from palimpsest.console import problem
+
+            problem(UserError(why))
+            return BAD_INPUT
         _crashed(error)
         return 1
     if code == INTERRUPTED and launch.own() == 0:  # which typer makes of Ctrl-C too

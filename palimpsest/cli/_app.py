@@ -13,6 +13,7 @@ import typer
 
 from palimpsest.core import roles
 from palimpsest.core.errors import UserError
+from palimpsest.core.files import refuse_impossible
 
 app = typer.Typer(
     help="Change one behaviour of a language model with few examples, then see everything else that moved.",
@@ -41,7 +42,18 @@ Controls = Annotated[
     list[str] | None,
     typer.Option("--control", help="Another model to compare with, as ROLE=PATH; rehearsal_only several times."),
 ]
-Folder = Annotated[Path | None, typer.Option("--folder", help="The run's folder; runs/NAME-HASH by default.")]
+
+
+def possible(place: Path | None) -> Path | None:
+    """Refuse, as an option's callback, a place where nothing can be written."""
+    if place is not None:
+        refuse_impossible(place)
+    return place
+
+
+Folder = Annotated[
+    Path | None, typer.Option("--folder", callback=possible, help="The run's folder; runs/NAME-HASH by default.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, how long, in how much memory and disk; do nothing.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Json, app, names
+from palimpsest.cli._app import NOT_AS_INTENDED, Json, app, names, possible
 from palimpsest.core.errors import UserError
 
 _FEW = 6
@@ -37,7 +37,10 @@ def compare(
     metrics: Annotated[str | None, typer.Option("--metrics", help="Only these, with commas.")] = None,
     tasks: Annotated[str | None, typer.Option("--tasks", help="Only these, with commas.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", "--out", help="Where the report is written; runs/compare-NAMES-HASH by default.")
+        Path | None,
+        typer.Option(
+            "--folder", "--out", callback=possible, help="Where the report is written; runs/compare-NAMES-HASH by default."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

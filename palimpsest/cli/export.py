@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli._app import Json, app
+from palimpsest.cli._app import Json, app, possible
 from palimpsest.core.errors import UserError, nearest
 
 _FORMS = ("inspect",)
@@ -17,7 +17,7 @@ _FORMS = ("inspect",)
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run or a diff.")],
     to: Annotated[str, typer.Option("--to", help="inspect: a log for each model and item set, which `inspect view` opens.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/FORM by default.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", callback=possible, help="Where to write; RUN/FORM by default.")] = None,
     json: Json = False,
 ) -> None:
     """Write the items, answers and scores of a finished run for another program."""

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import NOT_AS_INTENDED, Json, Seed, app
+from palimpsest.cli._app import NOT_AS_INTENDED, Json, Seed, app, possible
 from palimpsest.core.errors import UserError
 
-MemoryFolder = Annotated[Path, typer.Option("--memory", help="The folder that holds the corrections.")]
+MemoryFolder = Annotated[Path, typer.Option("--memory", callback=possible, help="The folder that holds the corrections.")]
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.cli._app import Json, Seed, app
+from palimpsest.cli._app import Json, Seed, app, possible
 
 pocket_app = typer.Typer(help="The embedded models: sample from one, train a twin, read its card.", no_args_is_help=True)
 app.add_typer(pocket_app, name="pocket")
@@ -42,7 +42,7 @@ def pocket_info(json: Json = False, model: Embedded = "pocket") -> None:
 
 @pocket_app.command("train")
 def pocket_train(
-    folder: Annotated[Path, typer.Argument(help="Where the new model goes.")],
+    folder: Annotated[Path, typer.Argument(callback=possible, help="Where the new model goes.")],
     size: Annotated[str, typer.Option("--size", help="tiny, small, standard or large.")] = "standard",
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option("--steps", help="Stop early, to look.")] = None,

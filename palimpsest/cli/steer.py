@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli._app import Device, Dtype, Json, Model, Seed, app, refuse_absent
+from palimpsest.cli._app import Device, Dtype, Json, Model, Seed, app, possible, refuse_absent
 
 
 @app.command()
 def steer(
     behaviour: Annotated[str, typer.Argument(help="A behaviour's name (see `palimpsest list`) or YAML file.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write: safetensors, one tensor for each block.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=possible, help="The file to write: safetensors, one tensor for each block.")
+    ],
     model: Model = "pocket",
-    gguf: Annotated[Path | None, typer.Option("--gguf", help="Also write a control vector for llama.cpp.")] = None,
+    gguf: Annotated[
+        Path | None, typer.Option("--gguf", callback=possible, help="Also write a control vector for llama.cpp.")
+    ] = None,
     method: Annotated[str, typer.Option("--method", help="mean, pca or logistic.")] = "mean",
     made_from: Annotated[
         str,

@@ -6,7 +6,16 @@ A ``UserError`` is something the user can mend; the command line prints it witho
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+_PLACES = (
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE),
+)
+"""What the system says of a file or folder that a user can mend; that one is not there at all may be our own mistake."""
+_LIMITS = ("failed to map segment", "Cannot allocate memory", "can't start new thread", "can't allocate memory")
+"""How libraries tell that a process may have no more of the machine."""
 
 
 class UserError(Exception):
@@ -41,6 +50,22 @@ class Problems:
         if self.found:
             lines = "\n".join(f"  - {problem}" for problem in self.found)
             raise UserError(f"{self.heading}\n{lines}")
+
+
+def of_the_machine(error: BaseException) -> str:
+    """Return what a user can do about an error of the machine that nobody foresaw; empty of any other error.
+
+    A last resort of whole programs: what is known beforehand is told before work starts, all at once.
+    """
+    if isinstance(error, OSError) and error.errno in _PLACES and error.filename is not None:
+        return f"{error.filename} can't be used: {error.strerror}"
+    limited = isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+    if limited or isinstance(error, MemoryError) or any(sign in str(error) for sign in _LIMITS):
+        return (
+            f"the machine gives this process no more memory, files or threads ({first_line(error)}); look at `ulimit -a` and "
+            "at what else runs, and give the same command again: what is finished is kept"
+        )
+    return ""
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,40 @@ from typing import BinaryIO
 from palimpsest.core.errors import UserError
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` written out.
+
+    Raises:
+        UserError: there is no such home folder: of a user who is none, or of a process without one.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path} can't be found: there is no home folder {Path(path).parts[0]}; write the path out") from error
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is a file or folder of this name; one that no file can have is not there."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def refuse_impossible(path: Path) -> None:
+    """Refuse a place where nothing can ever be written, before there is anything to write.
+
+    Raises:
+        UserError: its name is too long, a part of it is a file or may not be looked into, or there is no such home.
+    """
+    try:
+        expanded(path).stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+
+
 def open_file(path: Path) -> BinaryIO:
     """Return an ordinary file, opened to read its bytes.
 

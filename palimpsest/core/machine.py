@@ -21,12 +21,12 @@ def free_memory(memory_info: Path = Path("/proc/meminfo"), groups: Path = Path("
 
 def free_disk(path: Path) -> int | None:
     """Return free bytes where a path lies or would be made; ``None`` where that can't be told."""
-    place = path.expanduser().absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        place = path.expanduser().absolute()
+        while not place.exists() and place != place.parent:
+            place = place.parent
         return shutil.disk_usage(place).free
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: ~ where there is no home
         return None
 
 

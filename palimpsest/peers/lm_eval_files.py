@@ -16,6 +16,7 @@ import yaml
 
 from palimpsest.core import yaml_files
 from palimpsest.core.errors import UserError, first_line, nearest
+from palimpsest.core.files import expanded, is_there
 
 _GROUP = ("group", "group_alias", "task", "tag", "aggregate_metric_list", "metadata")
 _TASK = (
@@ -90,7 +91,7 @@ def _written_out(path: Path, including: tuple[Path, ...], found: list[str]) -> d
     """Return a file's settings over those of the files that it includes, adding to ``found`` what may not stand in it."""
     import lm_eval
 
-    path = path.expanduser().resolve()
+    path = expanded(path).resolve()
     if path in including:
         found.append(f"{including[-1]} includes {path}, which includes itself")
         return {}
@@ -120,7 +121,7 @@ def _written_out(path: Path, including: tuple[Path, ...], found: list[str]) -> d
     for name in names:
         merged |= {
             key: value
-            for key, value in _written_out(path.parent / Path(name).expanduser(), (*including, path), found).items()
+            for key, value in _written_out(path.parent / expanded(name), (*including, path), found).items()
             if key != "task_list"  # says what tasks its own file defines
         }
     return merged | settings
@@ -188,7 +189,7 @@ def source_problems(settings: dict[str, Any]) -> Iterator[str]:
         yield f"dataset_path must be text, found {source!r}"
     elif source in _PACKAGED_DATASETS_MODULES:
         yield f"dataset_path: data are not read by '{source}' here, only by {', '.join(LOADERS)}"
-    elif "://" in source or "::" in source or Path(source).expanduser().exists():
+    elif "://" in source or "::" in source or is_there(source):
         yield (
             f"dataset_path '{source}' would read whatever is there; give one of {', '.join(LOADERS)}, and the files in "
             "dataset_kwargs.data_files"

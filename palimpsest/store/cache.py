@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from palimpsest.core.errors import UserError
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.spec import Spec, digest
 from palimpsest.store.atomic import TEMPORARY, to_json, write_bytes
@@ -80,9 +81,17 @@ def key_of(
 
 
 def default_folder() -> Path:
-    """Return ``$PALIMPSEST_CACHE``, or ``palimpsest`` in the user's cache folder."""
-    given = os.environ.get("PALIMPSEST_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palimpsest"
+    """Return ``$PALIMPSEST_CACHE``, or ``palimpsest`` in the user's cache folder.
+
+    Raises:
+        UserError: neither is named, and the user has no home.
+    """
+    if given := os.environ.get("PALIMPSEST_CACHE"):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palimpsest"
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep measurements in; name one in PALIMPSEST_CACHE") from error
 
 
 class Cache:

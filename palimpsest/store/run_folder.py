@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from palimpsest.core.errors import UserError
+from palimpsest.core.files import expanded
 from palimpsest.core.measurement import Measurement
 from palimpsest.store.atomic import TEMPORARY, cannot_write, to_json, write_bytes
 from palimpsest.store.cache import Cache, DamagedEntryError, read_entry
@@ -42,7 +43,7 @@ class RunReader:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = expanded(path).absolute()
         if not is_run(self.path):
             raise UserError(f"{self.path} must be the folder of a run, but has no {_SPEC}")
 
@@ -100,7 +101,7 @@ class RunFolder(RunReader):
     """
 
     def __init__(self, path: Path | str, spec: dict[str, Any], bytes_needed: int = 0) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = expanded(path).absolute()
         _refuse_foreign(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)

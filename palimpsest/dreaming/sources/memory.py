@@ -7,9 +7,9 @@ serves where one is known and the check calls it one. Without one the model has 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from palimpsest.core.errors import UserError
+from palimpsest.core.files import expanded
 from palimpsest.data.chat import Example, Message, whole
 from palimpsest.dreaming.grade import passes
 from palimpsest.dreaming.records import Proposal
@@ -30,7 +30,7 @@ class Memories(ScenarioSource):
         super().__init__(argument, plan)
         if not argument:
             raise UserError(f"the source 'memory' needs {self.takes}, as 'palimpsest watch --memory' made it")
-        self.folder = Path(argument).expanduser().absolute()
+        self.folder = expanded(argument).absolute()
         with Memory.open(self.folder) as memory:
             self.failures = memory.failures(self.behaviour.name, _MOST)
         if not self.failures:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.core.errors import UserError
+from palimpsest.core.files import expanded
 from palimpsest.core.seeds import python_stream
 from palimpsest.data.chat import POLES, Example, Pole
 from palimpsest.data.text_files import LineProblems, lines_of, parsed
@@ -38,7 +39,7 @@ class Transcripts(ScenarioSource):
             name, pole = argument, ""
         if not name:
             raise UserError(f"the source 'transcripts' needs {self.takes}")
-        self.path = Path(name).expanduser().absolute()
+        self.path = expanded(name).absolute()
         self.examples = _read(self.path, pole)
 
     def propose(self, wish: Wish) -> Iterator[Proposal]:
