@@ -17,7 +17,7 @@ from typing import Any
 
 from palimpsest.core.errors import first_line
 from palimpsest.models.folder import Folder
-from palimpsest.models.quiet import quiet
+from palimpsest.models.quiet import at_home
 from palimpsest.models.weights import Tensor
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -119,7 +119,7 @@ def empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet():
+        with at_home():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 device_map="meta",
@@ -171,7 +171,7 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
     try:
         _refuse_wrong_lengths(path / "tokenizer.json")
         _refuse_many_names(path / "config.json")
-        with quiet():
+        with at_home():
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True, padding_side="left")
             tokenizer.decode(tokenizer("A word.").input_ids)  # some only fail when they are used
     except BaseException as error:  # as above: whatever the library says, this folder's tokenizer can't be had

@@ -19,7 +19,7 @@ from palimpsest.core.spec import digest
 from palimpsest.models import adapter, freed_memory
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, find, inspect, inspect_all
-from palimpsest.models.quiet import hush_kernels, quiet
+from palimpsest.models.quiet import at_home, hush_kernels
 from palimpsest.models.skeleton import open_tokenizer
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def _model(info: SubjectInfo, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     hush_kernels()
-    with quiet():
+    with at_home():
         model = AutoModelForCausalLM.from_pretrained(
             info.base or info.path,
             dtype=getattr(torch, dtype),
