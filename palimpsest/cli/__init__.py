@@ -19,6 +19,7 @@ from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, exp
 from palimpsest.cli._app import BAD_INPUT, INTERRUPTED, app
 from palimpsest.core import launch
 from palimpsest.core.errors import AlreadyTold, UserError
+from palimpsest.core.secrets import redact
 
 __all__ = ["app", "main"]
 
@@ -54,6 +55,7 @@ def _run() -> int:
         return BAD_INPUT
     except usage_error as error:
         if launch.own() == 0:
+            error.message = redact(error.message)  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):

@@ -8,15 +8,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from palimpsest.core.secrets import redact
+
 
 class UserError(Exception):
     """Bad input, told before work starts. One line a problem.
 
-    What is quoted from a file may hold halves of characters, which no terminal and no file takes: they are spelt out.
+    What is quoted from a file may hold halves of characters, which no terminal and no file takes: they are spelt out. What a
+    library says may hold a key or a password: they are struck out.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+        super().__init__(redact(message.encode("utf-8", "backslashreplace").decode()))
 
 
 class AlreadyTold(UserError):
