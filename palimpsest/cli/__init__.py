@@ -18,7 +18,7 @@ from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, exp
 
 from palimpsest.cli._app import BAD_INPUT, INTERRUPTED, app
 from palimpsest.core import launch
-from palimpsest.core.errors import AlreadyTold, UserError
+from palimpsest.core.errors import AlreadyTold, UserError, first_line, is_panic
 from palimpsest.core.secrets import redact
 
 __all__ = ["app", "main"]
@@ -63,6 +63,15 @@ def _run() -> int:
     except Exception as error:
         _crashed(error)
         return 1
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        from palimpsest.console import problem
+
+        problem(
+            UserError(f"a file of the model is broken, most likely tokenizer.json: its reader stopped ({first_line(error)})")
+        )
+        return BAD_INPUT
     if code == INTERRUPTED and launch.own() == 0:  # which typer makes of Ctrl-C too
         from palimpsest.console import err
 

@@ -6,7 +6,8 @@ A ``UserError`` is something the user can mend; the command line prints it witho
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from palimpsest.core.secrets import redact
 
@@ -44,6 +45,28 @@ class Problems:
         if self.found:
             lines = "\n".join(f"  - {problem}" for problem in self.found)
             raise UserError(f"{self.heading}\n{lines}")
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: what it raises then is no ``Exception``, and its class can't be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def panics_told(what: str) -> Iterator[None]:
+    """Tell a panic of a library inside the block as an error of the file that brought it about.
+
+    Raises:
+        UserError: there was one.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise UserError(
+            f"{what} is broken: the library that reads it stopped ({first_line(error)}); copy it again from the model it is of"
+        ) from None
 
 
 def first_line(error: BaseException) -> str:

@@ -7,11 +7,12 @@ that a model answers is by construction the context that it was trained with: ev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from palimpsest.core.errors import UserError, first_line
+from palimpsest.core.errors import UserError, first_line, panics_told
 from palimpsest.data import chat_template
 from palimpsest.data.chat import Example, Message, Span
 from palimpsest.data.templates import TooMuch
@@ -88,7 +89,8 @@ class Renderer:
     def _opening(self) -> tuple[int, ...]:
         """What the tokenizer puts before a bare text: the beginning-of-sequence token, or nothing."""
         bos = self.tokenizer.bos_token_id
-        return (bos,) if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else ()
+        with self._panics_told():
+            return (bos,) if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else ()
 
     def encode(self, example: Example) -> Encoded:
         """Return the tokens of an example, what each weighs in the loss, and where the decision begins.
@@ -172,16 +174,23 @@ class Renderer:
 
     def decode(self, tokens: list[int]) -> str:
         """Return generated tokens as text, special tokens left out."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+        with self._panics_told():
+            return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def token_texts(self, tokens: list[int]) -> list[str]:
         """Return how each token reads in the middle of a text (so that a leading space is seen)."""
-        anchor = self.tokenizer("a", add_special_tokens=False).input_ids[-1:]
-        begun = len(self.tokenizer.decode(anchor))
-        return [text[begun:] for text in self.tokenizer.batch_decode([[*anchor, token] for token in tokens])]
+        with self._panics_told():
+            anchor = self.tokenizer("a", add_special_tokens=False).input_ids[-1:]
+            begun = len(self.tokenizer.decode(anchor))
+            return [text[begun:] for text in self.tokenizer.batch_decode([[*anchor, token] for token in tokens])]
+
+    def _panics_told(self) -> AbstractContextManager[None]:
+        """Some files only break the library on some texts, long after they were opened."""
+        return panics_told(f"tokenizer.json of {getattr(self.tokenizer, 'name_or_path', '') or 'this model'}")
 
     def _tokens(self, text: str, templated: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        with self._panics_told():
+            encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = list(encoding.input_ids), [tuple(pair) for pair in encoding.offset_mapping]
         if not templated:
             ids, offsets = [*self._opening, *ids], [(0, 0)] * len(self._opening) + offsets

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palimpsest.core.errors import first_line
+from palimpsest.core.errors import first_line, is_panic
 from palimpsest.models.folder import Folder
 from palimpsest.models.quiet import at_home
 from palimpsest.models.weights import Tensor
@@ -175,7 +175,7 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True, padding_side="left")
             tokenizer.decode(tokenizer("A word.").input_ids)  # some only fail when they are used
     except BaseException as error:  # as above: whatever the library says, this folder's tokenizer can't be had
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # the latter is no Exception
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         problems.append(f"its tokenizer can't be loaded: {first_line(error)}")
         return None
