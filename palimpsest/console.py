@@ -1,6 +1,7 @@
 """Console: how does a run look in a terminal?
 
-Only this module and the command line print. Text from models is untrusted: control characters never reach the terminal.
+Only this module and the command line print. Text from models is untrusted: control characters never reach the terminal, and
+no secrets do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from palimpsest.core.estimate import Estimate
+from palimpsest.core.secrets import redact
 from palimpsest.core.wording import shown, spell
 
 _NAME = 24
@@ -34,8 +36,8 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def safe(text: str) -> str:
-    """Return text without the characters that would steer a terminal."""
-    return "".join(char if _is_harmless(char) else "\N{REPLACEMENT CHARACTER}" for char in text)
+    """Return text without the characters that would steer a terminal, and without secrets."""
+    return "".join(char if _is_harmless(char) else "\N{REPLACEMENT CHARACTER}" for char in redact(text))
 
 
 def _is_harmless(char: str) -> bool:
@@ -94,7 +96,7 @@ def reasons(why: Iterable[str], next_steps: Iterable[str] = ()) -> None:
 
 def as_json(value: Any) -> None:
     """Print plain data as JSON on standard output; what would steer a terminal is written as an escape."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(redact(value), indent=2, ensure_ascii=False)
     sys.stdout.write("".join(char if _is_harmless(char) else json.dumps(char)[1:-1] for char in text) + "\n")
 
 

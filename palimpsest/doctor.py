@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from palimpsest.core.checkup import Answer, State, worst
 from palimpsest.core.errors import Problems
+from palimpsest.data import chat_template
 from palimpsest.measures._checks._check import check_up
 from palimpsest.measures._checks._patient import Patient
 from palimpsest.measures._checks.change import remember
@@ -64,9 +65,9 @@ def examine(model: str, tuned: str | None, device: str, dtype: str, *, adapter: 
         problems.extend(subject.comparison_problems(infos["base"], infos["tuned"]))
     problems.raise_if_any()
     infos = cut_alike(infos)
-    found, before = [], None
+    found, before, day = [], None, chat_template.today()
     for role, info in infos.items():
-        with subject.load(info, place, cast(Dtype, dtype)) as one:
+        with subject.load(info, place, cast(Dtype, dtype), day=day) as one:
             patient = Patient(one, before)
             found.append(Examined(role, info, one.device, one.dtype, check_up(patient, timed=True)))
             before = remember(patient) if len(infos) > len(found) else None

@@ -25,6 +25,7 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import ItemSet
+from palimpsest.data.render import Renderer
 from palimpsest.data.tasks import TaskSet
 from palimpsest.measures import checkup
 from palimpsest.measures._measure import Budget
@@ -42,7 +43,7 @@ from palimpsest.training.trainer import train
 from palimpsest.verdict import Pair, judge_seeds
 
 _GENERATED_TOKENS = 96
-_SMALLER = "smaller_batches"
+_SMALLER, _DATE = "smaller_batches", "date"
 
 
 def execute(
@@ -65,6 +66,7 @@ def execute(
         progress.tell(note)
     with _opened(folder, plan) as run:
         desk = Desk(plan, run, cache, progress, held or {})
+        desk = replace(desk, plan=_with_date(desk))
         desk = replace(desk, plan=_with_general_text(desk))
         trained = [_train(desk, role, seed) for role, seed in desk.plan.trained]
         measured = _measure(desk, trained)
@@ -110,13 +112,38 @@ class Desk:
 
     def _loaded(self, info: SubjectInfo, dtype: subject.Dtype) -> Subject:
         plan = self.plan
-        return ranks.together(lambda: subject.load(info, plan.device, dtype, chat_template=plan.template, shared=True))
+        return ranks.together(lambda: _load(plan, info, dtype))
 
     def digest(self, info: SubjectInfo) -> str:
-        return subject.digest_with_template(info, self.plan.template)
+        return subject.digest_with_template(info, self.plan.template, self.plan.day)
+
+
+def _load(plan: Plan, info: SubjectInfo, dtype: subject.Dtype) -> Subject:
+    return subject.load(info, plan.device, dtype, chat_template=plan.template, day=plan.day, shared=True)
 
 
 # ---------------------------------------------------------------- data
+
+
+def _with_date(desk: Desk) -> Plan:
+    """Return the plan with the date that this run began on, where the chat template writes today's.
+
+    It stays that date until the run is done, so that no model is asked another thing than the one before it.
+    """
+    plan = desk.plan
+    if plan.day is None:
+        return plan
+    day = ranks.decided(lambda: _first_day(desk.run, str(plan.day)))
+    note = f"The chat template writes today's date: every model of this run is asked as on {day}."
+    desk.progress.tell(note)
+    return replace(plan, renderer=Renderer(plan.renderer.tokenizer, day), notes=(*plan.notes, note))
+
+
+def _first_day(run: RunFolder, day: str) -> str:
+    if run.committed(_DATE):
+        return str(run.commit_note(_DATE))
+    run.commit(_DATE, day)
+    return day
 
 
 def _with_general_text(desk: Desk) -> Plan:
@@ -372,7 +399,11 @@ def _conclude(desk: Desk, seeds: list[SeedRecord], trained: Sequence[Trained], m
         training=tuple(one.record for one in trained),
         notes=tuple(dict.fromkeys((*plan.notes, *measured.told))),
         provenance=provenance.stable(
-            plan.device, plan.seeds, {role: info.digest for role, info in plan.models.items()}, request.command
+            plan.device,
+            plan.seeds,
+            {role: info.digest for role, info in plan.models.items()},
+            request.command,
+            {} if plan.day is None else {"date": plan.day},
         ),
         specification={
             "request": request.model_dump(mode="json", exclude_none=True),

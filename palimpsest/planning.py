@@ -71,6 +71,11 @@ class Plan:
         return self.renderer.tokenizer.chat_template
 
     @property
+    def day(self) -> str | None:
+        """The date that the chat template is given for every model of the run; ``None`` where it writes none."""
+        return self.renderer.day
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What makes a run this run: the request and the models it starts from."""
         digests = {role: info.digest for role, info in self.models.items()}

@@ -102,7 +102,8 @@ def extract(
         problems.add(str(reason))
     problems.raise_if_any()
     progress.begin("reading contrastive pairs")
-    with subject.load(plan.models["base"], plan.device, plan.request.dtype, chat_template=plan.template) as one:
+    base, dtype = plan.models["base"], plan.request.dtype
+    with subject.load(base, plan.device, dtype, chat_template=plan.template, day=plan.day) as one:
         return _extracted(plan, one, method, made_from, layer, progress)  # type: ignore[arg-type]
 
 

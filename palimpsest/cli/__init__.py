@@ -18,7 +18,8 @@ from palimpsest.cli import runs, compare, tune, dream, study, steer, memory, exp
 
 from palimpsest.cli._app import BAD_INPUT, INTERRUPTED, app
 from palimpsest.core import launch
-from palimpsest.core.errors import AlreadyTold, UserError, of_the_machine
+from palimpsest.core.errors import AlreadyTold, UserError, first_line, is_panic, of_the_machine
+from palimpsest.core.secrets import redact
 
 __all__ = ["app", "main"]
 
@@ -54,6 +55,7 @@ def _run() -> int:
         return BAD_INPUT
     except usage_error as error:
         if launch.own() == 0:
+            error.message = redact(error.message)  # type: ignore[attr-defined]
             error.show()  # type: ignore[attr-defined]
         return BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
@@ -66,6 +68,15 @@ def _run() -> int:
             return BAD_INPUT
         _crashed(error)
         return 1
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        from palimpsest.console import problem
+
+        problem(
+            UserError(f"a file of the model is broken, most likely tokenizer.json: its reader stopped ({first_line(error)})")
+        )
+        return BAD_INPUT
     if code == INTERRUPTED and launch.own() == 0:  # which typer makes of Ctrl-C too
         from palimpsest.console import err
 

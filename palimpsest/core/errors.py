@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from palimpsest.core.secrets import redact
 
 _PLACES = (
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
@@ -21,11 +24,12 @@ _LIMITS = ("failed to map segment", "Cannot allocate memory", "can't start new t
 class UserError(Exception):
     """Bad input, told before work starts. One line a problem.
 
-    What is quoted from a file may hold halves of characters, which no terminal and no file takes: they are spelt out.
+    What is quoted from a file may hold halves of characters, which no terminal and no file takes: they are spelt out. What a
+    library says may hold a key or a password: they are struck out.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+        super().__init__(redact(message.encode("utf-8", "backslashreplace").decode()))
 
 
 class AlreadyTold(UserError):
@@ -66,6 +70,28 @@ def of_the_machine(error: BaseException) -> str:
             "at what else runs, and give the same command again: what is finished is kept"
         )
     return ""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: what it raises then is no ``Exception``, and its class can't be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def panics_told(what: str) -> Iterator[None]:
+    """Tell a panic of a library inside the block as an error of the file that brought it about.
+
+    Raises:
+        UserError: there was one.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise UserError(
+            f"{what} is broken: the library that reads it stopped ({first_line(error)}); copy it again from the model it is of"
+        ) from None
 
 
 def first_line(error: BaseException) -> str:

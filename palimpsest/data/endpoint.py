@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from palimpsest.core.errors import UserError
+from palimpsest.core.secrets import remember
 from palimpsest.core.spec import Spec
 from palimpsest.core.wording import one_line
 
@@ -87,6 +88,7 @@ class Endpoint(Spec):
     def _post(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key := os.environ.get(self.key_variable, "").strip():
+            remember(key)  # a server may repeat it in its answer
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(f"{self.url}/chat/completions", body, headers, method="POST")
         end = time.monotonic() + self.timeout_seconds

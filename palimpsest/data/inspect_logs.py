@@ -22,7 +22,11 @@ from palimpsest.data.text_files import parsed
 
 _LARGEST = 2**28
 """Bytes of one sample, unpacked."""
+_LARGEST_WHOLE, _DENSEST = 2**30, 100
+"""Bytes of all of them, and, of a larger file, bytes for one that is packed: logs come to 30 at most, a bomb to 1,000."""
 _ZSTANDARD = 93
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, _ZSTANDARD)
+"""What logs are written with; others may ask for any amount of memory before the first byte."""
 _ATTACHED = "attachment://"
 _LOCAL_HEADER = struct.Struct("<26xHH")
 """Of a zip entry: the lengths of its name and of what follows it."""
@@ -46,6 +50,7 @@ class Archive:
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._path, self._archive = path, archive
+        _refuse_bomb(path, archive)
         names = archive.namelist()
         self._samples = sorted({name for name in names if name.startswith("samples/") and name.endswith(".json")})
         self.complete = "header.json" in names
@@ -127,10 +132,22 @@ def _put_back(value: Any, attached: Mapping[str, Any]) -> Any:
     return value
 
 
+def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a file that unpacks to more than a log would, whatever its single entries come to."""
+    most = max(_LARGEST_WHOLE, _DENSEST * path.stat().st_size)
+    whole = sum(info.file_size for info in archive.infolist())
+    if whole > most:
+        raise UserError(
+            f"{path} can't be used: unpacked, an inspect log of its size must have {most:,} bytes at most, and it has {whole:,}"
+        )
+
+
 def _entry(path: Path, archive: zipfile.ZipFile, name: str) -> Any:
     info = archive.getinfo(name)
     if info.file_size > _LARGEST:
         raise UserError(f"{path} can't be used: {name} has more than {_LARGEST:,} bytes")
+    if info.compress_type not in _PACKINGS:
+        raise UserError(f"{path} can't be used: {name} is packed in a way (number {info.compress_type}) that no log is")
     try:
         if info.compress_type == _ZSTANDARD and not hasattr(zipfile, "ZIP_ZSTANDARD"):
             content = _unpacked(path, archive, info)
@@ -165,9 +182,9 @@ def _unpacked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> by
     packed = stream.read(info.compress_size)
     try:
         with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed), read_across_frames=True) as reader:
-            content = reader.read(_LARGEST + 1)
+            content = reader.read(info.file_size + 1)
     except zstandard.ZstdError as error:
         raise zipfile.BadZipFile(str(error)) from None
-    if len(content) <= _LARGEST and zlib.crc32(content) != info.CRC:
-        raise zipfile.BadZipFile("its checksum is wrong")
+    if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+        raise zipfile.BadZipFile("its length or its checksum is wrong")
     return content

@@ -7,12 +7,15 @@ that a model answers is by construction the context that it was trained with: ev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from palimpsest.core.errors import UserError
+from palimpsest.core.errors import UserError, first_line, panics_told
+from palimpsest.data import chat_template
 from palimpsest.data.chat import Example, Message, Span
+from palimpsest.data.templates import TooMuch
 
 PLAIN_NOTE = (
     "The tokenizer has no chat template: messages are joined as plain text without role words "
@@ -55,19 +58,28 @@ class Encoded:
 class Renderer:
     """Turns examples into tokens for one tokenizer (a Hugging Face fast tokenizer).
 
+    Args:
+        tokenizer: with or without a chat template.
+        day: the date that a template which writes today's is given; by default the day on which this is made, and no later one.
+
     Raises:
         UserError: the tokenizer gives no character offsets.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, day: str | None = None) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UserError("the tokenizer must be a fast one (tokenizer.json), because spans need its character offsets")
-        self.tokenizer = tokenizer
+        self.tokenizer, self._day = tokenizer, day or chat_template.today()
         self._skeletons: dict[tuple[str, ...], list[str]] = {}
 
     @property
     def has_template(self) -> bool:
         return bool(self.tokenizer.chat_template)
+
+    @property
+    def day(self) -> str | None:
+        """The date that the template writes; ``None`` where it writes none."""
+        return chat_template.pinned(self.tokenizer.chat_template, self._day)
 
     @cached_property
     def _specials(self) -> frozenset[int]:
@@ -77,7 +89,8 @@ class Renderer:
     def _opening(self) -> tuple[int, ...]:
         """What the tokenizer puts before a bare text: the beginning-of-sequence token, or nothing."""
         bos = self.tokenizer.bos_token_id
-        return (bos,) if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else ()
+        with self._panics_told():
+            return (bos,) if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else ()
 
     def encode(self, example: Example) -> Encoded:
         """Return the tokens of an example, what each weighs in the loss, and where the decision begins.
@@ -121,8 +134,8 @@ class Renderer:
         goes_on = messages[-1].role == "assistant"
         if not goes_on and self.has_template and messages[0].role != "text":
             turns = [message.model_dump() for message in messages]
-            text = self._template(turns, add_generation_prompt=True)
-            if text != self._template(turns):
+            text = self.template_text(turns, add_generation_prompt=True)
+            if text != self.template_text(turns):
                 return tuple(self._tokens(text, True)[0])
         given = tuple(messages) if goes_on else (*messages, Message(role="assistant", content="a"))
         text, places, templated = self._text(given)
@@ -161,16 +174,23 @@ class Renderer:
 
     def decode(self, tokens: list[int]) -> str:
         """Return generated tokens as text, special tokens left out."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+        with self._panics_told():
+            return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def token_texts(self, tokens: list[int]) -> list[str]:
         """Return how each token reads in the middle of a text (so that a leading space is seen)."""
-        anchor = self.tokenizer("a", add_special_tokens=False).input_ids[-1:]
-        begun = len(self.tokenizer.decode(anchor))
-        return [text[begun:] for text in self.tokenizer.batch_decode([[*anchor, token] for token in tokens])]
+        with self._panics_told():
+            anchor = self.tokenizer("a", add_special_tokens=False).input_ids[-1:]
+            begun = len(self.tokenizer.decode(anchor))
+            return [text[begun:] for text in self.tokenizer.batch_decode([[*anchor, token] for token in tokens])]
+
+    def _panics_told(self) -> AbstractContextManager[None]:
+        """Some files only break the library on some texts, long after they were opened."""
+        return panics_told(f"tokenizer.json of {getattr(self.tokenizer, 'name_or_path', '') or 'this model'}")
 
     def _tokens(self, text: str, templated: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        with self._panics_told():
+            encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = list(encoding.input_ids), [tuple(pair) for pair in encoding.offset_mapping]
         if not templated:
             ids, offsets = [*self._opening, *ids], [(0, 0)] * len(self._opening) + offsets
@@ -193,7 +213,7 @@ class Renderer:
                 text += content + piece
             if shorten is str and not _has_outer_space(messages):
                 return text, places, True
-            if text == self._template([message.model_dump(include={"role", "content"}) for message in messages]):
+            if text == self.template_text([message.model_dump(include={"role", "content"}) for message in messages]):
                 return text, places, True
         raise UserError(
             "the chat template changes the content of messages, so the tokens that learn can't be told apart; "
@@ -203,7 +223,7 @@ class Renderer:
     def _skeleton(self, roles: tuple[str, ...]) -> list[str]:
         """Return what a template puts before, between and after messages of these roles."""
         marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
-        rest = self._template([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
+        rest = self.template_text([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
         pieces = []
         for mark in marks:
             piece, found, rest = rest.partition(mark)
@@ -215,10 +235,23 @@ class Renderer:
             raise UserError(f"the chat template repeats messages in a conversation of {', '.join(roles)}")
         return pieces
 
-    def _template(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+    def template_text(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+        """Return the text that the chat template makes of a conversation.
+
+        Raises:
+            UserError: it refuses the conversation, or would not end.
+        """
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except Exception as error:
+            return chat_template.render(
+                self.tokenizer, messages, self._day, tools=None, documents=None, add_generation_prompt=add_generation_prompt
+            )
+        except TooMuch as error:
+            whose = getattr(self.tokenizer, "name_or_path", "")
+            raise UserError(
+                f"the chat template{f' of {whose}' if whose else ''} must end, and stopped at what no template needs: "
+                f"{first_line(error)}; give a template that only wraps messages"
+            ) from error
+        except Exception as error:  # whatever a template raises
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(f"the chat template refuses a conversation of {roles}: {error}") from error
 

@@ -41,8 +41,9 @@ class Hot:
         """Return this model, loading it only where it is not the one that is there."""
         if self.current is None or self.current.info.digest != info.digest:
             self.close()
-            found = subject.load(info, self.plan.device, self.plan.request.dtype, chat_template=self.plan.template)
-            self.current = _lent(found, info, self.plan.template)
+            plan = self.plan
+            found = subject.load(info, plan.device, plan.request.dtype, chat_template=plan.template, day=plan.day)
+            self.current = _lent(found, info, plan)
         return self.current
 
     def train(self, info: SubjectInfo, folder: Path, how: Callable[[Lent], TrainingSummary]) -> SubjectInfo:
@@ -53,7 +54,7 @@ class Hot:
         after = subject.inspect(folder / "model")
         if kept:
             before.model.eval().requires_grad_(False)
-            self.current = _lent(before, after, self.plan.template)
+            self.current = _lent(before, after, self.plan)
         else:  # it was finished already, or an adapter was merged: what is in memory is not what was written
             self.close()
         return after
@@ -77,9 +78,9 @@ class Hot:
             self.current = None
 
 
-def _lent(one: Subject, info: SubjectInfo, template: str | None) -> Lent:
-    digest = subject.digest_with_template(info, template)
-    return Lent(one.model, one.tokenizer, info, one.device, one.dtype, digest)
+def _lent(one: Subject, info: SubjectInfo, plan: Plan) -> Lent:
+    digest = subject.digest_with_template(info, plan.template, plan.day)
+    return Lent(one.model, one.tokenizer, info, one.device, one.dtype, digest, plan.day)
 
 
 def answers(

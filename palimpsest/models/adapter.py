@@ -13,7 +13,7 @@ from typing import Any
 
 from palimpsest.core.errors import UserError, first_line
 from palimpsest.models.folder import Folder, found_here, look
-from palimpsest.models.quiet import quiet
+from palimpsest.models.quiet import at_home
 from palimpsest.models.weights import BrokenWeightsError, fingerprint
 
 _PROMPTS = (
@@ -89,7 +89,7 @@ def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 
     try:
-        with quiet():
+        with at_home():
             config = PeftConfig.from_pretrained(str(folder.path))
             if hasattr(config, "init_lora_weights"):
                 config.init_lora_weights = True  # type: ignore[attr-defined]  # other ways need the base's values
@@ -148,7 +148,7 @@ def merge(model: Any, path: Path) -> Any:
 
     if unties(look(path), model):
         _untie(model)
-    with quiet():
+    with at_home():
         both = PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
         wanted = trial_logits(both.get_base_model())
         merged = both.merge_and_unload(safe_merge=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.models import adapter, skeleton
-from palimpsest.models.folder import Folder, is_model, locate, look, newest_checkpoint
+from palimpsest.models.folder import Folder, found_here, is_model, locate, look, newest_checkpoint
 from palimpsest.models.weights import BrokenWeightsError, fingerprint, stamp
 from palimpsest.store.run_folder import is_run, trained_models
 
@@ -202,13 +202,12 @@ def _problems_of(name: Name) -> Problems:
 
 
 def _base_of(folder: Folder, given: Name | None, problems: Problems) -> Folder | None:
-    name = given or folder.config.get("base_model_name_or_path")
-    if not name:
+    named, revision = (folder.config.get(key) for key in ("base_model_name_or_path", "revision"))
+    if not given and not named:
         problems.add("is an adapter whose adapter_config.json does not name its base (base_model_name_or_path)")
         return None
     try:
-        beside = folder.path / str(name)
-        below = look(locate(beside if given is None and beside.is_dir() else str(name)))
+        below = look(locate(given) if given else _named_base(str(named), folder.path, revision))
     except (UserError, OSError) as error:  # OSError: a name that is too long
         problems.add(f"is an adapter whose base can't be found: {str(error)[:_LONGEST_REASON]}")
         return None
@@ -217,6 +216,20 @@ def _base_of(folder: Folder, given: Name | None, problems: Problems) -> Folder |
         return None
     problems.extend(f"is an adapter on {below.path}, which {problem}" for problem in below.problems)
     return below
+
+
+def _named_base(named: str, beside: Path, revision: Any) -> Path:
+    """Return the base that an adapter names; a file that someone else wrote is no reason to ask a network.
+
+    Raises:
+        UserError: it is not on this machine.
+    """
+    if place := found_here(named, beside, revision if isinstance(revision, str) else None):
+        return place
+    raise UserError(
+        f"{named} is not on this machine, and nothing is fetched because an adapter names it; fetch it yourself "
+        f"(hf download {named}), or give the base's folder or hub id together with the adapter"
+    )
 
 
 def _untied_head(folder: Folder, empty: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -250,8 +250,8 @@ def load_model(model_folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from palimpsest.models.quiet import hush_kernels, quiet
+    from palimpsest.models.quiet import at_home, hush_kernels
 
     hush_kernels()
-    with quiet():
+    with at_home():
         return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, trust_remote_code=False)

@@ -1,11 +1,13 @@
-"""Quiet: how does a library that prints keep silent while it works for us?
+"""Quiet: how does a library that prints, and asks a network, keep to itself while it works for us?
 
-What matters in its warnings is checked by us and told as an error or a note.
+What matters in its warnings is checked by us and told as an error or a note. What it would fetch is what nobody asked for: a
+model is fetched by ``folder.locate`` alone, where a hub id was given for it.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,37 @@ def hush_kernels() -> None:
 
     if not torch.accelerator.is_available():
         logging.getLogger("transformers.integrations.hub_kernels").addFilter(_NO_KERNELS)
+
+
+_LOCK = threading.Lock()
+_inside, _before = 0, False
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep the Hugging Face libraries off the network inside the block, in this process; blocks may overlap in threads."""
+    global _inside, _before
+    from huggingface_hub import constants
+
+    with _LOCK:
+        if not _inside:
+            _before = bool(constants.HF_HUB_OFFLINE)
+            constants.HF_HUB_OFFLINE = True
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _inside -= 1
+            if not _inside:
+                constants.HF_HUB_OFFLINE = _before
+
+
+@contextmanager
+def at_home() -> Iterator[None]:
+    """Let a library read what lies in a folder: silent, and off the network."""
+    with offline(), quiet():
+        yield
 
 
 @contextmanager

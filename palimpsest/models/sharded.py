@@ -17,7 +17,7 @@ from typing import Any
 from palimpsest import ranks
 from palimpsest.core.errors import UserError
 from palimpsest.models.inspection import SubjectInfo
-from palimpsest.models.quiet import hush_kernels, quiet
+from palimpsest.models.quiet import at_home, hush_kernels
 from palimpsest.models.skeleton import empty_model
 from palimpsest.models.taps import blocks
 
@@ -32,7 +32,7 @@ def load(info: SubjectInfo, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     hush_kernels()
-    with quiet():
+    with at_home():
         model = AutoModelForCausalLM.from_pretrained(
             info.base or info.path,
             dtype=getattr(torch, dtype),
@@ -49,7 +49,7 @@ def load(info: SubjectInfo, dtype: str) -> Any:
 def _with_adapter(model: Any, info: SubjectInfo) -> Any:
     from peft import PeftModel
 
-    with quiet():
+    with at_home():
         wrapped = PeftModel.from_pretrained(model, str(info.path), is_trainable=False)
     if problem := unmergeable(wrapped):
         raise UserError(

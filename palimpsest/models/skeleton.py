@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palimpsest.core.errors import first_line
+from palimpsest.core.errors import first_line, is_panic
 from palimpsest.models.folder import Folder
-from palimpsest.models.quiet import quiet
+from palimpsest.models.quiet import at_home
 from palimpsest.models.weights import Tensor
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -119,7 +119,7 @@ def empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet():
+        with at_home():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 device_map="meta",
@@ -171,11 +171,11 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
     try:
         _refuse_wrong_lengths(path / "tokenizer.json")
         _refuse_many_names(path / "config.json")
-        with quiet():
+        with at_home():
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True, padding_side="left")
             tokenizer.decode(tokenizer("A word.").input_ids)  # some only fail when they are used
     except BaseException as error:  # as above: whatever the library says, this folder's tokenizer can't be had
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # the latter is no Exception
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         problems.append(f"its tokenizer can't be loaded: {first_line(error)}")
         return None

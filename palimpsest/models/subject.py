@@ -19,7 +19,7 @@ from palimpsest.core.spec import digest
 from palimpsest.models import adapter, freed_memory
 from palimpsest.models.comparison import Comparison, compare, comparison_problems
 from palimpsest.models.inspection import SubjectInfo, find, inspect, inspect_all
-from palimpsest.models.quiet import hush_kernels, quiet
+from palimpsest.models.quiet import at_home, hush_kernels
 from palimpsest.models.skeleton import open_tokenizer
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class Subject:
     device: str
     dtype: str
     digest: str
-    """The model's digest; another one where it is read with a chat template that is not its own."""
+    """The model's digest; another one where it is read with a chat template that is not its own, or that writes a date."""
+    day: str | None = None
+    """The date that its chat template is given; ``None`` where that writes none."""
 
     @property
     def context_length(self) -> int:
@@ -80,7 +82,7 @@ class Subject:
     def renderer(self) -> Renderer:
         from palimpsest.data.render import Renderer
 
-        return Renderer(self.tokenizer)
+        return Renderer(self.tokenizer, self.day)
 
     @cached_property
     def pad_token_id(self) -> int:
@@ -136,9 +138,16 @@ class Subject:
         self.close()
 
 
-def digest_with_template(info: SubjectInfo, chat_template: str | None) -> str:
-    """Return the digest that a subject has when it is read with this template (``None``: without any)."""
-    return info.digest if chat_template == info.chat_template else digest([info.digest, chat_template])
+def digest_with_template(info: SubjectInfo, chat_template: str | None, day: str | None) -> str:
+    """Return the digest that a subject has when it is read with this template (``None``: without any).
+
+    Args:
+        info: the model.
+        chat_template: the template.
+        day: the date that the template is given; ``None`` where it writes none.
+    """
+    own = info.digest if chat_template == info.chat_template else digest([info.digest, chat_template])
+    return own if day is None else digest([own, day])
 
 
 def load(
@@ -147,6 +156,7 @@ def load(
     dtype: Dtype = "float32",
     chat_template: str | Own | None = Own.TEMPLATE,
     *,
+    day: str | None = None,
     shared: bool = False,
 ) -> Subject:
     """Load a model that was looked at.
@@ -157,11 +167,13 @@ def load(
         dtype: type of the weights in memory; "auto" is the stored one.
         chat_template: read it with this template (``None``: without any) and not with its own, so that both models of a pair
             see the same tokens.
+        day: the date that a template which writes today's is given, so that both models of a pair are asked the same.
         shared: where several processes were launched together, each holds a part of the weights; all have to ask.
 
     Raises:
         UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
     """
+    from palimpsest.data.chat_template import pinned
     from palimpsest.models.reading import sees_ahead
 
     info.check_unchanged()
@@ -192,7 +204,8 @@ def load(
         )
     template = info.chat_template if isinstance(chat_template, Own) else chat_template
     tokenizer.chat_template = template
-    return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template))
+    day = pinned(template, day)
+    return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template, day), day)
 
 
 def resolved_device(name: str) -> str:
@@ -229,7 +242,7 @@ def _model(info: SubjectInfo, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     hush_kernels()
-    with quiet():
+    with at_home():
         model = AutoModelForCausalLM.from_pretrained(
             info.base or info.path,
             dtype=getattr(torch, dtype),

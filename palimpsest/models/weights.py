@@ -21,6 +21,8 @@ import numpy as np
 _CHUNK = 2**24
 _LONGEST_HEADER = 100_000_000
 """The limit of the format's own reader."""
+_MOST_EMPTY = 1_000
+"""Tensors of a file that may hold no number. A model has hardly one; each of them costs the libraries as much as a full one."""
 
 _BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -76,6 +78,8 @@ def read_header(file: Path) -> list[Tensor]:
         tensors = [_tensor(name, entry, file, 8 + length) for name, entry in header.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenWeightsError(f"the header of {file.name} can't be read ({str(error)[:200]}); copy it again") from None
+    if (empty := sum(not tensor.length for tensor in tensors)) > _MOST_EMPTY:
+        raise BrokenWeightsError(f"{file.name} names {empty:,} tensors without a single number in them; no model has so many")
     _check_layout(file, tensors, 8 + length, size)
     return tensors
 

@@ -17,11 +17,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
+import regex
 
+from palimpsest.data.templates import BoundedEnvironment, TooMuch
 from palimpsest.models.quiet import quiet
 
 RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234
 """lm-eval's own defaults: the same documents and the same examples before a question as its command line has."""
+_PATTERN_SECONDS = 5.0
 _INHERITED = object()
 
 
@@ -58,13 +61,18 @@ def _silent() -> Iterator[None]:
 
 
 def _sandboxed(templates: Any) -> Any:
-    from jinja2.sandbox import SandboxedEnvironment
+    """Return its environment with templates that end; a pattern is theirs too, and has a time limit."""
+    if "regex_replace" in templates.filters:
+        templates = templates.overlay()
+        templates.filters = {**templates.filters, "regex_replace": _regex_replace}
+    return BoundedEnvironment(templates)
 
-    made = SandboxedEnvironment(
-        loader=templates.loader, undefined=templates.undefined, keep_trailing_newline=templates.keep_trailing_newline
-    )
-    made.filters.update(templates.filters)
-    return made
+
+def _regex_replace(text: str, pattern: str, replacement: str, count: int = 0) -> str:
+    try:
+        return regex.sub(pattern, replacement, text, count=count, timeout=_PATTERN_SECONDS)
+    except TimeoutError:
+        raise TooMuch(f"the pattern {pattern[:60]!r} takes more than {_PATTERN_SECONDS:g} s on one text") from None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.core.errors import UserError
+from palimpsest.core.secrets import redact
 
 TEMPORARY = ".unfinished-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -93,8 +94,14 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def to_json(value: Any) -> bytes:
-    """Return plain data as JSON: the same value gives the same bytes. NaN is refused, because JSON has none."""
+def to_json(value: Any, *, verbatim: bool = False) -> bytes:
+    """Return plain data as JSON: the same value gives the same bytes. NaN is refused, because JSON has none.
+
+    Args:
+        value: the data.
+        verbatim: leave secrets in: only for what is measured, whose checksum covers every letter.
+    """
+    value = value if verbatim else redact(value)
     return (json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
 
 

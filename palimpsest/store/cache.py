@@ -145,7 +145,7 @@ class Cache:
         data, marker = self.files(key)
         kept = "Everything that was measured before is kept."
         write_bytes(data, arrays, kept)
-        write_bytes(marker, to_json(content), kept)
+        write_bytes(marker, to_json(content, verbatim=True), kept)
 
     def size(self) -> tuple[int, int]:
         """Return the number of whole entries and the bytes that the folder takes."""

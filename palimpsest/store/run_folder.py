@@ -26,6 +26,7 @@ from typing import Any, Self
 from palimpsest.core.errors import UserError
 from palimpsest.core.files import expanded
 from palimpsest.core.measurement import Measurement
+from palimpsest.core.secrets import redact
 from palimpsest.store.atomic import TEMPORARY, cannot_write, to_json, write_bytes
 from palimpsest.store.cache import Cache, DamagedEntryError, read_entry
 from palimpsest.store.lock import FolderLock
@@ -144,12 +145,12 @@ class RunFolder(RunReader):
         write_bytes(self._inside(name), to_json(value), _KEPT)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file.
+        """Write a text file, without secrets.
 
         Raises:
             UserError: the disk is full or the folder can't be written.
         """
-        write_bytes(self._inside(name), text.encode(), _KEPT)
+        write_bytes(self._inside(name), redact(text).encode(), _KEPT)
 
     def commit(self, name: str, about: Any = None) -> None:
         """Note that a step is done, once everything that it wrote is on the disk."""

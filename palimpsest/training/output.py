@@ -15,6 +15,7 @@ from palimpsest import ranks
 from palimpsest.core.errors import UserError
 from palimpsest.core.spec import Spec
 from palimpsest.data.mixture import SOURCES, Counts
+from palimpsest.models.quiet import at_home
 from palimpsest.store.atomic import whole_folder, write_bytes
 from palimpsest.training.checkpoint import read_json, whole_tensors
 from palimpsest.training.sampler import Batches
@@ -115,7 +116,7 @@ def write_adapter(model: Any, folder: Path, base: str) -> None:
     """Write a PEFT model's adapter by itself, beside the model that it is merged into."""
     if ranks.own():
         return
-    with whole_folder(folder / "adapter") as target:
+    with whole_folder(folder / "adapter") as target, at_home():  # it would ask a hub about the base
         model.peft_config["default"].base_model_name_or_path = base
         own = {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
         model.save_pretrained(target, state_dict=own)  # asked for everything, it would gather the weights below it

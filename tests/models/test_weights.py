@@ -97,3 +97,12 @@ def test_headers_that_contradict_themselves(fault, tmp_path):
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
     with pytest.raises(BrokenWeightsError):
         read_header(path)
+
+
+@pytest.mark.parametrize("shape", [[0], [3, 0], [0, 0, 0]])
+def test_a_file_of_tensors_without_numbers_is_refused_for_one_reason(tmp_path, shape):
+    header = json.dumps({f"t{n}": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for n in range(200_000)}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(BrokenWeightsError, match=r"model.safetensors names 200,000 tensors without a single number"):
+        read_header(path)

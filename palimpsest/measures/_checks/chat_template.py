@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from palimpsest.core.checkup import Answer
-from palimpsest.core.errors import first_line
+from palimpsest.core.errors import UserError, first_line
 from palimpsest.data.render import PLAIN_NOTE
 from palimpsest.measures._checks._check import Check
 from palimpsest.measures._checks._patient import INSTRUCTION, TURNS, Patient
@@ -23,10 +23,16 @@ class ChatTemplate(Check):
         if why := patient.refusal(patient.conversation(*TURNS)):
             yield self.answer("failed", "chat template", why, "conversations can't be read: give another template")
             return
+        yield from self._date(patient)
         yield self._answer_found(patient)
         yield self._tokens(patient)
         yield self._generation_prompt(patient)
         yield self._system(patient)
+
+    def _date(self, patient: Patient) -> Iterator[Answer]:
+        if (day := patient.renderer.day) is not None:
+            follows = "a run keeps the date on which it began, and asks all its models with it"
+            yield self.answer("told", "date in the chat template", f"the template writes today's date, here {day}", follows)
 
     def _answer_found(self, patient: Patient) -> Answer:
         encoded, wanted = patient.renderer.encode(patient.conversation(*TURNS, *TURNS)), TURNS[-1][1]
@@ -40,12 +46,12 @@ class ChatTemplate(Check):
     def _tokens(self, patient: Patient) -> Answer:
         """Compare our tokens with those that the tokenizer makes of the whole conversation by itself."""
         about, messages = "tokens of a conversation", _plain(*TURNS)
-        own = list(patient.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+        text = patient.renderer.template_text(messages)
+        own = _tokens_of(patient, text)
         ours = list(patient.renderer.encode(patient.conversation(*TURNS)).tokens)
         if own != ours:
             found = f"{len(ours)} tokens are read where the tokenizer makes {len(own)} of the same conversation"
             return self.answer("failed", about, found, "numbers are of other tokens than other tools read")
-        text = patient.tokenizer.apply_chat_template(messages, tokenize=False)
         back = patient.tokenizer.decode(ours, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if back != text:
             follows = "the template writes what the tokenizer has no tokens for"
@@ -55,12 +61,8 @@ class ChatTemplate(Check):
     def _generation_prompt(self, patient: Patient) -> Answer:
         about = "prompt of an answer"
         try:
-            prompt = list(
-                patient.tokenizer.apply_chat_template(
-                    _plain(*TURNS[:-1]), tokenize=True, add_generation_prompt=True, return_dict=False
-                )
-            )
-        except Exception as error:  # whatever a template raises
+            prompt = _tokens_of(patient, patient.renderer.template_text(_plain(*TURNS[:-1]), add_generation_prompt=True))
+        except UserError as error:
             return self.answer(
                 "told", about, f"the template gives none ({first_line(error)})", "audits cut it from the conversation"
             )
@@ -78,6 +80,10 @@ class ChatTemplate(Check):
             follows = "items with a system message can't be read: put the instruction into the first question"
             return self.answer("told", "system message", f"refused: {why}", follows)
         return self.answer("ok", "system message", "rendered")
+
+
+def _tokens_of(patient: Patient, text: str) -> list[int]:
+    return list(patient.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def _plain(*turns: tuple[str, str]) -> list[dict[str, Any]]:
