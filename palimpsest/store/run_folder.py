@@ -71,10 +71,10 @@ class RunReader:
         return self.read_json(f"commits/{name}.json")
 
     def measurement(self, key: str) -> Measurement | None:
-        """Return a measurement that was kept, or ``None`` when it is not there or not whole."""
+        """Return a measurement that was kept, or ``None`` when it is not there, not whole, or another one."""
         place = self.path / "measurements"
         try:
-            return read_entry(place / f"{key}.safetensors", place / f"{key}.json")
+            return read_entry(key, place / f"{key}.safetensors", place / f"{key}.json")
         except (FileNotFoundError, DamagedEntryError):
             return None
 
