@@ -6,12 +6,16 @@ times say nothing of what is in it.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from palimpsest.core.errors import UserError
+from palimpsest.models import weights
 from palimpsest.models.folder import Folder
-from palimpsest.models.weights import BrokenWeightsError, Hashed, digest_of, hash_each, read_again
+from palimpsest.models.weights import BrokenWeightsError, Hashed, hash_each, read_again
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Contents:
     @property
     def weights(self) -> str:
         """Hash of the weights: of names, types, shapes and values."""
-        return digest_of(self.tensors)
+        return weights.digest_of(self.tensors)
 
     def check_texts(self) -> None:
         """Check that the texts are those that were hashed.
@@ -70,6 +74,11 @@ def read(folder: Folder) -> tuple[Contents, list[str]]:
     """
     tensors, not_finite = hash_each(folder.tensors)
     return Contents(folder.path, folder.text_digest(), tensors), not_finite
+
+
+def digest_of(contents: Sequence[Contents]) -> str:
+    """Return the digest of a model: of its own files, and of those of the base that it sits on."""
+    return hashlib.sha256(json.dumps([[one.weights, one.texts] for one in contents]).encode()).hexdigest()[:32]
 
 
 def changed(what: str) -> UserError:

@@ -7,17 +7,15 @@ a note about the file, and not from the file, is how a tuned model gets its base
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.models import adapter, skeleton
-from palimpsest.models.contents import Contents, read
+from palimpsest.models.contents import Contents, digest_of, read
 from palimpsest.models.folder import Folder, is_model, locate, look, newest_checkpoint
 from palimpsest.models.weights import BrokenWeightsError
 from palimpsest.store.run_folder import is_run, trained_models
@@ -172,11 +170,6 @@ def inspect(name: Name, base: Name | None = None, *, check_base: bool = True) ->
     )
     info.check_unchanged()  # the texts were hashed, and then read by the libraries
     return info
-
-
-def digest_of(contents: Sequence[Contents]) -> str:
-    """Return the digest of a model: of its own files, and of those of the base that it sits on."""
-    return hashlib.sha256(json.dumps([[one.weights, one.texts] for one in contents]).encode()).hexdigest()[:32]
 
 
 def inspect_all(names: Mapping[str, Name]) -> dict[str, SubjectInfo]:
