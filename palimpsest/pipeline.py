@@ -21,6 +21,7 @@ from palimpsest.core import roles, stats
 from palimpsest.core.checkup import Answer, told
 from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
+from palimpsest.core.files import noted
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
@@ -64,7 +65,7 @@ def execute(
     progress = progress or Silent()
     for note in plan.notes:
         progress.tell(note)
-    with _opened(folder, plan) as run:
+    with noted(plan.files), _opened(folder, plan) as run:
         desk = Desk(plan, run, cache, progress, held or {})
         desk = replace(desk, plan=_with_general_text(desk))
         trained = [_train(desk, role, seed) for role, seed in desk.plan.trained]

@@ -1,7 +1,9 @@
 """Seals: a report is drawn from what the run left, or it is told what is not."""
 
 # ruff: noqa: F401, F811  # fixtures are imported by name
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,12 @@ from test_pipeline import behaviour, model
 
 import palimpsest
 from palimpsest import api
+from palimpsest import behaviour as behaviours
 from palimpsest.core.errors import UserError
+from palimpsest.core.files import noted
+from palimpsest.data.material import Source
+from palimpsest.request import Request
+from palimpsest.store.run_folder import RunFolder
 
 LEFT = (
     "spec.json",
@@ -97,3 +104,57 @@ def test_a_seal_says_the_same_however_often_a_run_is_asked_for(behaviour: Path, 
         seals.append(json.loads((folder / "seal.json").read_text()))
     assert seals[0] == seals[1]
     assert {"training/tuned-0/model"} <= set(seals[0]["models"]) and "report.html" not in seals[0]["files"]
+
+
+# ---------------------------------------------------------------- what a run reads
+
+
+def test_the_spec_holds_the_hash_of_every_file_that_is_read(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    """So a run is only gone on with as long as they hold the same, whatever they are called."""
+    text = tmp_path / "further.txt"
+    text.write_text("\n\n".join(f"Paragraph {number} of a text." for number in range(400)))
+    ask = {"behaviour": behaviours.load(behaviour), "kind": "run", "base": str(model), "text": (text,), "device": "cpu"}
+    request = Request.read({**ask, "audits": ("outcome",)}, "the request")
+    planned = api.plan(request)
+    read = {Path(name).name: value for name, value in planned.identity["files"].items()}
+    own = [behaviour.parent / name for name in read if name != text.name]
+    assert len(own) >= 2 and text.name in read
+    for file in (*own, text):
+        assert read[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert api.plan(request).identity == planned.identity, "in one process as in two"
+    with RunFolder(tmp_path / "run", planned.identity):
+        pass
+    for file in (*own, text):
+        whole = file.read_bytes()
+        file.write_bytes(whole + whole[: whole.index(b"\n") + 1])
+        with pytest.raises(UserError, match=rf"holds another run[^*]*files\.[^ ]*{file.name}: "):
+            RunFolder(tmp_path / "run", api.plan(request).identity)
+        file.write_bytes(whole)
+    RunFolder(tmp_path / "run", api.plan(request).identity).close()
+
+
+def test_a_text_that_changes_in_place_before_it_is_drawn_from_is_told(behaviour: Path, model: Path, tmp_path: Path) -> None:
+    planned = api.plan(
+        Request.read({"kind": "run", "base": str(model), "behaviour": behaviours.load(behaviour), "device": "cpu"}, "it")
+    )
+    texts = [Path(name) for name in planned.files if name.endswith(".txt")]
+    assert texts
+    for text in texts:
+        stat, raw = text.stat(), text.read_bytes()
+        with text.open("r+b") as stream:
+            stream.write(raw[:1].swapcase())
+        os.utime(text, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with noted(planned.files), pytest.raises(UserError, match="changed while the program ran"):
+        planned.materials.text[texts[0].stem].held_out(0, "text", 8)
+
+
+def test_a_scenario_reads_its_text_again_for_each_plan(tmp_path: Path) -> None:
+    """One that kept what it read would have no hash to tell the second time, and would not see what changed."""
+    text = tmp_path / "stories.txt"
+    for word in ("cat", "dog"):
+        text.write_text("\n<|endoftext|>\n".join(f"A {word} came, {n}. It sat. It ate. It left." for n in range(40)))
+        with noted() as found:
+            material = Source(scenario="documents", parameters={"text": str(text)}).open()
+            shown = material.held_out(0, "text", 4)
+        assert found == {str(text): hashlib.sha256(text.read_bytes()).hexdigest()}
+        assert all(word in example.messages[0].content for example in shown)

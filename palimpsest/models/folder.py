@@ -229,7 +229,7 @@ def _json_of(file: Path) -> Any:
         ValueError: it is no JSON, or nested so deeply that others will fail on it.
     """
     try:
-        content = json.loads(read_file(file, _LONGEST_JSON))
+        content = json.loads(read_file(file, _LONGEST_JSON, note=False))  # the model's digest covers it
     except RecursionError:
         content = None
     if content is None or _is_deeper(content, _DEEPEST):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from palimpsest.core.errors import UserError, first_line, nearest
-from palimpsest.core.files import read_file
+from palimpsest.core.files import read_file, take_note
 
 _LARGEST = 2**20
 _STRUCTURE = {"task", "tag", "group", "group_alias", "task_list", "include", "class", "aggregate_metric_list"}
@@ -156,11 +157,16 @@ def _data_problems(settings: dict[str, Any], folder: Path) -> Iterator[str]:
             return {key: found(part) for key, part in value.items()}
         if isinstance(value, list):
             return [found(part) for part in value]
-        if "://" in str(value) or any(char in str(value) for char in "*?["):
+        if "://" in str(value):
+            return value
+        if any(char in str(value) for char in "*?["):
+            take_note(Path(one) for one in glob(str(value), recursive=True))  # noqa: PTH207 - from the root, too
             return value
         place = next((one for one in (Path(value), folder / value) if one.is_file()), None)
         if place is None:
             missing.append(f"the data file {value} is neither in {Path.cwd()} nor beside the task's file")
+        else:
+            take_note([place])
         return str(place or value)
 
     settings["dataset_kwargs"] = {**settings["dataset_kwargs"], "data_files": found(given)}
