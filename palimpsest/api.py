@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from palimpsest.core.spec import digest
 from palimpsest.report import render_account
 from palimpsest.request import Request
 from palimpsest.store import account as accounts
+from palimpsest.store import seal
 from palimpsest.store.account import Account
 from palimpsest.store.atomic import to_json, write_bytes
 from palimpsest.store.record import RunRecord
@@ -214,11 +216,15 @@ def load_report(folder: str | Path) -> Run:
     """Open a finished run.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or a record that is not what was written.
     """
     path = Path(folder)
     try:
-        return Run(RunRecord.model_validate_json((path / "record.json").read_text(encoding="utf-8")), path)
+        raw = (path / "record.json").read_bytes()
+        files = (seal.read(path) or {}).get("files", {})
+        if "record.json" in files and hashlib.sha256(raw).hexdigest() != files["record.json"]:
+            raise _altered(path, ["record.json is not what was written (its checksum differs)"])
+        return Run(RunRecord.model_validate_json(raw), path)
     except FileNotFoundError:
         why = "there is no record.json in it" if path.is_dir() else "there is no such folder"
         raise UserError(f"{path} holds no finished run: {why}") from None
@@ -249,13 +255,57 @@ def redraw(folder: str | Path) -> Path:
     """Draw the report of a finished run again, or that of several runs told together; return its file.
 
     Raises:
-        UserError: the folder holds neither.
+        UserError: the folder holds neither, or what the run left is not what was written.
     """
     path = Path(folder)
     if (path / accounts.NAME).is_file():
         return write_account(accounts.read(path), path)
+    if wrong := list(altered(path)):
+        raise _altered(path, wrong)
     found = load_report(path)
     return write_report(found.record, found.folder)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a run's folder says what was written there; those of earlier versions do not."""
+    return seal.read(folder) is not None
+
+
+def altered(folder: Path) -> Iterator[str]:
+    """Say what of a finished run is not what was written; nothing of a run without a seal.
+
+    A trained model that was removed as a whole, to save space, is not missed.
+    """
+    sealed = seal.read(folder)
+    if sealed == {}:
+        yield f"{seal.NAME} can't be read"
+    if sealed:
+        yield from seal.altered(folder, sealed["files"])
+        yield from _altered_models(folder, sealed.get("models", {}))
+
+
+def _altered_models(folder: Path, models: Mapping[str, str]) -> Iterator[str]:
+    from palimpsest.models import contents
+    from palimpsest.models.folder import look
+    from palimpsest.models.weights import BrokenWeightsError
+
+    for name, value in models.items():
+        if (folder / name).is_dir():
+            try:
+                now = contents.digest_of([contents.read(look(folder / name))[0]])
+            except (OSError, BrokenWeightsError) as error:
+                yield f"{name} can't be read: {error}"
+                continue
+            if now != value:
+                yield f"{name} is not what was written (its digest differs)"
+
+
+def _altered(folder: Path, wrong: Sequence[str]) -> UserError:
+    lines = "\n".join(f"  - {line}" for line in wrong)
+    return UserError(
+        f"{folder} is not as the run left it; put back what was there, or give the run's command again, which tells what has "
+        f"to be made anew:\n{lines}"
+    )
 
 
 def folder_for(request: Request) -> Path:

@@ -21,6 +21,7 @@ from palimpsest.core import roles, stats
 from palimpsest.core.checkup import Answer, told
 from palimpsest.core.errors import UserError
 from palimpsest.core.estimate import Estimate
+from palimpsest.core.files import noted
 from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
@@ -34,11 +35,12 @@ from palimpsest.models import subject
 from palimpsest.models.full_memory import is_full_memory
 from palimpsest.models.subject import Subject, SubjectInfo
 from palimpsest.planning import Plan
-from palimpsest.store import provenance
+from palimpsest.store import provenance, seal
 from palimpsest.store.atomic import to_json, write_bytes
 from palimpsest.store.cache import Cache
 from palimpsest.store.record import RunRecord, SeedRecord, StepLog, SubjectRecord, TrainingRecord
 from palimpsest.store.run_folder import RunFolder, RunFollower
+from palimpsest.training import output
 from palimpsest.training.trainer import train
 from palimpsest.verdict import Pair, judge_seeds
 
@@ -64,7 +66,7 @@ def execute(
     progress = progress or Silent()
     for note in plan.notes:
         progress.tell(note)
-    with _opened(folder, plan) as run:
+    with noted(plan.files), _opened(folder, plan) as run:
         desk = Desk(plan, run, cache, progress, held or {})
         desk = replace(desk, plan=_with_date(desk))
         desk = replace(desk, plan=_with_general_text(desk))
@@ -200,6 +202,8 @@ class Trained:
     seed: int
     info: SubjectInfo
     record: TrainingRecord
+    sealed: dict[str, str]
+    """Hashes of its files, by name from the run's folder."""
 
 
 def _train(desk: Desk, role: str, seed: int) -> Trained:
@@ -224,7 +228,10 @@ def _train(desk: Desk, role: str, seed: int) -> Trained:
         settings=summary.settings,
         model_folder=str((folder / "model").relative_to(desk.run.path)),
     )
-    return Trained(role, seed, ranks.together(lambda: subject.inspect(folder / "model")), record)
+    info = ranks.together(lambda: output.trained(folder))
+    names = {**summary.files, **seal.hashes(folder, [folder / "training.json", folder / "examples.jsonl"])}
+    place = folder.relative_to(desk.run.path)
+    return Trained(role, seed, info, record, {(place / name).as_posix(): value for name, value in names.items()})
 
 
 # ---------------------------------------------------------------- measure
@@ -327,6 +334,8 @@ def _finish(desk: Desk, trained: Sequence[Trained], measured: Measured) -> None:
     """Analyse what was measured, and write what it comes to."""
     seeds = [_analyse(desk, measured, seed) for seed in desk.plan.seeds]
     desk.run.write_json("record.json", _conclude(desk, seeds, trained, measured).model_dump(mode="json"))
+    files = {name: value for one in trained for name, value in one.sealed.items()}
+    desk.run.seal(files, {one.record.model_folder: one.info.digest for one in trained})
 
 
 def _analyse(desk: Desk, measured: Measured, seed: int) -> SeedRecord:

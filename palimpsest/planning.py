@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from palimpsest.audit import Audit, Case
 from palimpsest.casework import Materials, build_case, encoded_rows, open_materials, training_examples
 from palimpsest.core import roles
 from palimpsest.core.errors import Problems, UserError, first_line, nearest
+from palimpsest.core.files import noted
 from palimpsest.data.mixture import Counts, counts_for
 from palimpsest.data.render import Renderer
 from palimpsest.data.windows import fitted
@@ -61,6 +62,8 @@ class Plan:
     thresholds: Thresholds
     device: str
     notes: tuple[str, ...]
+    files: Mapping[str, str]
+    """Hash of the content of every file that was read besides the models', by its path."""
 
     @property
     def context(self) -> int:
@@ -77,9 +80,9 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes a run this run: the request and the models it starts from."""
+        """What makes a run this run: the request, the models it starts from and the content of all files that it reads."""
         digests = {role: info.digest for role, info in self.models.items()}
-        return {"request": self.request.model_dump(mode="json"), "models": digests}
+        return {"request": self.request.model_dump(mode="json"), "models": digests, "files": dict(self.files)}
 
     @property
     def seeds(self) -> list[int]:
@@ -103,6 +106,8 @@ class Seen:
     thresholds: Thresholds
     audits: dict[str, Audit[Any]]
     materials: Materials
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the content of every file that was read."""
 
 
 def see(request: Request) -> Seen:
@@ -111,6 +116,11 @@ def see(request: Request) -> Seen:
     Raises:
         UserError: what is wrong, all of it at once.
     """
+    with noted() as files:
+        return replace(_see(request), files=files)
+
+
+def _see(request: Request) -> Seen:
     problems, behaviour = Problems(_HEADING), request.behaviour
     settings = _read(TrainingSettings, behaviour.training if behaviour else {}, "training", problems)
     thresholds = _read(Thresholds, behaviour.thresholds if behaviour else {}, "thresholds", problems)
@@ -137,6 +147,12 @@ def prepare(request: Request, seen: Seen | None = None) -> Plan:
         UserError: what is wrong, all of it at once.
     """
     seen = seen or see(request)
+    with noted(seen.files) as files:
+        plan = _prepare(request, seen)
+    return replace(plan, files=files)
+
+
+def _prepare(request: Request, seen: Seen) -> Plan:
     models = subject.inspect_all(_names(request))
     problems = Problems(_HEADING)
     base = models["base"]
@@ -186,6 +202,7 @@ def prepare(request: Request, seen: Seen | None = None) -> Plan:
         thresholds=seen.thresholds,
         device=device,
         notes=tuple(dict.fromkeys([*case.notes, *notes])),
+        files={},
     )
     return _with_further_controls(plan)
 

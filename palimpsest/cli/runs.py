@@ -139,10 +139,12 @@ def init(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a study, or another series of runs.")]) -> None:
     """Draw the report of a stored run again."""
-    from palimpsest.api import redraw
+    from palimpsest.api import is_sealed, redraw
     from palimpsest.console import say
 
     say(f"report: {redraw(run)}")
+    if (run / "record.json").is_file() and not is_sealed(run):
+        say("The run has no seal.json: whether its files are what was written can't be told.")
 
 
 def _carry_out(data: dict[str, Any], folder: Path | None, dry_run: bool, json: bool) -> None:

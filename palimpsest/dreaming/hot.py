@@ -17,7 +17,7 @@ from palimpsest.models import subject
 from palimpsest.models.full_memory import is_full_memory
 from palimpsest.models.subject import Subject, SubjectInfo
 from palimpsest.planning import Plan
-from palimpsest.training.output import TrainingSummary
+from palimpsest.training.output import TrainingSummary, trained
 
 _ROOM = 2.0
 """An audit loads the base model too, and needs as much again to work."""
@@ -51,7 +51,7 @@ class Hot:
         before = self.at(info)
         kept = not (folder / "training.json").exists() and self.plan.settings.lora is None
         how(before)
-        after = subject.inspect(folder / "model")
+        after = trained(folder)
         if kept:
             before.model.eval().requires_grad_(False)
             self.current = _lent(before, after, self.plan)

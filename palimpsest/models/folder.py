@@ -26,6 +26,13 @@ _NOT_READ = re.compile(
     r".*\.index\.json|trainer_state\.json|.*_results\.json|.*\.md|requirements.*\.txt|license.*", re.IGNORECASE
 )
 """Files of a model folder that change neither weights nor tokens; every other text file counts in the digest."""
+_WHERE = "transformers_weights"
+"""The key of config.json that names the file of weights, where that is not the usual one."""
+_PLACES = {"config.json": _WHERE, "adapter_config.json": "base_model_name_or_path"}
+"""In which files the digest leaves out which key: what it names is hashed itself."""
+_INDEX = ".safetensors.index.json"
+_PART = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
+"""A part of a distributed checkpoint: transformers takes such files before all others, whatever else lies beside them."""
 _LONGEST_JSON = 2**27
 """Bytes of a configuration or an index; tokenizers, which may be larger, are read by their library."""
 _DEEPEST = 50
@@ -56,20 +63,24 @@ class Folder:
         texts = [file for file in found if file.is_file() and file.suffix in _TEXTS]
         return sorted(file for file in texts if not _NOT_READ.fullmatch(file.name))
 
-    def files(self) -> list[Path]:
-        """Return every file that the digest covers."""
-        return sorted({*self.texts(), *(tensor.file for tensor in self.tensors)})
-
     def text_digest(self) -> str:
-        """Hash configuration, tokenizer and templates; an adapter's note of where its base lies does not count."""
+        """Hash configuration, tokenizer and templates; where weights lie does not count, nor where an adapter's base does."""
         digest = hashlib.sha256()
         for file in self.texts():
             content = file.read_bytes()
-            if file.name == "adapter_config.json":
-                content = json.dumps({**self.config, "base_model_name_or_path": None}, sort_keys=True).encode()
+            if file.name in _PLACES:
+                content = _without(content, _PLACES[file.name])
             digest.update(json.dumps([str(file.relative_to(self.path)), len(content)]).encode())
             digest.update(content)
         return digest.hexdigest()
+
+
+def _without(content: bytes, key: str) -> bytes:
+    """Return what a file of JSON says besides one key; what can't be read as such counts as it is."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(found := json.loads(content), dict):
+            return json.dumps({name: value for name, value in found.items() if name != key}, sort_keys=True).encode()
+    return content
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
@@ -148,11 +159,43 @@ def look(path: Path) -> Folder:
     problems: list[str] = []
     adapter = (path / "adapter_config.json").is_file()
     config = _read_json(path / ("adapter_config.json" if adapter else "config.json"), problems)
-    if adapter and (path / "config.json").is_file() and any(path.glob("model*.safetensors")):
+    if adapter and (path / "config.json").is_file() and _names_whole_model(path):
         problems.append("holds both a whole model and an adapter (adapter_config.json); give a folder with one of them")
     problems += _remote_code(path)
-    tensors, weight_problems = _weights(path, "adapter_model" if adapter else "model")
+    problems += _elsewhere(path)
+    tensors, weight_problems = _adapter_weights(path) if adapter else _weights(path, config)
     return Folder(path, config, tuple(tensors), tuple(problems + weight_problems))
+
+
+def _names_whole_model(path: Path) -> bool:
+    return any(path.glob("model*.safetensors")) or bool(read_json(path / "config.json").get(_WHERE))
+
+
+def _elsewhere(path: Path) -> Iterator[str]:
+    """Say where something in a folder makes the libraries read other files than those that are hashed."""
+    parts = sorted(file.name for file in path.glob("shard-*") if _PART.fullmatch(file.name))
+    if parts:
+        yield (
+            f"holds a distributed checkpoint ({_some(parts)}), which is read before any other weights; gather it into one "
+            "model with save_pretrained, and give that folder"
+        )
+    for key, value in read_json(path / "config.json").items():
+        if any(inner for inner in _values_of(value, _WHERE)):
+            yield f"config.json names weight files within {key} ({_WHERE}), where only some classes look; name them at its top"
+    named = read_json(path / "tokenizer_config.json").get("fast_tokenizer_files") or []
+    outside = [str(name) for name in named if not isinstance(name, str) or Path(name).name != name]
+    if outside:
+        yield f"tokenizer_config.json names tokenizer files outside its folder (fast_tokenizer_files): {_some(outside)}"
+
+
+def _values_of(value: Any, key: str) -> Iterator[Any]:
+    """Yield what stands under a key anywhere inside of plain data."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from [inner] if name == key else _values_of(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _values_of(inner, key)
 
 
 def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
@@ -186,7 +229,7 @@ def _json_of(file: Path) -> Any:
         ValueError: it is no JSON, or nested so deeply that others will fail on it.
     """
     try:
-        content = json.loads(read_file(file, _LONGEST_JSON))
+        content = json.loads(read_file(file, _LONGEST_JSON, note=False))  # the model's digest covers it
     except RecursionError:
         content = None
     if content is None or _is_deeper(content, _DEEPEST):
@@ -219,27 +262,48 @@ def _auto_maps(value: Any) -> Iterator[str]:
                 yield from _auto_maps(inner)
 
 
-def _weights(path: Path, stem: str) -> tuple[list[Tensor], list[str]]:
-    """Return the tensors of a folder, and what is wrong with its weight files."""
-    whole, index = path / f"{stem}.safetensors", path / f"{stem}.safetensors.index.json"
-    if whole.is_file():
-        return _read_shards({}, [whole])
-    if index.is_file():
-        problems: list[str] = []
-        placed = _read_json(index, problems).get("weight_map")
-        if not isinstance(placed, dict) or not placed:
-            return [], [*problems, f"{index.name} names no weight files (its weight_map is missing or empty)"]
-        names = {name if isinstance(name, str) else json.dumps(name)[:60] for name in placed.values()}
-        outside = sorted(name for name in names if not _is_beside(name))
-        if outside:
-            return [], [f"{index.name} names weight files outside its folder, or none: {_some(outside)}"]
-        return _read_shards(placed, [path / name for name in sorted(names)])
-    return [], [_no_weights(path, stem)]
+def _weights(path: Path, config: dict[str, Any]) -> tuple[list[Tensor], list[str]]:
+    """Return the tensors that a model is loaded from, and what is wrong with its weight files.
+
+    In the order of transformers: what the configuration names, one file, several. Whoever loads is given these tensors, so
+    that nothing else is read.
+    """
+    if (named := config.get(_WHERE)) is not None:
+        if not isinstance(named, str) or not (_is_beside(named) or _is_beside(named, _INDEX)):
+            return [], [
+                f"config.json must name its weights ({_WHERE}) as a safetensors file or index in the same folder, found "
+                f"{json.dumps(named)[:60]}"
+            ]
+        if not (path / named).is_file():
+            return [], [f"has no weights: config.json names {named} ({_WHERE}), which is not there"]
+    usual = ("model.safetensors", f"model{_INDEX}")
+    for file in [path / name for name in ((named,) if named else usual)]:
+        if file.is_file():
+            return _read_index(file) if file.name.endswith(_INDEX) else _read_shards({}, [file])
+    return [], [_no_weights(path, " or ".join(usual))]
 
 
-def _is_beside(name: str) -> bool:
+def _adapter_weights(path: Path) -> tuple[list[Tensor], list[str]]:
+    """Return an adapter's tensors, and what is wrong with its weight file: peft reads one, and no index."""
+    file = path / "adapter_model.safetensors"
+    return _read_shards({}, [file]) if file.is_file() else ([], [_no_weights(path, file.name)])
+
+
+def _read_index(index: Path) -> tuple[list[Tensor], list[str]]:
+    problems: list[str] = []
+    placed = _read_json(index, problems).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        return [], [*problems, f"{index.name} names no weight files (its weight_map is missing or empty)"]
+    names = {name if isinstance(name, str) else json.dumps(name)[:60] for name in placed.values()}
+    outside = sorted(name for name in names if not _is_beside(name))
+    if outside:
+        return [], [f"{index.name} names weight files outside its folder, or none: {_some(outside)}"]
+    return _read_shards(placed, [index.with_name(name) for name in sorted(names)])
+
+
+def _is_beside(name: str, suffix: str = ".safetensors") -> bool:
     """Whether a name is that of a weight file in the same folder."""
-    return Path(name).name == name and name.endswith(".safetensors") and name.isprintable()
+    return Path(name).name == name and name.endswith(suffix) and name.isprintable()
 
 
 def _read_shards(placed: dict[str, str], files: list[Path]) -> tuple[list[Tensor], list[str]]:
@@ -262,7 +326,7 @@ def _read_shards(placed: dict[str, str], files: list[Path]) -> tuple[list[Tensor
     return list(tensors.values()), problems
 
 
-def _no_weights(path: Path, stem: str) -> str:
+def _no_weights(path: Path, wanted: str) -> str:
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES and file.name != "training_args.bin")
     if pickles:
         return (
@@ -271,7 +335,7 @@ def _no_weights(path: Path, stem: str) -> str:
         )
     other = sorted(file.name for file in path.glob("*.safetensors"))
     found = f"; found {', '.join(other)}" if other else ""
-    return f"has no weights: {stem}.safetensors or {stem}.safetensors.index.json must be there{found}"
+    return f"has no weights: {wanted} must be there{found}"
 
 
 def _some(names: list[str], most: int = 3) -> str:

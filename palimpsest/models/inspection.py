@@ -7,8 +7,6 @@ a note about the file, and not from the file, is how a tuned model gets its base
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +15,10 @@ from typing import Any
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.models import adapter, skeleton
+from palimpsest.models.contents import Contents, digest_of, read
 from palimpsest.models.folder import Folder, found_here, is_model, locate, look, newest_checkpoint
-from palimpsest.models.weights import BrokenWeightsError, fingerprint, stamp
+from palimpsest.models.weights import BrokenWeightsError
+from palimpsest.models.weights import fingerprint as fingerprint
 from palimpsest.store.run_folder import is_run, trained_models
 
 Name = str | os.PathLike[str]
@@ -59,8 +59,8 @@ class SubjectInfo:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     """Names and shapes of all weights: two models with the same ones can be compared weight by weight."""
     notes: tuple[str, ...]
-    stamps: tuple[tuple[str, int, int, int], ...]
-    """The files as they were when they were hashed."""
+    contents: tuple[Contents, ...]
+    """Its own files as they were hashed, and those of the base that an adapter sits on."""
     made_on: adapter.MadeOn | None = None
     """The base that an adapter names; ``None`` where it names none, and for a whole model."""
     cut_to: int | None = None
@@ -74,21 +74,21 @@ class SubjectInfo:
         """Return how many bytes its weights take in memory."""
         return self.parameters * _BYTES_OF[self.resolved_dtype(dtype)]
 
+    @property
+    def whole(self) -> Contents:
+        """The files of the whole model: its own, or those of the base that it sits on."""
+        return self.contents[-1]
+
     def check_unchanged(self) -> None:
-        """Check that the files are still those that were hashed.
+        """Check that configuration, tokenizer and templates are still those that were hashed.
+
+        Weights are checked by whoever reads them, as they are read.
 
         Raises:
             UserError: one of them was changed, replaced or removed.
         """
-        try:
-            now = stamp([Path(path) for path, *_ in self.stamps])
-        except OSError as error:
-            raise UserError(f"{self.name}: {error.filename} was there when the run started and is gone") from None
-        for before, after in zip(self.stamps, now, strict=True):
-            if before != after:
-                raise UserError(
-                    f"{self.name}: {before[0]} changed while the program ran; start again when nothing writes to it"
-                )
+        for one in self.contents:
+            one.check_texts()
 
 
 def find(name: Name) -> Path:
@@ -126,9 +126,10 @@ def inspect(name: Name, base: Name | None = None, *, check_base: bool = True) ->
     problems.extend(folder.problems)
     below = _base_of(folder, base, problems) if folder.is_adapter else None
     whole = below or (None if folder.is_adapter else folder)
-    hashes = [_read_all(one, problems, one is below) for one in (folder, below) if one is not None]
-    made_on = adapter.made_on(folder, below, hashes[1][0]) if below and hashes[1] else None
-    if below and base is not None and check_base and made_on and made_on.weights not in (None, hashes[1][0]):
+    contents = [_read_all(one, problems, one is below) for one in (folder, below) if one is not None]
+    own, under = contents[0], contents[1].weights if below and contents[1] else ""
+    made_on = adapter.made_on(folder, below, under) if below and under else None
+    if below and base is not None and check_base and made_on and made_on.weights not in (None, under):
         problems.add(_for_another(made_on, below))
         problems.raise_if_any()  # by now, since all that follows would be of a pair that is none
 
@@ -143,19 +144,20 @@ def inspect(name: Name, base: Name | None = None, *, check_base: bool = True) ->
     )
     head = _untied_head(folder, empty) if folder.is_adapter and empty is not None else ()
     if folder.is_adapter:
-        other = made_on.name if made_on and made_on.weights != hashes[1][0] else ""
+        other = made_on.name if made_on and made_on.weights != under else ""
         problems.extend(adapter.unfit(folder, empty, other))
     if found is not None and tokenizer is not None:
         problems.extend(_tokens_without_embedding(tokenizer, found.vocabulary_size))
     problems.raise_if_any()
-    assert found is not None and tokenizer is not None
-    return SubjectInfo(
+    assert found is not None and tokenizer is not None and own is not None
+    hashed = tuple(one for one in contents if one is not None)
+    info = SubjectInfo(
         name=str(name),
         path=folder.path,
         base=below.path if below else None,
         tokenizer_path=tokenizer_folder.path,
-        weights=hashes[0][0],
-        digest=hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:32],
+        weights=own.weights,
+        digest=digest_of(hashed),
         architecture=found.architecture,
         parameters=found.parameters,
         dtype=found.dtype,
@@ -163,10 +165,12 @@ def inspect(name: Name, base: Name | None = None, *, check_base: bool = True) ->
         vocabulary_size=found.vocabulary_size,
         chat_template=tokenizer.chat_template,
         shapes=tuple(sorted((*found.shapes, *head))),
-        notes=(*found.notes, *(_told_of_base(folder, below, made_on, hashes[1][0]) if below else ())),
-        stamps=stamp([*folder.files(), *(below.files() if below else ())]),
+        notes=(*found.notes, *(_told_of_base(folder, below, made_on, under) if below else ())),
+        contents=hashed,
         made_on=made_on,
     )
+    info.check_unchanged()  # the texts were hashed, and then read by the libraries
+    return info
 
 
 def inspect_all(names: Mapping[str, Name]) -> dict[str, SubjectInfo]:
@@ -262,17 +266,16 @@ def _told_of_base(folder: Folder, below: Folder, made_on: adapter.MadeOn | None,
         yield f"it is an adapter that was made on revision {revision!r} of its base"
 
 
-def _read_all(folder: Folder, problems: Problems, is_base: bool) -> list[str]:
+def _read_all(folder: Folder, problems: Problems, is_base: bool) -> Contents | None:
     try:
-        weights, not_finite = fingerprint(folder.tensors)
-        texts = folder.text_digest()
+        found, not_finite = read(folder)
     except (BrokenWeightsError, OSError, ValueError) as error:
         problems.add(f"can't be read to its end: {error}")
-        return []
+        return None
     where = f" (in its base {folder.path})" if is_base else ""
     for name in not_finite:
         problems.add(f"has NaN or infinity in {name}{where}; use a checkpoint from before the training broke")
-    return [weights, texts]
+    return found
 
 
 def _tokens_without_embedding(tokenizer: object, vocabulary_size: int) -> list[str]:

@@ -53,7 +53,7 @@ class Location:
 def layout(info: SubjectInfo) -> dict[str, Location]:
     """Return where each weight of a model lies, by its name."""
     problems: list[str] = []
-    model, _ = empty_model(info.base or info.path, problems)
+    model, _ = empty_model(info.whole.folder, [tensor for tensor, _ in info.whole.tensors], problems)
     assert model is not None, f"{info.name} was inspected before: {problems}"
     return located(model)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palimpsest.models import subject
-from palimpsest.models.folder import look
 from palimpsest.models.inspection import SubjectInfo
 from palimpsest.models.skeleton import empty_model
 
@@ -25,7 +24,7 @@ def streams(info: SubjectInfo) -> bool:
     """Return whether each weight of the loaded model lies in the folder under its own name, as it is."""
     if info.base is not None:
         return False
-    stored = {tensor.name: tensor.shape for tensor in look(info.path).tensors}
+    stored = {tensor.name: tensor.shape for tensor, _ in info.whole.tensors}
     return all(name in stored and _holds(stored[name], shape) for name, shape in info.shapes) and not _converts(info)
 
 
@@ -47,23 +46,26 @@ def parameters(info: SubjectInfo, work: Path) -> Generator[tuple[str, torch.Tens
     Raises:
         UserError: the files changed since, or the memory does not suffice.
     """
+    from palimpsest.models import opening
+
     info.check_unchanged()
     if streams(info):
-        files, rows = {tensor.name: tensor.file for tensor in look(info.path).tensors}, dict(info.shapes)
-        yield from ((name, value[: rows[name][0]] if rows[name] else value) for name, value in _read(files, list(rows)))
+        stored = {tensor.name: (tensor, value) for tensor, value in info.whole.tensors}
+        for name, shape in info.shapes:
+            weight = opening.read(*stored[name])
+            yield name, weight[: shape[0]] if shape else weight
         return
     shutil.rmtree(work, ignore_errors=True)
     try:
-        files = _spool(info, work)
-        yield from _read(files, sorted(files))
+        yield from _read(_spool(info, work))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _read(files: dict[str, Path], names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _read(files: dict[str, Path]) -> Iterator[tuple[str, torch.Tensor]]:
     from safetensors import safe_open
 
-    for name in names:
+    for name in sorted(files):
         with safe_open(files[name], framework="pt", device="cpu") as opened:  # each time, so that no whole file stays mapped
             value = opened.get_tensor(name)
         yield name, value
@@ -87,5 +89,5 @@ def _converts(info: SubjectInfo) -> bool:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter
 
-    model, _ = empty_model(info.path, [])
+    model, _ = empty_model(info.path, [tensor for tensor, _ in info.whole.tensors], [])
     return any(isinstance(one, WeightConverter) for one in get_model_conversion_mapping(model, add_legacy=False))

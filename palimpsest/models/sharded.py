@@ -11,7 +11,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from palimpsest import ranks
@@ -29,21 +28,19 @@ def load(info: SubjectInfo, dtype: str) -> Any:
         UserError: an adapter that can't be merged part by part; a version of transformers that can't read a part of a model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from palimpsest.models import opening
 
     hush_kernels()
     with at_home():
-        model = AutoModelForCausalLM.from_pretrained(
-            info.base or info.path,
-            dtype=getattr(torch, dtype),
-            distributed_config=_parts(info.base or info.path),
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        model = opening.load_parts(info.whole, getattr(torch, dtype), _parts(info))
     model.config.distributed_config = None  # it describes this launch, not the model
     model.register_forward_hook(lambda called, *_: ranks.let_go(called))
-    return model if info.base is None else _with_adapter(model, info)
+    if info.base is not None:
+        model = _with_adapter(model, info)
+    for contents in info.contents:  # no rank has read any weight whole; by now all of them lie in the machine's memory
+        contents.check_weights((ranks.own(), ranks.count()))
+    return model
 
 
 def _with_adapter(model: Any, info: SubjectInfo) -> Any:
@@ -106,12 +103,12 @@ def numbers_gathered(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[int
     return outside + 2 * largest, max(outside, largest)
 
 
-def _parts(path: Path) -> Any:
-    """Return how a folder's model is cut up: block by block, and what lies outside of the blocks as one more."""
+def _parts(info: SubjectInfo) -> Any:
+    """Return how a model is cut up: block by block, and what lies outside of the blocks as one more."""
     try:
         from transformers.distributed.configuration_utils import DistributedConfig
 
-        empty = empty_model(path, [])[0]
+        empty = empty_model(info.whole.folder, [tensor for tensor, _ in info.whole.tensors], [])[0]
         names = {module: name for name, module in empty.named_modules()}
         place = names[blocks(empty)[0]].rpartition(".")[0]
         return DistributedConfig(fsdp_size=ranks.count(), fsdp_plan={f"{place}.*": "free_full_weight"})
@@ -120,4 +117,4 @@ def _parts(path: Path) -> Any:
 
         raise UserError(f"several processes need transformers 5.23 or newer, found {__version__}") from error
     except LookupError as error:
-        raise UserError(f"{path} can't be shared by several processes: {error}") from error
+        raise UserError(f"{info.whole.folder} can't be shared by several processes: {error}") from error

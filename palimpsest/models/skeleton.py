@@ -10,7 +10,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def build(folder: Folder, tokenizer: Any, problems: list[str]) -> tuple[Skeleton
     problems += _names_too_much(folder.config)
     if len(problems) > before:
         return None, None
-    model, report = empty_model(folder.path, problems)
+    model, report = empty_model(folder.path, folder.tensors, problems)
     if model is None:
         return None, None
     problems += _unfit_weights(report)
@@ -114,22 +114,13 @@ def _names_too_much(config: dict[str, Any]) -> Iterator[str]:
             yield f"config.json has num_labels {value:,}, each of which would be given a name; leave it out"
 
 
-def empty_model(path: Path, problems: list[str]) -> tuple[Any, dict[str, Any]]:
+def empty_model(path: Path, tensors: Iterable[Tensor], problems: list[str]) -> tuple[Any, dict[str, Any]]:
     """Return the folder's model on the meta device, and the library's report; add to ``problems`` why it can't be built."""
-    from transformers import AutoModelForCausalLM
+    from palimpsest.models import opening
 
     try:
         with at_home():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path,
-                device_map="meta",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            return loaded
+            return opening.empty(path, tensors)
     except Exception as error:  # every failure of the library to read this folder is the folder's problem
         problems.append(f"transformers can't build the model: {first_line(error)}")
         return None, {}

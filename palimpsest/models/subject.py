@@ -171,7 +171,8 @@ def load(
         shared: where several processes were launched together, each holds a part of the weights; all have to ask.
 
     Raises:
-        UserError: the files changed since, the device is not there, the memory does not suffice, or the model is not causal.
+        UserError: the files hold other bytes than when they were hashed, the device is not there, the memory does not suffice,
+            or the model is not causal.
     """
     from palimpsest.data.chat_template import pinned
     from palimpsest.models.reading import sees_ahead
@@ -195,6 +196,7 @@ def load(
         raise UserError(
             f"{info.name} needs {needed:.1f} GiB for its weights in {resolved}, which {device} does not have"
         ) from None
+    info.check_unchanged()  # once more: the texts that were read lie between the two
     if place.type == "cpu":
         freed_memory.keep()
     if sees_ahead(model):
@@ -239,18 +241,17 @@ def _whole(info: SubjectInfo, dtype: str) -> Any:
 
 def _model(info: SubjectInfo, dtype: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from palimpsest.models import opening
 
     hush_kernels()
     with at_home():
-        model = AutoModelForCausalLM.from_pretrained(
-            info.base or info.path,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    return model if info.base is None else adapter.merge(model, info.path)
+        model = opening.load(info.whole, getattr(torch, dtype))
+    if info.base is None:
+        return model
+    merged = adapter.merge(model, info.path)
+    info.contents[0].check_weights()  # peft reads them itself
+    return merged
 
 
 def _device(name: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +52,10 @@ class Tensor:
     @property
     def count(self) -> int:
         return math.prod(self.shape)
+
+
+Hashed = tuple[Tensor, str]
+"""A tensor and the hash of its bytes."""
 
 
 def read_header(file: Path) -> list[Tensor]:
@@ -115,28 +118,64 @@ def fingerprint(tensors: Iterable[Tensor]) -> tuple[str, list[str]]:
 
     The digest depends on names, dtypes, shapes and values, not on which file (shard) a tensor is in.
     """
-    digest, not_finite = hashlib.sha256(), []
+    hashed, not_finite = hash_each(tensors)
+    return digest_of(hashed), not_finite
+
+
+def digest_of(hashed: Iterable[Hashed]) -> str:
+    """Return the digest of tensors whose bytes were read; in which order, and from which files, is of no meaning."""
+    digest = hashlib.sha256()
+    for tensor, value in sorted(hashed, key=lambda one: one[0].name):
+        digest.update(json.dumps([tensor.name, tensor.dtype, tensor.shape, value]).encode())
+    return digest.hexdigest()
+
+
+def hash_each(tensors: Iterable[Tensor]) -> tuple[tuple[Hashed, ...], list[str]]:
+    """Read every byte once: return each tensor with the hash of its bytes, and the names of those with NaN or infinity.
+
+    One hash a tensor, and not one for all: so each can be checked on its own as it is loaded, in whatever order that is.
+    """
+    hashed, not_finite = [], []
     for tensor in sorted(tensors, key=lambda one: one.name):
-        digest.update(json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode())
-        finite = True
-        for chunk in _chunks(tensor):
-            digest.update(chunk)
+        value, finite = hashlib.sha256(), True
+        for chunk in _chunks(tensor, memoryview(bytearray(min(_CHUNK, tensor.length)))):
+            value.update(chunk)
             finite = finite and _is_finite(chunk, tensor.dtype)
+        hashed.append((tensor, value.hexdigest()))
         if not finite:
             not_finite.append(tensor.name)
-    return digest.hexdigest(), not_finite
+    return tuple(hashed), not_finite
 
 
-def _chunks(tensor: Tensor) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(min(_CHUNK, tensor.length)))
+def read_again(tensor: Tensor, value: str, into: memoryview | None = None) -> None:
+    """Read the bytes of a tensor that was hashed before.
+
+    Args:
+        tensor: which one.
+        value: the hash of its bytes.
+        into: ``tensor.length`` bytes, which get them; without it they are only checked.
+
+    Raises:
+        BrokenWeightsError: the file holds other bytes there, or fewer.
+        OSError: it can't be read.
+    """
+    found = hashlib.sha256()
+    for chunk in _chunks(tensor, memoryview(bytearray(min(_CHUNK, tensor.length))) if into is None else into):
+        found.update(chunk)
+    if found.hexdigest() != value:
+        raise BrokenWeightsError(f"{tensor.file.name} holds another {tensor.name} than when it was hashed")
+
+
+def _chunks(tensor: Tensor, buffer: memoryview) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor piece by piece, as they lie in the buffer: one after the other where all of them fit."""
+    step, whole = min(_CHUNK, tensor.length), len(buffer) == tensor.length
     with tensor.file.open("rb", buffering=0) as stream:
         stream.seek(tensor.start)
-        left = tensor.length
-        while left:
-            part = buffer[: min(left, len(buffer))]
+        for start in range(0, tensor.length, step or 1):
+            place = start if whole else 0
+            part = buffer[place : place + min(step, tensor.length - start)]
             if stream.readinto(part) != len(part):
                 raise BrokenWeightsError(f"{tensor.file.name} ended while it was read; is something still writing it?")
-            left -= len(part)
             yield part
 
 
@@ -148,9 +187,3 @@ def _is_finite(chunk: memoryview, dtype: str) -> bool:
     if dtype == "F8_E4M3":
         return not bool(((bits & exponent) == exponent).any())
     return bool((bits & exponent).max(initial=0) != exponent)
-
-
-def stamp(files: Iterable[Path]) -> tuple[tuple[str, int, int, int], ...]:
-    """Return (path, bytes, modification time in ns, inode) of files, to notice that one changed while the program runs."""
-    found = [(str(file), os.stat(file)) for file in sorted(files)]  # noqa: PTH116
-    return tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in found)

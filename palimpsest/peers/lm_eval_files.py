@@ -9,6 +9,7 @@ harmless, and lm-eval is handed the plain result. Files that come with lm-eval a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 
 from palimpsest.core import yaml_files
 from palimpsest.core.errors import UserError, first_line, nearest
-from palimpsest.core.files import expanded, is_there
+from palimpsest.core.files import expanded, is_there, take_note
 
 _GROUP = ("group", "group_alias", "task", "tag", "aggregate_metric_list", "metadata")
 _TASK = (
@@ -230,10 +231,14 @@ def _data_problems(settings: dict[str, Any], folder: Path) -> Iterator[str]:
             wrong.append(f"data_files must name files, found {value!r}")
         elif "://" in value or "::" in value:
             wrong.append(f"the data file {value} would be fetched, which is never done; save it and name it here")
-        elif not any(char in value for char in "*?["):
+        elif any(char in value for char in "*?["):
+            take_note(Path(one) for one in glob(value, recursive=True))  # noqa: PTH207 - from the root, too
+        else:
             place = next((one for one in (Path(value), folder / value) if one.is_file()), None)
             if place is None:
                 wrong.append(f"the data file {value} is neither in {Path.cwd()} nor beside the task's file")
+            else:
+                take_note([place])
             return str(place or value)
         return value
 

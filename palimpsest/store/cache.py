@@ -115,7 +115,7 @@ class Cache:
         """Return what is stored, or ``None`` when there is nothing or it is not whole."""
         data, marker = self.files(key)
         try:
-            measurement = read_entry(data, marker)
+            measurement = read_entry(key, data, marker)
         except FileNotFoundError:
             if marker.exists() and data.exists():
                 return self.get(key)  # another process has just written it
@@ -175,18 +175,25 @@ class Cache:
 
 
 class DamagedEntryError(Exception):
-    """A stored measurement is torn, truncated or altered."""
+    """A stored measurement is torn, truncated, altered, or another one than its name says."""
 
 
-def read_entry(data: Path, marker: Path) -> Measurement:
+def read_entry(key: str, data: Path, marker: Path) -> Measurement:
     """Read a measurement from its two files, wherever they are.
 
+    Args:
+        key: which one is asked for; the entry has to say that it is this one, whatever its files are called.
+        data: its arrays.
+        marker: its commit marker.
+
     Raises:
-        FileNotFoundError: one of them is not there.
-        DamagedEntryError: they are not what was written.
+        FileNotFoundError: one of the files is not there.
+        DamagedEntryError: they are not what was written for this key.
     """
     try:
         raw, content = data.read_bytes(), json.loads(marker.read_bytes())
+        if content["key"] != key:
+            raise DamagedEntryError(f"{marker} holds another measurement ({str(content['key'])[:40]})")
         if content["checksum"] != _checksum(content["key"], raw, content["texts"]):
             raise DamagedEntryError(f"{data} is not what was written (its checksum differs)")
         return Measurement(load_arrays(raw), content["texts"])

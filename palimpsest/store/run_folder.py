@@ -10,14 +10,16 @@ Layout::
     items/<seed>.jsonl                 one line an audit item: its prompt, what each model answered, how that was graded
     commits/<name>.json                steps that are done and leave no JSON of their own
     record.json, report.html           the end
+    seal.json                          hashes of all of the above but measurements (which have their own), timing and the report
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,7 @@ from palimpsest.core.errors import UserError
 from palimpsest.core.files import expanded
 from palimpsest.core.measurement import Measurement
 from palimpsest.core.secrets import redact
+from palimpsest.store import seal
 from palimpsest.store.atomic import TEMPORARY, cannot_write, to_json, write_bytes
 from palimpsest.store.cache import Cache, DamagedEntryError, read_entry
 from palimpsest.store.lock import FolderLock
@@ -73,10 +76,10 @@ class RunReader:
         return self.read_json(f"commits/{name}.json")
 
     def measurement(self, key: str) -> Measurement | None:
-        """Return a measurement that was kept, or ``None`` when it is not there or not whole."""
+        """Return a measurement that was kept, or ``None`` when it is not there, not whole, or another one."""
         place = self.path / "measurements"
         try:
-            return read_entry(place / f"{key}.safetensors", place / f"{key}.json")
+            return read_entry(key, place / f"{key}.safetensors", place / f"{key}.json")
         except (FileNotFoundError, DamagedEntryError):
             return None
 
@@ -103,6 +106,7 @@ class RunFolder(RunReader):
 
     def __init__(self, path: Path | str, spec: dict[str, Any], bytes_needed: int = 0) -> None:
         self.path = expanded(path).absolute()
+        self._hashes: dict[str, str] = {}
         _refuse_foreign(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -142,7 +146,7 @@ class RunFolder(RunReader):
         Raises:
             UserError: the disk is full or the folder can't be written.
         """
-        write_bytes(self._inside(name), to_json(value), _KEPT)
+        self._write(name, to_json(value))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, without secrets.
@@ -150,7 +154,25 @@ class RunFolder(RunReader):
         Raises:
             UserError: the disk is full or the folder can't be written.
         """
-        write_bytes(self._inside(name), redact(text).encode(), _KEPT)
+        self._write(name, redact(text).encode())
+
+    def _write(self, name: str, data: bytes) -> None:
+        write_bytes(self._inside(name), data, _KEPT)
+        self._hashes[name] = hashlib.sha256(data).hexdigest()
+
+    def seal(self, trained: Mapping[str, str], models: Mapping[str, str]) -> None:
+        """Seal a run that is done: what was asked for, what was trained, and all that came of it.
+
+        Args:
+            trained: hashes of what training left, by name from the run's folder.
+            models: the digest of each trained model, by the name of its folder.
+
+        Raises:
+            UserError: the disk is full or the folder can't be written.
+        """
+        results = {name: value for name, value in self._hashes.items() if not name.startswith("commits/")}
+        files = {_SPEC: seal.hash_of(self.path / _SPEC), **results, **trained}
+        seal.write(self.path, {"files": files, "models": dict(models)})
 
     def commit(self, name: str, about: Any = None) -> None:
         """Note that a step is done, once everything that it wrote is on the disk."""
@@ -221,6 +243,9 @@ class RunFollower(RunFolder):
 
     def write_text(self, name: str, text: str) -> None:
         """It is written by another process."""
+
+    def seal(self, trained: Mapping[str, str], models: Mapping[str, str]) -> None:
+        """It is sealed by another process."""
 
     def keep(self, cache: Cache, key: str) -> None:
         """It is kept by another process."""

@@ -1,6 +1,6 @@
 """Checkpoint: how does a run that was killed at any moment go on as if nothing had happened?
 
-A checkpoint is a folder of safetensors and JSON (no pickle), written as a whole or not at all.
+A checkpoint is a folder of safetensors and JSON (no pickle), written as a whole or not at all, and sealed (``store/seal``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PREFIX = "checkpoint-"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the whole checkpoints in a folder, oldest first."""
+    """Return the checkpoints in a folder, oldest first; none is half-written, but one may be damaged since."""
     found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal()]
     return sorted(found, key=step_of)
 

@@ -24,9 +24,10 @@ from palimpsest.core.errors import UserError
 from palimpsest.core.seeds import seed_of
 from palimpsest.data.mixture import SOURCES
 from palimpsest.models.full_memory import is_full_memory
+from palimpsest.store import seal
 from palimpsest.store.atomic import remove_leftovers, whole_folder
 from palimpsest.training import checkpoint as store
-from palimpsest.training import trackers
+from palimpsest.training import step_log, trackers
 from palimpsest.training.apollo import Apollo
 from palimpsest.training.objectives import Objective, Prepared
 from palimpsest.training.optimizers import OptimizerFactory
@@ -34,6 +35,9 @@ from palimpsest.training.passes import own_passes
 from palimpsest.training.sampler import Batches, Row
 from palimpsest.training.settings import TrainingSettings
 from palimpsest.training.step_log import Pending, StepLog
+
+_TOLD = 2
+"""So many of a checkpoint's damaged files are named."""
 
 
 class Progress(Protocol):
@@ -141,11 +145,11 @@ class Loop(Trainer):
             remove_leftovers(self.folder)
             remove_leftovers(self.checkpoints)
         ranks.wait()
-        saved = store.checkpoints(self.checkpoints)
-        last = saved[-1] if saved else None
+        step = ranks.decided(self._last_whole)
+        last = store.path_of(self.checkpoints, step) if step else None
         if last is not None:
             self._go_on_from(last)
-        self.log_of_steps = StepLog(self.folder / "steps.jsonl", store.step_of(last) if last else 0)
+        self.log_of_steps = StepLog(self.folder / "steps.jsonl", step)
         ranks.wait()
         self._bare_model.train()
         try:
@@ -155,6 +159,21 @@ class Loop(Trainer):
                 raise
             raise UserError("memory ran out outside of the forward pass; the optimizer's state may not fit") from error
         self.log_of_steps.settle()
+
+    def _last_whole(self) -> int:
+        """Return the step of the newest checkpoint that is what was written, as is the log up to it; 0 where there is none."""
+        for path in reversed(store.checkpoints(self.checkpoints)):
+            wrong = seal.damage(path) or step_log.altered(
+                self.folder / "steps.jsonl", store.step_of(path), store.read_json(path / "run.json")["log"]
+            )
+            if not wrong:
+                return store.step_of(path)
+            self._tell(f"{path} is damaged and not used: {'; '.join(wrong[:_TOLD])}. Training goes on from an earlier step.")
+        return 0
+
+    def _tell(self, message: str) -> None:
+        if self.progress is not None:
+            self.progress.tell(message)
 
     def _go_on_from(self, last: Path) -> None:
         state = store.read_json(last / "run.json")
@@ -243,8 +262,7 @@ class Loop(Trainer):
             f"Memory ran out at training step {self.state.global_step + 1}: going on with {self.rows_at_once} rows at a time, "
             "in more passes; each optimizer step sees the same rows as before."
         )
-        if self.progress is not None:
-            self.progress.tell(self.notes[-1])
+        self._tell(self.notes[-1])
 
     # The Trainer's parts that are replaced
 
@@ -301,8 +319,9 @@ class Loop(Trainer):
         store.save_random_state(folder)
         store.write_json(folder / "schedule.json", self.lr_scheduler.state_dict())
         run = {"identity": self.identity, "rows_at_once": self.rows_at_once, "notes": self.notes}
-        store.write_json(folder / "run.json", run)
+        store.write_json(folder / "run.json", {**run, "log": self.log_of_steps.hashes()})
         self.state.save_to_json(str(folder / "trainer_state.json"))
+        seal.close(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         store.load_model(self._bare_model, Path(resume_from_checkpoint) / "model.safetensors")

@@ -12,10 +12,15 @@ from typing import Any
 from torch.distributed.tensor import DTensor
 
 from palimpsest import ranks
-from palimpsest.core.errors import UserError
-from palimpsest.core.spec import Spec
+from palimpsest.core.errors import UserError, first_line
+from palimpsest.core.spec import Spec, digest
 from palimpsest.data.mixture import SOURCES, Counts
+from palimpsest.models.contents import digest_of
+from palimpsest.models.contents import read as read_contents
+from palimpsest.models.folder import look
+from palimpsest.models.inspection import SubjectInfo, inspect
 from palimpsest.models.quiet import at_home
+from palimpsest.store import seal
 from palimpsest.store.atomic import whole_folder, write_bytes
 from palimpsest.training.checkpoint import read_json, whole_tensors
 from palimpsest.training.sampler import Batches
@@ -40,17 +45,27 @@ class TrainingSummary(Spec):
     notes: tuple[str, ...]
     identity: str
     """Hash of the base weights, the rows and the settings."""
+    files: dict[str, str]
+    """Hashes of the logs, and of the adapter where one was trained."""
+    model: str
+    """The digest of the trained model, as ``models.inspection`` gives it."""
+    seal: str = ""
+    """Hash of all of the above."""
+
+    def sealed(self) -> TrainingSummary:
+        """Return it with its seal."""
+        return self.model_copy(update={"seal": digest(self.model_dump(mode="json", exclude={"seal"}))})
 
 
 def finished(folder: Path, identity: str) -> TrainingSummary | None:
     """Return the summary of the run that a folder holds, or ``None`` when there is none or it is not done.
 
     Raises:
-        UserError: it is another run.
+        UserError: it is another run, or not what was written.
     """
     if not (folder / _MARKER).exists():
         return None
-    summary = TrainingSummary.read(read_json(folder / _MARKER), str(folder / _MARKER))
+    summary = read(folder)
     if summary.identity != identity:
         raise UserError(
             f"{folder} must be empty or hold this very run, found a finished one with another base model, other data or "
@@ -60,8 +75,57 @@ def finished(folder: Path, identity: str) -> TrainingSummary | None:
     return summary
 
 
-def summarise(folder: Path, settings: TrainingSettings, notes: tuple[str, ...], identity: str) -> TrainingSummary:
-    """Return what a run did, read off its step log."""
+def read(folder: Path) -> TrainingSummary:
+    """Return the summary of a finished run, held against its seal, as are the logs. The model is checked by whoever opens it.
+
+    Raises:
+        UserError: the summary or a log is not what was written.
+    """
+    try:
+        summary = TrainingSummary.read(read_json(folder / _MARKER), str(folder / _MARKER))
+    except ValueError as error:
+        raise altered(folder, f"{_MARKER} can't be read ({first_line(error)})") from None
+    if summary != summary.sealed():
+        raise altered(folder, f"{_MARKER} is not what was written (its checksum differs)")
+    for wrong in seal.altered(folder, summary.files):
+        raise altered(folder, wrong)
+    return summary
+
+
+def trained(folder: Path) -> SubjectInfo:
+    """Return the model of a finished run, inspected and held against what was written.
+
+    Raises:
+        UserError: it can't be used, or is another one.
+    """
+    info = inspect(folder / "model")
+    if info.digest != read(folder).model:
+        raise altered(folder, "model is not what was written (its digest differs)")
+    return info
+
+
+def altered(folder: Path, what: str) -> UserError:
+    """Return what is said of a finished run that is not what was written."""
+    return UserError(f"{folder} was trained, but {what}; put it back, or remove the folder to train again")
+
+
+def summarise(
+    folder: Path, settings: TrainingSettings, notes: tuple[str, ...], identity: str, logs: dict[str, str]
+) -> TrainingSummary:
+    """Return what a run did, read off its step log, as far as it is known before the model is written.
+
+    Args:
+        folder: the run's.
+        settings: its settings.
+        notes: what the user was told.
+        identity: see ``TrainingSummary``.
+        logs: hashes of the logs; none on a rank that writes none.
+
+    Raises:
+        UserError: a log is not what was written.
+    """
+    for wrong in seal.altered(folder, logs):
+        raise altered(folder, wrong)
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
     counts = Counts(*(sum(step[f"rows_{source}"] for step in steps) for source in SOURCES))
     last = [step["loss"] for step in steps[-max(1, len(steps) // 10) :]]
@@ -74,23 +138,33 @@ def summarise(folder: Path, settings: TrainingSettings, notes: tuple[str, ...], 
         settings=settings.model_dump(mode="json"),
         notes=notes,
         identity=identity,
+        files=logs,
+        model="",
     )
 
 
-def write(model: Any, tokenizer: Any, folder: Path, summary: TrainingSummary, base: str) -> None:
-    """Write the model's folder, then the marker that says the run is done, then remove what only a resumed run needs."""
+def write(model: Any, tokenizer: Any, folder: Path, summary: TrainingSummary, base: str) -> TrainingSummary:
+    """Write the model's folder, then the marker that says the run is done, then remove what only a resumed run needs.
+
+    Returns:
+        The summary, sealed.
+    """
     gathered = _with_tied(model, whole_tensors(model)) if ranks.count() > 1 else None  # every rank has to ask
     if ranks.own():
         ranks.wait()
-        return
+        return read(folder)
     with whole_folder(folder / "model") as target:
         model.save_pretrained(target, state_dict=gathered)
         if tokenizer is not None:
             tokenizer.save_pretrained(target)
         (target / "README.md").write_text(card(summary, base), encoding="utf-8")
+    contents, _ = read_contents(look(folder / "model"))
+    files = summary.files | seal.hashes(folder, (file for file in folder.glob("adapter/**/*") if file.is_file()))
+    summary = summary.model_copy(update={"files": files, "model": digest_of([contents])}).sealed()
     write_bytes(folder / _MARKER, (summary.model_dump_json(indent=2) + "\n").encode())
     _remove_checkpoints(folder)
     ranks.wait()
+    return summary
 
 
 def _with_tied(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ so that a GPU need not wait for them; a flush checks them, so no checkpoint is e
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -62,11 +63,16 @@ class StepLog:
                 f"put it back, or remove {path.parent} to train again"
             )
         self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {"examples": 0, "loss": None}
+        self._hashed: dict[str, Any] = {}
         if not self.writes:
             return
-        write_bytes(path, b"".join(lines))
-        noted = self.modules.read_bytes().splitlines(keepends=True) if self.modules.exists() else []
-        write_bytes(self.modules, b"".join(line for line in noted if line.endswith(b"\n") and json.loads(line)["step"] <= step))
+        for file, kept in ((path, b"".join(lines)), (self.modules, _modules_until(self.modules, step))):
+            write_bytes(file, kept)
+            self._hashed[file.name] = hashlib.sha256(kept)
+
+    def hashes(self) -> dict[str, str]:
+        """Return the hash of each log's content by name: of what was written, whatever the disk gives back."""
+        return {name: value.hexdigest() for name, value in self._hashed.items()}
 
     @property
     def writes(self) -> bool:
@@ -138,6 +144,7 @@ class StepLog:
                 file.write(text)
         except OSError as error:
             raise cannot_write(path, error) from error
+        self._hashed[path.name].update(text.encode())
 
     def settle(self) -> None:
         """Flush to the disk, so that a checkpoint never knows of steps that the log lost."""
@@ -148,6 +155,34 @@ class StepLog:
                     os.fsync(file.fileno())
             except OSError as error:  # some file systems only now notice that there is no room
                 raise cannot_write(path, error) from error
+
+
+def altered(path: Path, step: int, hashes: Mapping[str, str]) -> list[str]:
+    """Say which of the logs are not what they were when they held so many steps; steps that are lost are told elsewhere.
+
+    Args:
+        path: the log of steps.
+        step: how many steps they held.
+        hashes: what ``StepLog.hashes`` returned then.
+    """
+    lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
+    if len(lines) < step:
+        return []
+    try:
+        now = {path.name: b"".join(lines), "modules.jsonl": _modules_until(path.with_name("modules.jsonl"), step)}
+    except (ValueError, LookupError, TypeError):
+        return ["modules.jsonl can't be read"]
+    return [
+        f"{name} is not what was written (its checksum differs)"
+        for name, content in now.items()
+        if hashlib.sha256(content).hexdigest() != hashes.get(name)
+    ]
+
+
+def _modules_until(path: Path, step: int) -> bytes:
+    """Return the whole lines of the modules' log up to a step."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return b"".join(line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step)
 
 
 def _by_module(moved: Mapping[str, Movement]) -> dict[str, dict[str, float | None]]:

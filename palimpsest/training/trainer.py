@@ -125,13 +125,12 @@ def train_batches(
         if settings.gradient_checkpointing:
             wrapped.gradient_checkpointing_disable()
         guard.check_weights(model, f"after the last step ({loop.state.global_step})")
-    summary = output.summarise(folder, settings, (*notes, *loop.notes), identity)
+    summary = output.summarise(folder, settings, (*notes, *loop.notes), identity, loop.log_of_steps.hashes())
     with guard.left_as_found(model):
         if settings.lora:
             output.write_adapter(wrapped, folder, base)
             model = sharded.merged(wrapped) if ranks.is_sharded(model) else wrapped.merge_and_unload()
-        output.write(model, tokenizer, folder, summary, base)
-    return summary
+        return output.write(model, tokenizer, folder, summary, base)
 
 
 def objective_of(settings: TrainingSettings, *, anchors: bool = False) -> Objective:

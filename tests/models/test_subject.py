@@ -668,6 +668,238 @@ def test_model_and_adapter_in_one_folder(adapted, original, tmp_path):
     assert "both a whole model and an adapter" in why_not(path)
 
 
+# ---------------------------------------------------------------- what is hashed is what is loaded
+
+
+def redirect(folder, name="w.safetensors"):
+    """Let the configuration name another model's weights, beside the usual file that nobody reads then."""
+    tiny.model(seed=1).save_pretrained(folder / "other", max_shard_size="20KB" if name.endswith(".json") else "5GB")
+    for file in (folder / "other").glob("*.safetensors*"):
+        file.rename(folder / (name if file.name in ("model.safetensors", "model.safetensors.index.json") else file.name))
+    shutil.rmtree(folder / "other")
+    change_json(folder / "config.json", transformers_weights=name)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "model-w.safetensors", "w.safetensors.index.json"])
+def test_weights_that_the_configuration_names(name, copy, original, tmp_path):
+    """The model is that of the file that is read: it has that one's digest, and the file that is not read has no part in it."""
+    redirect(copy, name)
+    info, same = inspect(copy), inspect(tiny.folder(tmp_path / "same", seed=1))
+    assert (info.weights, info.digest) == (same.weights, same.digest) != (inspect(original).weights, inspect(original).digest)
+    tokens = torch.arange(3, 30)[None]
+    with load(info) as one, load(same) as other, torch.no_grad():
+        assert torch.equal(one.model(input_ids=tokens).logits, other.model(input_ids=tokens).logits)
+    streams = [parameters(one, tmp_path / "work") for one in (info, same)]
+    assert all(one[0] == other[0] and torch.equal(one[1], other[1]) for one, other in zip(*streams, strict=True))
+    nudge(copy)  # of model.safetensors
+    assert inspect(copy).digest == same.digest
+
+
+@pytest.mark.parametrize(
+    "named", ["../w.safetensors", "sub/w.safetensors", "w.bin", "", 5, [], "/w.safetensors", "w.index.json"]
+)
+def test_weights_that_cant_be_named(named, copy):
+    change_json(copy / "config.json", transformers_weights=named)
+    assert "must name its weights (transformers_weights)" in why_not(copy)
+
+
+def test_weights_that_are_named_and_not_there(copy):
+    change_json(copy / "config.json", transformers_weights="w.safetensors")
+    assert "config.json names w.safetensors (transformers_weights), which is not there" in why_not(copy)
+    change_json(copy / "config.json", transformers_weights=None)
+    inspect(copy)
+
+
+def test_weights_that_are_named_where_only_some_classes_look(copy):
+    change_json(copy / "config.json", text_config={"transformers_weights": "w.safetensors"})
+    assert "names weight files within text_config" in why_not(copy)
+
+
+def test_a_distributed_checkpoint_beside_the_weights_is_refused(copy):
+    """transformers would read it and leave model.safetensors aside."""
+    shutil.copy(copy / "model.safetensors", copy / "shard-00001-model-00001-of-00001.safetensors")
+    assert "holds a distributed checkpoint (shard-00001-model-00001-of-00001.safetensors)" in why_not(copy)
+
+
+def test_a_variant_alone_is_no_model(copy):
+    (copy / "model.safetensors").rename(copy / "model.fp16.safetensors")
+    assert "found model.fp16.safetensors" in why_not(copy)
+
+
+def test_tokenizer_files_outside_the_folder_are_refused(copy):
+    change_json(copy / "tokenizer_config.json", fast_tokenizer_files=["../elsewhere/tokenizer.4.0.0.json"])
+    assert "tokenizer files outside its folder" in why_not(copy)
+
+
+def test_an_index_of_adapter_weights_is_refused(adapted, tmp_path):
+    """peft reads no index: it would take the pickle beside it."""
+    path = shutil.copytree(adapted[0], tmp_path / "adapter")
+    (path / "adapter_model.safetensors").rename(path / "part.safetensors")
+    names = load_file(path / "part.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "part.safetensors")}
+    (path / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+    (path / "adapter_model.bin").write_bytes(b"")
+    assert "has weights only as pickle (adapter_model.bin)" in why_not(path)
+
+
+@pytest.mark.parametrize("target", ["whole", "sharded"])
+def test_links_are_what_they_point_at(target, copy, tmp_path):
+    """As in the hub's cache, where every file is a link to a blob."""
+    source, linked = tmp_path / "source", tmp_path / "linked"
+    tiny.model().save_pretrained(source, max_shard_size="20KB" if target == "sharded" else "5GB")
+    tiny.tokenizer().save_pretrained(source)
+    linked.mkdir()
+    for file in source.iterdir():
+        (linked / file.name).symlink_to(file)
+    info = inspect(linked)
+    assert info.digest == inspect(copy).digest
+    link = min(linked.glob("model*.safetensors"))
+    other = {name: value + 1 for name, value in load_file(link).items()}
+    save_file(other, tmp_path / "other", {"format": "pt"})
+    link.unlink()
+    link.symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match="changed while the program ran"):
+        load(info)
+    assert inspect(linked).digest != info.digest
+
+
+def in_place(file, change=lambda raw: raw.__setitem__(-1, raw[-1] ^ 1)):
+    """Change a byte of a file in its place, and give it back its times."""
+    stat, raw = file.stat(), bytearray(file.read_bytes())
+    change(raw)
+    with file.open("r+b") as stream:
+        stream.write(raw)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) == (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@pytest.mark.parametrize("read", ["loaded", "streamed"])
+def test_a_byte_changed_in_place_with_its_times_restored(read, copy, tmp_path):
+    info = inspect(copy)
+    with load(info):
+        pass
+    in_place(copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors holds another .* changed while the program ran"):
+        load(info) if read == "loaded" else list(parameters(info, tmp_path / "work"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_a_text_changed_in_place_with_its_times_restored(name, copy):
+    info = inspect(copy)
+    in_place(copy / name, lambda raw: raw.__setitem__(slice(len(raw) - 1, None), b" "))  # JSON ends as well with a space
+    if name == "config.json":
+        load(info).close()  # it says the same
+        in_place(copy / name, lambda raw: raw.__setitem__(slice(None), raw.replace(b'"eos_token_id": 2', b'"eos_token_id": 7')))
+    with pytest.raises(UserError, match=r"a template in .* changed while the program ran"):
+        load(info)
+
+
+@pytest.mark.parametrize("window", ["open_tokenizer", "build"])
+def test_weights_replaced_while_the_model_is_inspected(window, copy, monkeypatch):
+    """After they were hashed, and before all else about the model is known."""
+    from palimpsest.models import skeleton
+
+    real = getattr(skeleton, window)
+
+    def replaced(*given):
+        nudge(copy)
+        return real(*given)
+
+    monkeypatch.setattr(skeleton, window, replaced)
+    info = inspect(copy)
+    with pytest.raises(UserError, match="changed while the program ran"):
+        load(info)
+
+
+def test_a_template_replaced_while_the_model_is_inspected(copy, monkeypatch):
+    from palimpsest.models import skeleton
+
+    real = skeleton.build
+
+    def replaced(*given):
+        (copy / "chat_template.jinja").write_text("{{ messages[0].content }}")
+        return real(*given)
+
+    monkeypatch.setattr(skeleton, "build", replaced)
+    with pytest.raises(UserError, match="changed while the program ran"):
+        inspect(copy)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_replaced_for_a_moment_while_it_is_loaded(name, copy, monkeypatch):
+    """Weights are held against their hash as they are read, so that it does not help to put the right ones back; what is read
+    of a text is never looked at twice, so that its moment has to last until the load is over."""
+    from palimpsest.models import opening
+
+    info, real, whole = inspect(copy), opening.assemble, (copy / name).read_bytes()
+
+    def swapped(*given, **how):
+        nudge(copy) if name == "model.safetensors" else change_json(copy / name, rope_theta=5.0)
+        try:
+            return real(*given, **how)
+        finally:
+            if name == "model.safetensors":
+                (copy / name).write_bytes(whole)
+
+    monkeypatch.setattr(opening, "assemble", swapped)
+    with pytest.raises(UserError, match="changed while the program ran"):
+        load(info)
+
+
+def test_a_loaded_model_does_not_hang_on_its_file(copy):
+    """Memory that is mapped from a file changes with it, and the program dies where the file gets shorter."""
+    with load(inspect(copy)) as one:
+        before = {name: value.clone() for name, value in one.model.named_parameters()}
+        with (copy / "model.safetensors").open("r+b") as stream:
+            stream.write(bytes((copy / "model.safetensors").stat().st_size))
+            stream.truncate(10)
+        assert all(torch.equal(value, before[name]) for name, value in one.model.named_parameters())
+
+
+def test_an_adapter_changed_in_place(adapted, tmp_path):
+    path = shutil.copytree(adapted[0], tmp_path / "adapter")
+    info = inspect(path)
+    in_place(path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors .* changed while the program ran"):
+        load(info)
+
+
+def test_the_base_of_an_adapter_changed_in_place(adapted, copy):
+    info = inspect(adapted[0], base=copy)
+    in_place(copy / "model.safetensors")
+    with pytest.raises(UserError, match="changed while the program ran"):
+        load(info)
+
+
+def test_a_file_written_again_with_the_same_bytes_is_the_same_model(copy):
+    info = inspect(copy)
+    for file in copy.iterdir():
+        raw = file.read_bytes()
+        file.unlink()
+        file.write_bytes(raw)
+    with load(info) as one:
+        assert one.digest == inspect(copy).digest
+
+
+@pytest.mark.parametrize("generation", [True, False])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_loads_as_the_library_itself_does(kind, generation, tmp_path):
+    """We hand over the tensors; configuration, generation settings, types and values come out as from the folder."""
+    from transformers import AutoModelForCausalLM
+
+    path = tiny.folder(tmp_path / kind, kind)
+    if not generation:
+        (path / "generation_config.json").unlink()
+    expected = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, local_files_only=True)
+    with load(inspect(path), dtype="bfloat16") as one:
+        assert type(one.model) is type(expected) and one.model.dtype == expected.dtype
+        assert one.model.config.to_dict() == expected.config.to_dict()
+        assert one.model.generation_config.to_dict() == expected.generation_config.to_dict()
+        assert one.model.name_or_path == expected.name_or_path == str(path)
+        found, wanted = one.model.state_dict(), expected.state_dict()
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 # ---------------------------------------------------------------- two models
 
 

@@ -321,3 +321,25 @@ def test_keys_are_those_of_every_machine():
     code = "from tests.store.test_cache import *; print(key_of(NEED, **PARTS))"
     seeds = [run(code, cwd=Path.cwd()).stdout for _ in range(2)]
     assert seeds == [key_of(NEED, **PARTS) + "\n"] * 2
+
+
+def test_an_entry_under_another_name_is_not_that_measurement(cache, told):
+    """Whole and with a right checksum, but of another question: as after a file was copied, or a folder was put together."""
+    other = "ab" + "1" * 30
+    cache.put(KEY, MEASUREMENT)
+    for source, target in zip(cache.files(KEY), cache.files(other), strict=True):
+        target.write_bytes(source.read_bytes())
+    assert cache.get(other) is None
+    assert told == [f"{cache.files(other)[1]} holds another measurement ({KEY}); it is measured again"]
+    same(cache.get(KEY), MEASUREMENT)
+
+
+def test_an_entry_that_claims_the_asked_key_keeps_its_own_checksum(cache, told):
+    """The key is part of the checksum, so that renaming it inside the marker does not help."""
+    other = "ab" + "1" * 30
+    cache.put(KEY, MEASUREMENT)
+    data, marker = cache.files(other)
+    data.write_bytes(cache.files(KEY)[0].read_bytes())
+    marker.write_text(json.dumps({**json.loads(cache.files(KEY)[1].read_text()), "key": other}))
+    assert cache.get(other) is None
+    assert "checksum differs" in told[0]

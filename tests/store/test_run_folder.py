@@ -270,6 +270,17 @@ def test_damaged_measurement_is_absent(tmp_path):
         assert run.measurement(KEY) is None
 
 
+def test_another_measurement_under_the_name_is_absent(tmp_path):
+    cache, other = Cache(tmp_path / "cache"), "cd" + KEY[2:]
+    cache.put(KEY, Measurement({"a": np.arange(4.0)}))
+    with RunFolder(tmp_path / "run", SPEC) as run:
+        run.keep(cache, KEY)
+        for file in list((run.path / "measurements").iterdir()):
+            file.with_name(f"{other}{file.suffix}").write_bytes(file.read_bytes())
+        assert run.measurement(KEY) is not None
+        assert run.measurement(other) is None
+
+
 # ---------------------------------------------------------------- lists
 
 

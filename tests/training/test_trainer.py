@@ -278,6 +278,103 @@ def test_checkpoints_are_limited_and_hold_no_pickle(tmp_path: Path) -> None:
     assert {Path(name).suffix for name in names} <= {".safetensors", ".json", ".jsonl"}
 
 
+# What is not what was written
+
+
+def stopped(folder: Path, at: int = 8) -> list[Path]:
+    """Stop a run in the middle, and return its checkpoints, the oldest first."""
+    with pytest.raises(KeyboardInterrupt):
+        train(small_model(), None, some_rows(), settings_of(save_total_limit=2), folder, Listener(at))
+    return sorted((folder / "checkpoints").glob("checkpoint-*"))
+
+
+def flip(file: Path, place: int = -2) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[place] ^= 1
+    file.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "optimizer.safetensors", "optimizer.json", "schedule.json", "random.json", "run.json", "seal.json"],
+)
+def test_a_flipped_bit_in_a_checkpoint_is_told_and_the_last_whole_one_taken(tmp_path: Path, name: str) -> None:
+    train(small_model(), None, some_rows(), settings_of(save_total_limit=2), tmp_path / "whole")
+    _, newest = stopped(tmp_path / "hurt")
+    flip(newest / name)
+    progress = Listener()
+    train(small_model(), None, some_rows(), settings_of(save_total_limit=2), tmp_path / "hurt", progress)
+    assert progress.steps[0] == 4
+    assert f"{newest} is damaged and not used: {name if name != 'seal.json' else ''}" in progress.told[0]
+    assert bytes_of(tmp_path / "hurt") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("line", [5, 1])
+def test_a_flipped_bit_in_the_log_takes_the_run_back_to_where_it_was_whole(tmp_path: Path, line: int) -> None:
+    train(small_model(), None, some_rows(), settings_of(save_total_limit=2), tmp_path / "whole")
+    stopped(tmp_path / "hurt")
+    lines = (tmp_path / "hurt" / "steps.jsonl").read_text().splitlines(keepends=True)
+    log = lines[line - 1]
+    place = log.index('"loss": ') + 10
+    lines[line - 1] = log[:place] + chr(ord(log[place]) ^ 1) + log[place + 1 :]
+    (tmp_path / "hurt" / "steps.jsonl").write_text("".join(lines))
+    progress = Listener()
+    train(small_model(), None, some_rows(), settings_of(save_total_limit=2), tmp_path / "hurt", progress)
+    assert progress.steps[0] == (4 if line == 5 else 1)
+    assert len(progress.told) == (1 if line == 5 else 2) and "steps.jsonl is not what was written" in progress.told[0]
+    assert bytes_of(tmp_path / "hurt") == bytes_of(tmp_path / "whole")
+
+
+def test_when_no_checkpoint_is_whole_training_begins_again(tmp_path: Path) -> None:
+    train(small_model(), None, some_rows(), settings_of(save_total_limit=2), tmp_path / "whole")
+    for path in stopped(tmp_path / "hurt"):
+        flip(path / "model.safetensors")
+    progress = Listener()
+    train(small_model(), None, some_rows(), settings_of(save_total_limit=2), tmp_path / "hurt", progress)
+    assert progress.steps[0] == 1 and len(progress.told) == 2
+    assert bytes_of(tmp_path / "hurt") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["steps.jsonl", "modules.jsonl", "training.json"])
+def test_a_finished_run_that_was_altered_is_told(tmp_path: Path, name: str) -> None:
+    train(small_model(), None, some_rows(), settings_of(optim="apollo_mini", module_logging_steps=2), tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    for place in range(3, len(whole), 97):
+        flip(tmp_path / name, place)
+        with pytest.raises(UserError, match=f"was trained, but .*{name}|'.*' is missing|can't be used"):
+            train(small_model(), None, some_rows(), settings_of(optim="apollo_mini", module_logging_steps=2), tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    train(small_model(), None, some_rows(), settings_of(optim="apollo_mini", module_logging_steps=2), tmp_path)
+
+
+def test_a_log_that_changes_while_it_is_written_is_told(tmp_path: Path) -> None:
+    """The seal is of what was written, and not of what the disk holds at the end."""
+
+    class Meddling(Listener):
+        def advance(self, step: int, total: int, loss: float) -> None:
+            if step == 5:
+                flip(tmp_path / "steps.jsonl", 20)
+
+    with pytest.raises(UserError, match=r"steps\.jsonl is not what was written"):
+        train(small_model(), None, some_rows(), settings_of(), tmp_path, Meddling())
+    assert not (tmp_path / "training.json").exists()
+
+
+def test_the_trained_model_is_held_against_its_digest(tmp_path: Path) -> None:
+    from palimpsest.models.subject import inspect
+    from palimpsest.training.output import trained
+    from tests import tiny
+
+    kept = tiny.tokenizer()
+    model = small_model(vocab_size=len(kept))
+    train(model, kept, some_rows(), settings_of(), tmp_path)
+    info = trained(tmp_path)
+    assert info == inspect(tmp_path / "model")
+    flip(tmp_path / "model" / "model.safetensors", -7)
+    with pytest.raises(UserError, match="model is not what was written"):
+        trained(tmp_path)
+
+
 # What goes wrong
 
 

@@ -26,8 +26,8 @@ def small_model(seed: int = 0, **changes: Any) -> Any:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        config = LlamaConfig(vocab_size=50, max_position_embeddings=32, tie_word_embeddings=True, **(sizes | changes))
+        sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = LlamaConfig(max_position_embeddings=32, tie_word_embeddings=True, **(sizes | changes))
         return LlamaForCausalLM(config).eval()
 
 

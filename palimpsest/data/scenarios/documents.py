@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from palimpsest.core.errors import Problems, UserError
+from palimpsest.core.files import read_file
 from palimpsest.data.chat import Example, conversation, origin_of
 from palimpsest.scenario import Scenario
 
@@ -76,7 +77,6 @@ def sentences_of(document: str) -> list[str]:
     return [sentence.strip() for sentence in _SENTENCE.findall(" ".join(document.split())) if sentence.strip()]
 
 
-@cache
 def _documents(text: Path, separator: str) -> tuple[str, ...]:
     """Return the different documents of a file, in order.
 
@@ -88,11 +88,9 @@ def _documents(text: Path, separator: str) -> tuple[str, ...]:
     if not text.is_file():
         raise UserError(f"{text} must be a file of documents, found a folder; give the path of one file")
     try:
-        content = text.read_text(encoding="utf-8")
+        content = read_file(text).decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{text} must be UTF-8 text, found another byte at {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{text} can't be read: {error}") from error
     return tuple(dict.fromkeys(part.strip() for part in content.split(separator) if part.strip()))
 
 
@@ -121,6 +119,7 @@ def _fitting(sentences: list[str], room: int, between: int = 0) -> tuple[str, ..
 
 
 def _check(scenario: Documents) -> None:
+    _usable.cache_clear()  # the file may hold something else by now
     found = _documents(scenario.text, scenario.separator)
     problems = Problems(f"{scenario.text} can't be used:")
     if not found:
