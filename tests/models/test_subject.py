@@ -443,10 +443,10 @@ def test_digest_sees_the_stored_dtype(tmp_path):
 def test_another_template_is_another_subject(original):
     info = inspect(original)
     with load(info, chat_template="{{ messages[0].content }}") as one:
-        assert one.digest == subject.digest_with_template(info, "{{ messages[0].content }}") != info.digest
+        assert one.digest == subject.digest_with_template(info, "{{ messages[0].content }}", None) != info.digest
         assert one.renderer.has_template
     with load(info) as one:
-        assert one.digest == info.digest == subject.digest_with_template(info, None)
+        assert one.digest == info.digest == subject.digest_with_template(info, None, None)
 
 
 # ---------------------------------------------------------------- adapters
