@@ -15,7 +15,7 @@ from pathlib import Path
 from palimpsest.core.errors import UserError
 from palimpsest.models import weights
 from palimpsest.models.folder import Folder
-from palimpsest.models.weights import BrokenWeightsError, Hashed, hash_each, read_again
+from palimpsest.models.weights import BrokenWeightsError, Hashed, Tensor, hash_each, read_again
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,21 @@ class Contents:
         """
         part, parts = share
         for tensor, value in self.tensors[part::parts]:
-            try:
-                read_again(tensor, value)
-            except OSError as error:
-                raise gone(error.filename or tensor.file) from None
-            except BrokenWeightsError as error:
-                raise changed(f"{tensor.file} ({error})") from None
+            reread(tensor, value)
+
+
+def reread(tensor: Tensor, value: str, into: memoryview | None = None) -> None:
+    """Read a tensor that was hashed before, as ``weights.read_again``.
+
+    Raises:
+        UserError: the file holds other bytes by now, or is gone.
+    """
+    try:
+        read_again(tensor, value, into)
+    except OSError as error:
+        raise gone(error.filename or tensor.file) from None
+    except BrokenWeightsError as error:
+        raise changed(f"{tensor.file} ({error})") from None
 
 
 def read(folder: Folder) -> tuple[Contents, list[str]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from palimpsest.models.contents import Contents, changed, gone
-from palimpsest.models.weights import BrokenWeightsError, Tensor, read_again
+from palimpsest.models.contents import Contents, reread
+from palimpsest.models.weights import Tensor
 
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -34,12 +34,7 @@ def read(tensor: Tensor, value: str) -> torch.Tensor:
         UserError: the file holds other bytes by now, or is gone.
     """
     raw = torch.empty(tensor.length, dtype=torch.uint8)
-    try:
-        read_again(tensor, value, raw.numpy().data)
-    except OSError as error:
-        raise gone(error.filename or tensor.file) from None
-    except BrokenWeightsError as error:
-        raise changed(f"{tensor.file} ({error})") from None
+    reread(tensor, value, raw.numpy().data)
     return raw.view(_TYPES[tensor.dtype]).reshape(tensor.shape)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import regex
 
 from palimpsest.data.templates import BoundedEnvironment, TooMuch
+from palimpsest.models.quiet import offline as hub_offline
 from palimpsest.models.quiet import quiet
 
 RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234
@@ -78,13 +79,11 @@ def _regex_replace(text: str, pattern: str, replacement: str, count: int = 0) ->
 @contextmanager
 def offline() -> Iterator[None]:
     """Let nothing be asked of a network: what is not on this machine is told at once, and nobody learns what is looked for."""
-    import huggingface_hub
     from datasets import config
 
     places = (
         (config, "HF_HUB_OFFLINE", True),
         (config, "HF_DATASETS_OFFLINE", True),
-        (huggingface_hub.constants, "HF_HUB_OFFLINE", True),
         (socket, "getaddrinfo", _refuse),
         (socket.socket, "connect", _refuse),
         (socket.socket, "connect_ex", _refuse),
@@ -93,7 +92,8 @@ def offline() -> Iterator[None]:
     try:
         for place, name, value in places:
             setattr(place, name, value)
-        yield
+        with hub_offline():
+            yield
     finally:
         for (place, name, _), value in zip(places, before, strict=True):
             if value is _INHERITED:
