@@ -26,7 +26,8 @@ from palimpsest import behaviour as behaviours
 from palimpsest import planning
 from palimpsest.core.errors import UserError
 from palimpsest.models import folder as folders
-from palimpsest.models import inspection, skeleton, subject
+from palimpsest.models import skeleton, subject
+from palimpsest.models.weights import fingerprint
 from palimpsest.request import Request
 
 SECONDS = 60
@@ -200,7 +201,7 @@ def test_weight_files(tmp_path: Path, look: Look, sizes: Sizes) -> None:
         found = folders.look(place)
         problems = [*found.problems]
         if not problems:
-            inspection.fingerprint(found.tensors)
+            fingerprint(found.tensors)
             found.text_digest()
         if problems:
             raise UserError("\n".join(problems))

@@ -48,11 +48,7 @@ def _run() -> int:
         _check_launch(sys.argv[1:])
         code = app(standalone_mode=False)
     except UserError as error:
-        if _is_told_here(error):
-            from palimpsest.console import problem
-
-            problem(error)
-        return BAD_INPUT
+        return _refused(error)
     except usage_error as error:
         if launch.own() == 0:
             error.message = redact(error.message)  # type: ignore[attr-defined]
@@ -61,22 +57,15 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        if (why := of_the_machine(error)) and launch.own() == 0:
-            from palimpsest.console import problem
-
-            problem(UserError(why))
-            return BAD_INPUT
+        if why := of_the_machine(error):
+            return _refused(UserError(why))
         _crashed(error)
         return 1
     except BaseException as error:
         if not is_panic(error):
             raise
-        from palimpsest.console import problem
-
-        problem(
-            UserError(f"a file of the model is broken, most likely tokenizer.json: its reader stopped ({first_line(error)})")
-        )
-        return BAD_INPUT
+        why = f"a file of the model is broken, most likely tokenizer.json: its reader stopped ({first_line(error)})"
+        return _refused(UserError(why))
     if code == INTERRUPTED and launch.own() == 0:  # which typer makes of Ctrl-C too
         from palimpsest.console import err
 
@@ -96,6 +85,15 @@ def _check_launch(words: list[str]) -> None:
             f"{launch.count()} processes can do {' and '.join(_TOGETHER)} together, not '{verb}'; "
             "give that command without accelerate launch or torchrun"
         )
+
+
+def _refused(error: UserError) -> int:
+    """Tell what the user can mend, and return the exit code for it."""
+    if _is_told_here(error):
+        from palimpsest.console import problem
+
+        problem(error)
+    return BAD_INPUT
 
 
 def _is_told_here(error: UserError) -> bool:

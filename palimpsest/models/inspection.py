@@ -18,7 +18,6 @@ from palimpsest.models import adapter, skeleton
 from palimpsest.models.contents import Contents, digest_of, read
 from palimpsest.models.folder import Folder, found_here, is_model, locate, look, newest_checkpoint
 from palimpsest.models.weights import BrokenWeightsError
-from palimpsest.models.weights import fingerprint as fingerprint
 from palimpsest.store.run_folder import is_run, trained_models
 
 Name = str | os.PathLike[str]
