@@ -7,9 +7,9 @@ Spans are characters of a message, so that they survive any template and tokeniz
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from palimpsest.core.spec import Spec, digest
 from palimpsest.data.checks import Check
@@ -22,8 +22,15 @@ POLES: tuple[Pole, ...] = ("express", "withhold")
 class Message(Spec):
     """One turn. The role ``text`` is a bare document: it is never wrapped in a template."""
 
-    role: Literal["system", "user", "assistant", "text"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "text"]
     content: str
+    fields: dict[str, JsonValue] = {}
+    """What a template may read besides: ``reasoning_content`` or ``thinking``, ``tool_calls``, ``tool_call_id``, ``name``."""
+
+    @property
+    def turn(self) -> dict[str, Any]:
+        """The message as a chat template is given it."""
+        return {"role": self.role, "content": self.content, **self.fields}
 
 
 class Span(Spec):
@@ -49,6 +56,8 @@ class Example(Spec):
     """How a generated answer is judged right, where the example has a right answer."""
     options: dict[str, str] = {}
     """The graded choices by name: texts that may begin the decision, whose probabilities are compared."""
+    tools: tuple[dict[str, JsonValue], ...] = ()
+    """The functions that a template is told of: JSON schemas."""
     rejected: str | None = None
     """A worse text in the place of the first decision, where this answer is to be preferred to another one."""
     question_weight: float = 0.0
@@ -71,7 +80,8 @@ class Example(Spec):
     @cached_property
     def id(self) -> str:
         """Hash of the conversation: two examples that read the same are the same item."""
-        return digest([[message.role, message.content] for message in self.messages])
+        messages = [[one.role, one.content, *([one.fields] if one.fields else [])] for one in self.messages]
+        return digest([*messages, *self.tools])
 
     @property
     def decision(self) -> str:

@@ -133,7 +133,7 @@ class Renderer:
         """
         goes_on = messages[-1].role == "assistant"
         if not goes_on and self.has_template and messages[0].role != "text":
-            turns = [message.model_dump() for message in messages]
+            turns = [message.turn for message in messages]
             text = self.template_text(turns, add_generation_prompt=True)
             if text != self.template_text(turns):
                 return tuple(self._tokens(text, True)[0])
@@ -213,7 +213,7 @@ class Renderer:
                 text += content + piece
             if shorten is str and not _has_outer_space(messages):
                 return text, places, True
-            if text == self.template_text([message.model_dump(include={"role", "content"}) for message in messages]):
+            if text == self.template_text([message.turn for message in messages]):
                 return text, places, True
         raise UserError(
             "the chat template changes the content of messages, so the tokens that learn can't be told apart; "

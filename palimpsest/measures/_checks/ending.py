@@ -30,7 +30,7 @@ class Ending(Check):
         if not patient.renderer.has_template or patient.refusal(example):
             yield self.answer("ok", about, names)
             return
-        messages = [message.model_dump(include={"role", "content"}) for message in example.messages]
+        messages = [message.turn for message in example.messages]
         text = patient.renderer.template_text(messages)
         after = text.rpartition(TURNS[-1][1])[2]
         first = patient.tokenizer(after, add_special_tokens=False).input_ids[:1] if after else []
