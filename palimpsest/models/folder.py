@@ -245,21 +245,13 @@ def _is_deeper(value: Any, levels: int) -> bool:
 def _remote_code(path: Path) -> Iterator[str]:
     for file in sorted(path.glob("*config.json")):
         with suppress(ValueError, UserError):
-            wanted = sorted(set(_auto_maps(_json_of(file))))
+            maps = [value for value in _values_of(_json_of(file), "auto_map") if value]
+            wanted = sorted({str(name) for value in maps for name in (value.values() if isinstance(value, dict) else [value])})
             if wanted:
                 yield (
                     f"{file.name} wants remote code (auto_map: {', '.join(wanted)}), which is never run; "
                     "use a model whose class is part of transformers, with 'auto_map' removed from its files"
                 )
-
-
-def _auto_maps(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key == "auto_map" and inner:
-                yield from (str(name) for name in (inner.values() if isinstance(inner, dict) else [inner]))
-            else:
-                yield from _auto_maps(inner)
 
 
 def _weights(path: Path, config: dict[str, Any]) -> tuple[list[Tensor], list[str]]:

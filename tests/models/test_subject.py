@@ -193,6 +193,11 @@ def test_remote_code_is_refused_by_name(copy, file):
     assert f"{file} wants remote code (auto_map: modeling_evil.EvilModel)" in why_not(copy)
 
 
+def test_remote_code_is_found_however_deep_it_is_named(copy):
+    change_json(copy / "config.json", parts=[{"inner": [{"auto_map": {"AutoConfig": "evil.Config"}}]}])
+    assert "config.json wants remote code (auto_map: evil.Config)" in why_not(copy)
+
+
 def test_a_token_named_auto_map_is_no_remote_code(copy):
     content = json.loads((copy / "tokenizer.json").read_text())
     content["model"]["vocab"]["auto_map"] = content["model"]["vocab"].pop("ł")
