@@ -6,6 +6,7 @@ program of its own (``python nursery.py``): a line of JSON in starts a command, 
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import queue
@@ -19,6 +20,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+INTERRUPTED = 130
 
 
 @dataclass
@@ -43,9 +48,27 @@ class Child:
 
     def kill(self) -> bool:
         """End it as a power cut would, and say whether it was still running."""
-        if self.wait(0) is None:
-            os.kill(self.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         return self.wait() == -signal.SIGKILL
+
+    def interrupt(self) -> bool:
+        """End it as Ctrl-C does, and say whether it was still running."""
+        self._signal(signal.SIGINT)
+        return self.wait() == INTERRUPTED
+
+    def kill_worker(self) -> bool:
+        """End one of its own processes, and say whether there was any."""
+        try:
+            found = psutil.Process(self.pid).children()
+        except psutil.NoSuchProcess:
+            return False
+        for worker in found[-1:]:
+            worker.kill()
+        return bool(found)
+
+    def _signal(self, number: int) -> None:
+        if self.wait(0) is None:
+            os.kill(self.pid, number)
 
     @property
     def told(self) -> str:
@@ -68,17 +91,24 @@ class Nursery:
         self.ends: dict[int, queue.Queue[int]] = {}
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def start(self, *words: object, cache: Path, largest_file: int | None = None) -> Child:
+    def start(self, *words: object, cache: Path, largest_file: int | None = None, clock: float = 0.0) -> Child:
         """Start ``palimpsest WORDS``.
 
         Args:
             words: the command line.
             cache: the folder of its cache.
             largest_file: bytes that no file that it writes may pass.
+            clock: seconds that its clock is ahead of this machine's.
         """
         self.count += 1
         log = self.folder / f"{self.count}.log"
-        order = {"words": list(map(str, words)), "cache": str(cache), "log": str(log), "largest_file": largest_file}
+        order = {
+            "words": list(map(str, words)),
+            "cache": str(cache),
+            "log": str(log),
+            "largest_file": largest_file,
+            "clock": clock,
+        }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -117,6 +147,8 @@ def _become(order: dict[str, Any]) -> None:
         if order["largest_file"] is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"], resource.RLIM_INFINITY))
+        if order["clock"]:
+            _set_clock(order["clock"])
         from palimpsest import cli
 
         code = cli._run()
@@ -126,6 +158,27 @@ def _become(order: dict[str, Any]) -> None:
         os._exit(code)
 
 
+def _set_clock(seconds: float) -> None:
+    """Let every module of the package read another time of day. What only goes forward (``monotonic``) stays."""
+    ahead, real = datetime.timedelta(seconds=seconds), time.time
+
+    class Moment(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.datetime.now(tz) + ahead
+
+    class Day(datetime.date):
+        @classmethod
+        def today(cls) -> Any:
+            return Moment.now().date()
+
+    time.time, time.time_ns = (lambda: real() + seconds), (lambda: int((real() + seconds) * 1e9))
+    for module in [one for name, one in sys.modules.items() if name.partition(".")[0] == "palimpsest"]:
+        for name, theirs, ours in (("datetime", datetime.datetime, Moment), ("date", datetime.date, Day)):
+            if getattr(module, name, None) is theirs:
+                setattr(module, name, ours)
+
+
 def _serve() -> None:
     """Start what is asked for and tell of every end, in one thread: a fork takes no other thread along."""
     import accelerate  # noqa: F401
@@ -133,9 +186,12 @@ def _serve() -> None:
     import transformers  # noqa: F401
 
     import palimpsest.cli
+    import palimpsest.controller.loop
     import palimpsest.cost
+    import palimpsest.data.chat_template
     import palimpsest.pipeline
-    import palimpsest.report  # noqa: F401
+    import palimpsest.report
+    import palimpsest.store.provenance  # noqa: F401
 
     running: set[int] = set()
     orders, answers, listening = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "w", buffering=1), True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nursery import Nursery
+from nursery import Child, Nursery
 from spine import behaviour, leftovers, model, nursery
 from test_cli import command
 
@@ -275,19 +275,30 @@ def test_a_run_that_starts_from_another_ones_model(small: dict[str, Any], tmp_pa
 
 @pytest.mark.slow
 def test_kills_of_study_and_worker_lose_nothing(nursery: Nursery, behaviour: Path, model: Path, tmp_path: Path) -> None:
-    calm = tmp_path / "calm"
-    started = time.monotonic()
-    child = nursery.start(*arguments(behaviour, model, calm, "--jobs", "2"), cache=tmp_path / "calm cache")
+    calm, folder = tmp_path / "calm", tmp_path / "study"
+
+    def start(where: Path) -> Child:
+        return nursery.start(*arguments(behaviour, model, where, "--jobs", "2"), cache=tmp_path / f"cache of {where.name}")
+
+    child = start(calm)
     assert child.wait(900) == 0, child.told
-    whole = time.monotonic() - started
-    folder, kills = tmp_path / "study", 0
-    for share in (0.15, 0.3, 0.5, 0.7):
-        child = nursery.start(*arguments(behaviour, model, folder, "--jobs", "2"), cache=tmp_path / "cache")
+    whole = time.monotonic() - child.started
+    committed: dict[str, bytes] = {}
+    ends = {Child.kill: 0, Child.interrupt: 0, Child.kill_worker: 0}
+    for place, share in enumerate((0.15, 0.25, 0.2, 0.2, 0.2, 0.3)):
+        child, end = start(folder), list(ends)[place % 3]
         time.sleep(share * whole)
-        kills += child.kill()
-    child = nursery.start(*arguments(behaviour, model, folder, "--jobs", "2"), cache=tmp_path / "cache")
+        ends[end] += end(child)
+        if end is Child.kill_worker:  # its run fails, the others go on; what needs it fails too
+            assert child.wait(900) in (0, 1, 2, 3), child.told
+            assert "Traceback" not in child.told, child.told
+        finished = {file.name: file.read_bytes() for file in folder.glob("commits/points/*.json")}
+        whole_ones = {name: data for name, data in finished.items() if not json.loads(data).get("problem")}
+        assert committed.items() <= whole_ones.items(), "a finished run is gone or was done again"
+        committed = whole_ones
+    child = start(folder)
     assert child.wait(900) == 0, child.told
-    assert kills >= 2
+    assert ends[Child.kill] and ends[Child.interrupt] and ends[Child.kill_worker], "none was still running when it was ended"
     assert results(folder) == results(calm)
     assert not leftovers(folder)
 

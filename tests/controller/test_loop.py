@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nursery import Child, Nursery
 from spine import nursery
 from test_pipeline import behaviour, model
 
@@ -20,6 +22,7 @@ from palimpsest.controller.decision import Decision, decide
 from palimpsest.controller.plan import Options
 from palimpsest.controller.settings import Budget
 from palimpsest.core.errors import UserError
+from palimpsest.core.seeds import python_stream
 from palimpsest.store import account as accounts
 
 OPTIONS = Options(start_dose=8, max_dose=16)
@@ -157,31 +160,35 @@ def _items(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_kill_in_any_attempt_loses_no_finished_step(behaviour: Path, model: Path, tmp_path: Path, nursery: Any) -> None:
-    words = (
-        "tune",
-        behaviour,
-        "--model",
-        model,
-        "--device",
-        "cpu",
-        "--start-dose",
-        8,
-        "--max-dose",
-        16,
-        "--budget",
-        "2 attempts",
-    )
-    calm = nursery.start(*words, "--folder", tmp_path / "calm", cache=tmp_path / "cache")
+def test_kills_and_interrupts_in_any_attempt_lose_no_finished_step(
+    behaviour: Path, model: Path, tmp_path: Path, nursery: Nursery
+) -> None:
+    bounds = ("--device", "cpu", "--start-dose", 8, "--max-dose", 16, "--budget", "2 attempts")
+
+    def start(name: str) -> Child:
+        words = ("tune", behaviour, "--model", model, *bounds, "--folder", tmp_path / name)
+        return nursery.start(*words, cache=tmp_path / f"cache of {name}")
+
+    calm = start("calm")
     assert calm.wait(1200) == 2, calm.told
-    for pause in (1.0, 3.0, 6.0):
-        folder = tmp_path / f"killed-{pause}"
-        child = nursery.start(*words, "--folder", folder, cache=tmp_path / f"cache-{pause}")
-        child.wait(pause)
-        child.kill()
-        again = nursery.start(*words, "--folder", folder, cache=tmp_path / f"cache-{pause}")
-        assert again.wait(1200) == 2, again.told
-        assert (folder / "account.json").read_bytes() == (tmp_path / "calm" / "account.json").read_bytes()
+    whole, dice, ends = time.monotonic() - calm.started, python_stream(0, "kills", "tune"), 0
+    finished: dict[str, bytes] = {}
+    for end in (Child.kill, Child.interrupt) * 3:
+        child = start("disturbed")
+        time.sleep(dice.uniform(0.1, 0.5) * whole)
+        ends += end(child)
+        found = {
+            name: data for name, data in kept(tmp_path / "disturbed").items() if name.startswith(("decisions/", "attempts/0"))
+        }
+        whole_steps = {name: data for name, data in found.items() if name.count("/") == 1}
+        assert finished.items() <= whole_steps.items(), "a finished step is gone or was made again"
+        finished = whole_steps
+    again = start("disturbed")
+    assert again.wait(1200) == 2, again.told
+    assert (
+        ends >= 2
+        and (tmp_path / "disturbed" / "account.json").read_bytes() == (tmp_path / "calm" / "account.json").read_bytes()
+    )
 
 
 def test_bad_input_is_told_before_any_work(behaviour: Path, model: Path, tmp_path: Path) -> None:
