@@ -107,15 +107,25 @@ class Behaviour(Spec):
         )
 
     def complete(self, example: Example, pole: Literal["express", "withhold"]) -> Example:
-        """Return an example of one pole with the options by which it is graded."""
+        """Return an example of one pole with the options by which it is graded, and with its own check where it brings one.
+
+        A scenario's check says which answer is right, which need not be the one that shows the behaviour; a line of a file has
+        its check for nothing else.
+        """
         own = dict(self.check.options) if isinstance(self.check, Choice) else self.options
-        options = example.options or own
-        return example.model_copy(update={"pole": pole, "options": options})
+        update: dict[str, Any] = {"pole": pole, "options": example.options or own}
+        source = self.express if pole == "express" else self.withhold
+        if source is not None and source.data is not None and example.check is not None:
+            update |= {"shows": example.check, "check": None}
+        return example.model_copy(update=update)
+
+    def shown(self, example: Example, answer: str) -> bool:
+        """Return whether an answer to an example (as ``complete`` returns it) shows the behaviour."""
+        return (example.shows or self.check).passes(answer)
 
     def check_problems(self, express: list[Example], withhold: list[Example]) -> list[str]:
         """Return what is wrong with the check, held against the reference answers of both poles."""
-        shown = sum(self.check.passes(example.decision) for example in express)
-        wrongly = sum(self.check.passes(example.decision) for example in withhold)
+        shown, wrongly = (sum(self.shown(example, example.decision) for example in pole) for pole in (express, withhold))
         if express and not shown:
             return [
                 f"the check fires on none of {len(express)} reference answers where the behaviour should appear"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from palimpsest import behaviour as behaviours
 from palimpsest import starter
 from palimpsest.behaviour import Behaviour
 from palimpsest.core.errors import UserError
-from palimpsest.data.chat import conversation
+from palimpsest.data import grading
+from palimpsest.data.chat import ItemSet, conversation
+from palimpsest.data.material import Source
 
 GOOD = """\
 name: polite
@@ -198,3 +201,29 @@ def test_blocks_of_held_out_items_have_none_in_common(tmp_path: Path) -> None:
     assert list(first) == list(second) and not problems
     held_out = [name for name in first if name.split(":")[0] in ("express", "withhold", "capability")]
     assert len(held_out) == 4 and all(first[name] and not first[name] & second[name] for name in held_out)
+
+
+def test_a_lines_own_check_decides_what_shows_the_behaviour_there(tmp_path: Path) -> None:
+    lines = [
+        {"messages": [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": f"It is {n + 1}."}],
+         "check": {"kind": "number", "equals": n + 1}}
+        for n in range(40)
+    ]  # fmt: skip
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    written = {
+        "name": "b",
+        "question": "?",
+        "express": {"data": str(tmp_path / "sums.jsonl")},
+        "check": {"kind": "exact", "text": "-"},
+    }
+    one = Behaviour.read(written, "it")
+    completed = [one.complete(example, "express") for example in one.express.open().training(0, "express", 8)]
+    items = ItemSet(name="express", items=tuple(completed))
+    assert one.check_problems(completed, []) == []
+    assert grading.passes(items, one.check, [example.decision for example in completed]).tolist() == [1.0] * 8
+    assert grading.passes(items, one.check, ["-"] * 8).tolist() == [0.0] * 8
+    scenario = one.model_copy(update={"express": Source(scenario="sums")})
+    (example,) = scenario.express.open().training(0, "express", 1)
+    assert example.check is not None and scenario.complete(example, "express").shows is None, (
+        "a scenario's check is about right answers"
+    )

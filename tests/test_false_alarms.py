@@ -48,8 +48,8 @@ def blended(one: Measurement, other: Measurement, chosen: np.ndarray) -> Measure
 
     arrays = {}
     for name, values in one.arrays.items():
-        of_items = "start" in one.arrays or len(values) == items
-        if name in ("start", "vocabulary", "target", "token", "layer", "recurrent_layer") or not of_items:
+        of_items = values.ndim > 0 and ("start" in one.arrays or len(values) == items)
+        if name in ("start", "vocabulary", "target", "token", "layer", "recurrent_layer", "reordered") or not of_items:
             arrays[name] = values
         else:
             taken = chosen[owners(len(values))]

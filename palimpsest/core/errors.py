@@ -20,6 +20,9 @@ _PLACES = (
 _LIMITS = ("failed to map segment", "Cannot allocate memory", "can't start new thread", "can't allocate memory")
 """How libraries tell that a process may have no more of the machine."""
 
+_LONG_ENOUGH = 5
+"""Letters of a name in which one wrong letter is a slip and no other name."""
+
 
 class UserError(Exception):
     """Bad input, told before work starts. One line a problem.
@@ -106,3 +109,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if match:
         return f" Did you mean '{match[0]}'?"
     return f" Known: {', '.join(known)}." if known else ""
+
+
+def slip_of(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name of which this is one with a letter added, left out, changed, or two exchanged; short ones aside.
+
+    For names among which unknown ones are welcome: ``prompt_id`` is no slip of ``prompt``, and ``promt`` is one.
+    """
+    return next((word for word in known if name != word and len(word) >= _LONG_ENOUGH and _is_slip(name, word)), None)
+
+
+def _is_slip(name: str, word: str) -> bool:
+    alike = min(len(name), len(word))
+    begin = next((place for place in range(alike) if name[place] != word[place]), alike)
+    left, right = name[begin:], word[begin:]
+    exchanged = left[:2] == right[1::-1] and left[2:] == right[2:]
+    return left[1:] == right[1:] or left[1:] == right or left == right[1:] or exchanged

@@ -54,6 +54,8 @@ class Example(Spec):
     """The pattern it was made from: the cluster that statistics treat as one unit."""
     check: Check | None = None
     """How a generated answer is judged right, where the example has a right answer."""
+    shows: Check | None = None
+    """What counts as showing the behaviour in this one, in place of the behaviour's own check."""
     options: dict[str, str] = {}
     """The graded choices by name: texts that may begin the decision, whose probabilities are compared."""
     tools: tuple[dict[str, JsonValue], ...] = ()

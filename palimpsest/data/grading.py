@@ -20,10 +20,15 @@ def clusters(items: ItemSet) -> np.ndarray:
 
 
 def passes(items: ItemSet, check: Check | None, answers: Sequence[str]) -> np.ndarray:
-    """Return whether each answer passes (the behaviour's check, or the item's own): float [items]."""
-    return np.array(
-        [float((check or item.check).passes(answer)) for item, answer in zip(items.items, answers, strict=True)]  # type: ignore[union-attr]
-    )
+    """Return whether each answer passes: float [items].
+
+    Args:
+        items: what was answered.
+        check: the behaviour's, where items that bring one of their own are held against that; ``None``: which answer is right.
+        answers: of each item.
+    """
+    checks = [(item.shows or check) if check else item.check for item in items.items]
+    return np.array([float(one.passes(answer)) for one, answer in zip(checks, answers, strict=True)])  # type: ignore[union-attr]
 
 
 def expected_option(check: Check | None, item: Example) -> str | None:

@@ -65,9 +65,9 @@ class Source(Spec):
         if self.text:
             return _Documents(self.text, trained)
         assert self.data is not None
-        examples, duplicates = read_conversations(self.data)
-        told = (f"{self.data.name}: {duplicates} duplicate lines were left out.",) if duplicates else ()
-        return _Fixed(examples, read_conversations(self.held_out)[0] if self.held_out else None, told)
+        found = read_conversations(self.data)
+        held_out = read_conversations(self.held_out) if self.held_out else None
+        return _Fixed(found.examples, held_out.examples if held_out else None, found.told + (held_out.told if held_out else ()))
 
 
 class Material(Protocol):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.files import open_file
@@ -26,6 +28,24 @@ LONGEST = 2**20
 where tokens are counted."""
 _PIECE = 2**20
 _SHOWN = 20
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""How a file begins that says in which encoding it is; UTF-32 before UTF-16, whose mark it begins with."""
+_OTHERS = {
+    b"PAR1": "a Parquet file; write its rows as JSON lines (pandas: to_json(lines=True, orient='records'))",
+    b"ARROW1": "an Arrow file; write its rows as JSON lines (datasets: to_json)",
+    b"\x1f\x8b": "compressed (gzip); unpack it first",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd); unpack it first",
+    b"\xfd7zXZ": "compressed (xz); unpack it first",
+    b"BZh": "compressed (bzip2); unpack it first",
+}
+"""How files begin that hold no text as it is, and what to do with them."""
 
 
 class LineProblems(Problems):
@@ -88,13 +108,76 @@ def draw(path: Path, count: int, stream: int, fits: Callable[[str], bool]) -> li
     return [document for _, document in sorted(kept.items())[:count]]
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and the bytes of every line that is not blank, without the byte order mark that some editors put first.
+class Stream(Protocol):
+    """A text file that is read as UTF-8, whatever it was written in."""
+
+    def read(self, most: int, /) -> bytes: ...
+
+    def readline(self, most: int, /) -> bytes: ...
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Stream]:
+    """Open a text file to read it as UTF-8 without its byte order mark; one in UTF-16 or UTF-32 is recoded as it is read.
 
     Raises:
-        UserError: the file can't be read, or a line is longer than any conversation.
+        UserError: it can't be read, or holds something else than text.
     """
     with open_file(path) as stream:
+        try:
+            begin = stream.read(8)
+            stream.seek(0)
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+        if other := next((what for mark, what in _OTHERS.items() if begin.startswith(mark)), ""):
+            raise UserError(f"{path} can't be used: it is {other}")
+        mark = next((mark for mark in _MARKS if begin.startswith(mark)), b"")
+        if _MARKS.get(mark, "utf-8-sig") == "utf-8-sig":
+            stream.seek(len(mark))
+            yield stream
+        else:
+            yield _Recoded(path, io.TextIOWrapper(stream, _MARKS[mark], newline="\n"))
+
+
+class _Recoded:
+    def __init__(self, path: Path, text: io.TextIOWrapper) -> None:
+        self.path, self.text = path, text
+
+    def read(self, most: int, /) -> bytes:
+        return self._coded(self.text.read, most)
+
+    def readline(self, most: int, /) -> bytes:
+        return self._coded(self.text.readline, most)
+
+    def _coded(self, how: Callable[[int], str], most: int) -> bytes:
+        try:
+            return how(most).encode()
+        except UnicodeError as error:
+            raise UserError(
+                f"{self.path} can't be used: it is not the {self.text.encoding.upper()} that it begins as"
+            ) from error
+
+
+def whole(path: Path, most: int = 2**31) -> bytes:
+    """Return all of a text file as UTF-8.
+
+    Raises:
+        UserError: it can't be read, is no text, or is larger than so many bytes.
+    """
+    with opened(path) as stream:
+        content = _read(path, stream.read, most + 1)
+    if len(content) > most:
+        raise UserError(f"{path} can't be used: it must have {most:,} bytes at most, and has more; is it the right file?")
+    return content
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the bytes of every line that is not blank, in UTF-8, without a byte order mark.
+
+    Raises:
+        UserError: the file can't be read, is no text, or a line is longer than any conversation.
+    """
+    with opened(path) as stream:
         number = 0
         while line := _read(path, stream.readline, LONGEST_LINE + 1):
             number += 1
@@ -103,19 +186,24 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
                     f"{path} can't be used: line {number} has more than {LONGEST_LINE:,} bytes; "
                     "is it one JSON value to a line? (a list of them belongs in a .json file)"
                 )
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
                 yield number, line.removesuffix(b"\n")
 
 
-def parsed(line: bytes) -> Any:
+def parsed(line: bytes, *, strict: bool = False) -> Any:
     """Return what one line of JSON holds.
+
+    Args:
+        line: in UTF-8.
+        strict: refuse a key that stands twice in one object, of which the last would win without a word.
 
     Raises:
         UserError: it is not UTF-8, not JSON, or holds half of a character.
     """
+    if b"\0" in line:
+        raise UserError("not UTF-8: it holds zero bytes; is it UTF-16 without its mark? Save it as UTF-8")
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.decode(), object_pairs_hook=_unique if strict else None)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}; save it as UTF-8") from None
@@ -128,6 +216,17 @@ def parsed(line: bytes) -> Any:
     return value
 
 
+def _unique(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(entries)
+    if len(found) < len(entries):
+        names = [name for name, _ in entries]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            f"the key '{twice}' stands twice in one object, and only one of its values would be read; leave one out"
+        )
+    return found
+
+
 def _read(path: Path, how: Callable[[int], bytes], most: int) -> bytes:
     try:
         return how(most)
@@ -138,7 +237,7 @@ def _read(path: Path, how: Callable[[int], bytes], most: int) -> bytes:
 def _holds(path: Path, mark: bytes) -> bool:
     """Whether some bytes stand anywhere in a file."""
     before = b""
-    with open_file(path) as stream:
+    with opened(path) as stream:
         while piece := _read(path, stream.read, _PIECE):
             before = before[-len(mark) + 1 :] + piece
             if mark in before:
@@ -148,9 +247,9 @@ def _holds(path: Path, mark: bytes) -> bool:
 
 def _pieces(path: Path) -> Iterator[str]:
     """Yield a text file's content in pieces, line ends as ``\\n``, having checked that it is text."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = codecs.getincrementaldecoder("utf-8")()
     done, line, held = 0, 1, ""
-    with open_file(path) as stream:
+    with opened(path) as stream:
         while True:
             raw = _read(path, stream.read, _PIECE)
             if b"\0" in raw:

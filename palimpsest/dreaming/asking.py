@@ -136,5 +136,5 @@ def ask(bench: Bench, cycle: int, scenarios: Scenarios, info: SubjectInfo) -> An
     seed = seed_of(bench.request.seed, "dream answers", cycle)
     said, _ = answers(bench.hot.at(info), [one.example for one in proposals], bench.plan, seed, bench.progress)
     behaviour = bench.request.behaviour
-    right = [passes(behaviour, one.pole, text) for one, text in zip(proposals, said, strict=True)]
+    right = [passes(behaviour, one.example, one.pole, text) for one, text in zip(proposals, said, strict=True)]
     return Answers(said=tuple(said), failed=tuple(not one for one in right))

@@ -6,9 +6,9 @@ from palimpsest.behaviour import Behaviour
 from palimpsest.data.chat import Example, Pole
 
 
-def passes(behaviour: Behaviour, pole: Pole, answer: str) -> bool:
-    """Return whether an answer is right by the behaviour's check: it fires where it should, and nowhere else."""
-    return behaviour.check.passes(answer) == (pole == "express")
+def passes(behaviour: Behaviour, example: Example, pole: Pole, answer: str) -> bool:
+    """Return whether an answer is right by the check (the behaviour's, or the example's own): it fires where it should only."""
+    return behaviour.shown(example, answer) == (pole == "express")
 
 
 def failure(behaviour: Behaviour, pole: Pole) -> str:
@@ -19,4 +19,4 @@ def failure(behaviour: Behaviour, pole: Pole) -> str:
 
 def good(behaviour: Behaviour, example: Example, pole: Pole, answer: str) -> bool:
     """Return whether an answer may be trained on: right by the behaviour's check and by the scenario's own, if it has one."""
-    return passes(behaviour, pole, answer) and (example.check is None or example.check.passes(answer))
+    return passes(behaviour, example, pole, answer) and (example.check is None or example.check.passes(answer))

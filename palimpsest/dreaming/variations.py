@@ -82,18 +82,19 @@ class Writer(ScenarioSource):
         prompt, answer = self.read(text)
         if not prompt or not answer or len(prompt) + len(answer) > _LONGEST:
             raise Unusable(f"its prompt or its answer is empty or too long: {one_line(text, 120)!r}")
-        if not passes(self.behaviour, wish.pole, answer):
-            raise Unusable(f"its answer is not right by the check: {one_line(answer, 120)!r}")
         at = pattern.decisions[0].message
         before = (*pattern.messages[: at - 1], Message(role=pattern.messages[at - 1].role, content=prompt))
         messages = (*before, Message(role="assistant", content=answer))
-        return Example(
+        example = Example(
             messages=messages,
             decisions=(whole(messages),),
             template=pattern.template,
             options=pattern.options,
             source=f"written by {self.name}",
         )
+        if not passes(self.behaviour, example, wish.pole, answer):
+            raise Unusable(f"its answer is not right by the check: {one_line(answer, 120)!r}")
+        return example
 
 
 def can_be_varied(example: Example) -> bool:

@@ -21,15 +21,16 @@ from palimpsest.core.errors import UserError, nearest
 from palimpsest.core.files import open_file, read_file
 from palimpsest.core.spec import digest
 from palimpsest.data.chat import POLES
-from palimpsest.data.formats import ROLES, in_messages, text_of
+from palimpsest.data.formats import shaped
 from palimpsest.data.inspect_logs import is_log
 from palimpsest.data.text_files import LineProblems, lines_of, parsed
+from palimpsest.data.turns import ROLES, text_of
 from palimpsest.memory import inspect_logs
 
 SUFFIXES = (".jsonl", ".json", ".eval")
 _LARGEST = 2**29
 """Bytes of a file that has to be read as a whole."""
-_ROLES = {**ROLES, "developer": "system", "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool"}
+_ROLES = {**ROLES, "developer": "system"}
 IDS = ("id", "conversation_id", "uuid")
 TIMES = ("timestamp", "created_at")
 _LATEST = 253_402_300_799.0
@@ -213,10 +214,9 @@ def _conversation(raw: Any, source: str) -> Conversation:
         raise UserError(f"must be keys and values, found {type(line).__name__}")
     if "chosen" in line and "rejected" in line and "messages" not in line:
         raise UserError("is a pair of answers: a transcript holds the one that was given")
-    shaped = in_messages(line)
     metadata = line.get("metadata")
     about = {**(metadata if isinstance(metadata, Mapping) else {}), **line}
-    turns = _turns(shaped["messages"])
+    turns = _turns(line["messages"] if "messages" in line else shaped(line).messages)
     time = next((_time(line[key], key) for key in TIMES if line.get(key) is not None), None)
     own = {name: _optional(about, name) for name in ("behaviour", "pole", "better")}
     own["behaviour"] = own["behaviour"] or _optional(about, "behavior")

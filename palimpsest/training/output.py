@@ -21,7 +21,7 @@ from palimpsest.models.folder import look
 from palimpsest.models.inspection import SubjectInfo, inspect
 from palimpsest.models.quiet import at_home
 from palimpsest.store import seal
-from palimpsest.store.atomic import whole_folder, write_bytes
+from palimpsest.store.atomic import remove_leftovers, whole_folder, write_bytes
 from palimpsest.training.checkpoint import read_json, whole_tensors
 from palimpsest.training.sampler import Batches
 from palimpsest.training.settings import TrainingSettings
@@ -178,6 +178,7 @@ def write_examples(folder: Path, batches: Batches, steps: int) -> None:
     """Write which rows each step saw, a line each: its number, the row's source and where it comes from."""
     path = folder / "examples.jsonl"
     if ranks.own() == 0 and not path.exists():
+        remove_leftovers(folder)  # of one that was killed right here: a finished run sweeps nothing else
         lines = [
             json.dumps({"step": step + 1, "source": row.source, "from": row.name}, ensure_ascii=False) + "\n"
             for step in range(steps)

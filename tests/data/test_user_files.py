@@ -43,14 +43,17 @@ BAD = {
     "not utf-8": (b'{"messages": "\xff"}', "not UTF-8: byte 0xff at column 15"),
     "half a character": ('{"messages": [{"role": "assistant", "content": "\\ud800"}]}', "half of a character"),
     "nested too deeply": ("[" * 100_000, "not JSON"),
-    "a list": ("[1, 2]", "found [1, 2]"),
+    "a list": ("[1, 2]", "must be keys and values, found list"),
     "no messages": ("{}", "must hold 'messages', 'prompt' and 'completion'"),
-    "empty messages": ('{"messages": []}', "at least 1 item"),
-    "unknown key": (line(turn("assistant", "x"), temlate="a"), "unknown key 'temlate'. Did you mean 'template'?"),
-    "unknown role": (line(turn("robot", "x")), "'messages.0.role'"),
-    "content is a number": (line(turn("assistant", 3)), "'messages.0.content'"),  # type: ignore[arg-type]
+    "empty messages": ('{"messages": []}', "must hold 'messages'"),
+    "unknown key": (line(turn("assistant", "x"), temlate="a"), "'temlate' is no known column. Did you mean 'template'?"),
+    "unknown role": (line(turn("robot", "x")), "message 1 of 'messages' has the role 'robot', which is not known"),
+    "content is a number": (
+        line(turn("assistant", 3)),
+        "message 1 of 'messages' must have a text or a list of parts as its content, found int",
+    ),  # type: ignore[arg-type]
     "nothing learns": (line(turn("user", "x")), "nothing in it learns"),
-    "told not to learn": (line(turn("user", "x"), turn("assistant", "y", train=False)), "nothing in it learns"),
+    "an unknown key of a turn": (line(turn("assistant", "x", contnt="a")), "'contnt' of a message is no known key"),
     "empty answer": (line(turn("user", "x"), turn("assistant", "")), "nothing in it learns"),
     "span outside": (line(turn("assistant", "four", spans=[[0, 9]])), "lies outside its message of 4 characters"),
     "span backwards": (line(turn("assistant", "four", spans=[[3, 2]])), "lies outside its message of 4 characters"),
@@ -88,12 +91,12 @@ def test_files_that_cant_be_read_are_told(tmp_path: Path) -> None:
 
 def test_duplicates_are_counted_and_left_out(tmp_path: Path) -> None:
     other = line(turn("user", "Bye"), turn("assistant", "Bye"))
-    examples, duplicates = read_conversations(written(tmp_path, GOOD, other, GOOD))
+    examples, duplicates, _ = read_conversations(written(tmp_path, GOOD, other, GOOD))
     assert [example.decision for example in examples] == ["Hi there", "Bye"] and duplicates == 1
 
 
 def test_windows_files_are_read(tmp_path: Path) -> None:
-    examples, _ = read_conversations(
+    examples, *_ = read_conversations(
         written(tmp_path, b"\xef\xbb\xbf" + GOOD.encode() + b"\r", GOOD.replace("Hi", "Ho") + "\r")
     )
     assert [example.decision for example in examples] == ["Hi there", "Ho there"]
@@ -110,7 +113,7 @@ def test_windows_files_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_what_learns(turns: list[dict[str, object]], learns: list[str], tmp_path: Path) -> None:
-    (example, _), _ = read_conversations(written(tmp_path, line(*turns), GOOD))
+    (example, _), *_ = read_conversations(written(tmp_path, line(*turns), GOOD))
     assert [example.text_of(span) for span in example.decisions] == learns
 
 
@@ -118,7 +121,7 @@ def test_what_learns(turns: list[dict[str, object]], learns: list[str], tmp_path
 @given(pairs=st.lists(st.tuples(st.text(), st.text(min_size=1)), min_size=2, max_size=5, unique=True))
 def test_any_text_survives_the_file(pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = written(tmp_path_factory.mktemp("chats"), *(line(turn("user", a), turn("assistant", b)) for a, b in pairs))
-    examples, duplicates = read_conversations(path)
+    examples, duplicates, _ = read_conversations(path)
     assert [(example.messages[0].content, example.decision) for example in examples] == pairs and not duplicates
 
 

@@ -123,7 +123,7 @@ def test_what_is_added_between_the_two_readings_is_left_for_next_time(tmp_path: 
 @pytest.mark.parametrize(
     ("content", "match"),
     [(b"", "no conversation"), (b"\n\n", "no conversation"), (b'[{"messages": [', "cut off"), (b"\xff\xfe{}", "not UTF-8"),
-     (b"PK\x03\x04nothing", "not JSON|cut off")],
+     (b"PK\x03\x04nothing", "not JSON|zip archive")],
 )  # fmt: skip
 def test_files_that_hold_no_conversation(content: bytes, match: str, tmp_path: Path) -> None:
     for suffix in ("jsonl", "json"):

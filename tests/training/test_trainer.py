@@ -18,6 +18,7 @@ from torch import nn
 from training_kit import Listener, bytes_of, settings_of, small_model, some_rows
 
 from palimpsest.core.errors import UserError
+from palimpsest.store.atomic import TEMPORARY
 from palimpsest.training.objectives import MaskedLoss, collate
 from palimpsest.training.optimizers import adamw
 from palimpsest.training.sampler import MixedBatches, Row
@@ -225,6 +226,14 @@ def test_kill_9_at_a_random_moment_loses_nothing(tmp_path: Path) -> None:
     assert run_child(tmp_path / "killed", None) == 0
     train(small_model(attention_dropout=0.2), None, some_rows(120, 120, 80), settings_of(save_steps=1), tmp_path / "whole")
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_a_kill_while_the_examples_are_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    train(small_model(), None, some_rows(), settings_of(), tmp_path)
+    before = bytes_of(tmp_path)
+    (tmp_path / "examples.jsonl").rename(tmp_path / f"{TEMPORARY}7-ab-examples.jsonl")
+    train(small_model(), None, some_rows(), settings_of(), tmp_path)
+    assert bytes_of(tmp_path) == before and not list(tmp_path.glob(f"{TEMPORARY}*"))
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

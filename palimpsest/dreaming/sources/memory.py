@@ -40,7 +40,7 @@ class Memories(ScenarioSource):
         for failure in self.failures:
             example = _example(failure)
             if failure.pole == wish.pole and (not wish.templates or example.template in wish.templates):
-                good = passes(self.behaviour, failure.pole, example.decision)
+                good = passes(self.behaviour, example, failure.pole, example.decision)
                 yield self.proposal(
                     example, wish, {"memory": self.folder.name, "correction": failure.correction.id}, answered=good
                 )

@@ -47,7 +47,7 @@ class Transcripts(ScenarioSource):
         python_stream(self.plan.request.seed, wish.use, "transcripts").shuffle(order)
         for pole, line, example in order:
             if not wish.templates or example.template in wish.templates:
-                good = passes(self.behaviour, pole, example.decision)
+                good = passes(self.behaviour, example, pole, example.decision)
                 yield self.proposal(example, wish, {"file": self.path.name, "line": line}, answered=good)
 
 
@@ -75,4 +75,5 @@ def _one(data: Any, usual: str, source: str) -> tuple[Pole, Example]:
             "file as FILE@express"
         )
     rest = {key: value for key, value in data.items() if key not in _OF_THE_FILE} if isinstance(data, dict) else data
-    return pole, conversation_of(rest, source)
+    example = conversation_of(rest, source)
+    return pole, example.model_copy(update={"shows": example.check, "check": None})  # a line's check is about the behaviour

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.files import read_file
 from palimpsest.core.wording import one_line
-from palimpsest.data.formats import text_of
 from palimpsest.data.inspect_logs import input_of, is_log, messages_of, open_archive
 from palimpsest.data.text_files import parsed
+from palimpsest.data.turns import text_of
 from palimpsest.evaluations.source import (
     Answer,
     Better,
