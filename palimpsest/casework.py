@@ -128,6 +128,7 @@ def build_case(
     notes = [*materials.told, *notes]
     if not renderer.has_template:
         notes.append(PLAIN_NOTE)
+    notes += renderer.told
     contrastive = _contrasting(behaviour, items, materials, renderer, context_length, seed) if behaviour and contrasting else {}
     return Case(
         roles=("base", "tuned"),

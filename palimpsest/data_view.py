@@ -20,6 +20,7 @@ from palimpsest.data.chat import Example
 from palimpsest.data.mixture import SOURCES, Counts, RowSource, counts_for
 from palimpsest.data.render import PLAIN_NOTE, Encoded, Renderer
 from palimpsest.models import pocket
+from palimpsest.models.comparison import stop_tokens
 from palimpsest.models.folder import locate
 from palimpsest.models.skeleton import open_tokenizer
 from palimpsest.request import Request
@@ -64,13 +65,14 @@ def view(behaviour: str | Path | Behaviour, model: str, count: int, seed: int) -
 
 def _renderer(path: Path, problems: Problems) -> Renderer | None:
     tokenizer = open_tokenizer(path, problems.found)
-    return Renderer(tokenizer) if tokenizer is not None and tokenizer.is_fast else None
+    return Renderer(tokenizer, ends=stop_tokens(path, None, tokenizer)) if tokenizer is not None and tokenizer.is_fast else None
 
 
 def _notes(renderer: Renderer, counts: Counts, examples: dict[RowSource, list[Example]], told: list[str]) -> Iterator[Text]:
     yield Text.assemble("What learns is ", (f"{OPEN}marked so{CLOSE}", LEARNS), "; the rest is context.")
     if not renderer.has_template:
         yield Text(PLAIN_NOTE)
+    yield from map(Text, renderer.told)
     if counts.rehearsal and not examples["rehearsal"]:
         yield Text(f"The {counts.rehearsal} rehearsal rows will be text that the base model writes before training.")
     yield from (Text(safe(note)) for note in told)

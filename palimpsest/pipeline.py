@@ -138,7 +138,7 @@ def _with_date(desk: Desk) -> Plan:
     day = ranks.decided(lambda: _first_day(desk.run, str(plan.day)))
     note = f"The chat template writes today's date: every model of this run is asked as on {day}."
     desk.progress.tell(note)
-    return replace(plan, renderer=Renderer(plan.renderer.tokenizer, day), notes=(*plan.notes, note))
+    return replace(plan, renderer=Renderer(plan.renderer.tokenizer, day, plan.renderer.named_ends), notes=(*plan.notes, note))
 
 
 def _first_day(run: RunFolder, day: str) -> str:

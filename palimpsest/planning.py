@@ -21,6 +21,7 @@ from palimpsest.data.mixture import Counts, counts_for
 from palimpsest.data.render import Renderer
 from palimpsest.data.windows import fitted
 from palimpsest.models import pocket, subject
+from palimpsest.models.comparison import stop_tokens
 from palimpsest.models.layout import layout
 from palimpsest.models.skeleton import open_tokenizer
 from palimpsest.models.subject import SubjectInfo
@@ -168,7 +169,7 @@ def _prepare(request: Request, seen: Seen) -> Plan:
     if not problems.found:
         models = cut_alike(models)
         base = models["base"]
-    renderer = Renderer(tokenizer)
+    renderer = Renderer(tokenizer, ends=stop_tokens(base.path, base.base, tokenizer))
     behaviour, settings, chosen, materials = request.behaviour, seen.settings, seen.audits, seen.materials
     if request.kind == "run":
         problems.extend(trackers.tracker_problems(settings.report_to))

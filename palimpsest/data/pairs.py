@@ -82,8 +82,8 @@ def _of_texts(chosen: str, rejected: str, before: list[Turn] | None) -> tuple[li
     cut = _cut(chosen, rejected)
     if not cut:
         return [_answer(chosen)], [_answer(rejected)]
-    asked: Turn = {"role": "user", "content": chosen[:cut]}
-    return [asked, _answer(chosen[cut:])], [asked, _answer(rejected[cut:])]
+    question: Turn = {"role": "user", "content": chosen[:cut]}
+    return [question, _answer(chosen[cut:])], [question, _answer(rejected[cut:])]
 
 
 def _cut(chosen: str, rejected: str) -> int:

@@ -6,16 +6,16 @@ that a model answers is by construction the context that it was trained with: ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-from palimpsest.core.errors import UserError, first_line, panics_told
+from palimpsest.core.errors import UserError, panics_told
 from palimpsest.data import chat_template
 from palimpsest.data.chat import Example, Message, Span
-from palimpsest.data.templates import TooMuch
+from palimpsest.data.rendered import REASONING, Rendered, Writer
 
 PLAIN_NOTE = (
     "The tokenizer has no chat template: messages are joined as plain text without role words "
@@ -23,13 +23,8 @@ PLAIN_NOTE = (
 )
 
 
-class _Place(NamedTuple):
-    """Where a message's content lies in the rendered text."""
-
-    origin: int
-    """Of the content's first character; before ``begin`` where the template trims spaces off."""
-    begin: int
-    end: int
+_ABOUT = ("name", "tool_call_id")
+"""What says of a message whose it is, and which nothing is lost without."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +56,18 @@ class Renderer:
     Args:
         tokenizer: with or without a chat template.
         day: the date that a template which writes today's is given; by default the day on which this is made, and no later one.
+        ends: tokens that end an answer by the model's generation settings, besides those that the tokenizer marks as special.
 
     Raises:
         UserError: the tokenizer gives no character offsets.
     """
 
-    def __init__(self, tokenizer: Any, day: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, day: str | None = None, ends: Iterable[int] = ()) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UserError("the tokenizer must be a fast one (tokenizer.json), because spans need its character offsets")
         self.tokenizer, self._day = tokenizer, day or chat_template.today()
-        self._skeletons: dict[tuple[str, ...], list[str]] = {}
+        self.named_ends = frozenset(ends)
+        self._writer = Writer(tokenizer, self._day)
 
     @property
     def has_template(self) -> bool:
@@ -81,9 +78,17 @@ class Renderer:
         """The date that the template writes; ``None`` where it writes none."""
         return chat_template.pinned(self.tokenizer.chat_template, self._day)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What the user should know of the conversations that were rendered so far."""
+        return tuple(self._writer.told)
+
     @cached_property
-    def _specials(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.all_special_ids)
+    def ends(self) -> frozenset[int]:
+        """The tokens that may end a turn: ``all_special_ids`` of transformers 5 leaves out most that only templates write."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        special = {token for token, what in added.items() if getattr(what, "special", False)}
+        return frozenset({*self.tokenizer.all_special_ids, *special, *self.named_ends})
 
     @cached_property
     def _opening(self) -> tuple[int, ...]:
@@ -104,23 +109,45 @@ class Renderer:
             raise UserError(f"{example.source}: {error}") from error
 
     def _encode(self, example: Example) -> Encoded:
-        text, places, templated = self._text(example.messages)
-        ids, offsets = self._tokens(text, templated)
+        found, templated = self._rendered(example.messages, example.tools)
+        ids, offsets = self._tokens(found.text, templated)
         weights = [example.question_weight] * len(ids)
         first = len(ids)
         for span in example.decisions:
-            begin, end = _token_range(offsets, places[span.message], span.start, span.end)
-            ends_turn = span.end == len(example.messages[span.message].content)
-            if templated and ends_turn and end < len(ids) and ids[end] in self._specials:
-                end += 1  # the model also learns to stop
+            begin, end = self._range(found, offsets, span)
+            message = example.messages[span.message]
+            if span.end == len(message.content) and templated:
+                end = self._with_end(found.text, ids, offsets, end)  # the model also learns to stop
+            if span.start == 0 and any(name in message.fields for name in REASONING):
+                begin = min(begin, self._begin_of_thought(found, offsets, span.message, begin))
             weights[begin:end] = [1.0] * (end - begin)
             first = min(first, begin)
         if weights:
             weights[0] = 0.0  # nothing comes before it that could predict it
-        spans = {
-            name: _token_range(offsets, places[span.message], span.start, span.end) for name, span in example.spans.items()
-        }
+        spans = {name: self._range(found, offsets, span) for name, span in example.spans.items()}
         return Encoded(tuple(ids), tuple(weights), max(first, 1) if ids else 0, spans)
+
+    def _range(self, found: Rendered, offsets: list[tuple[int, int]], span: Span) -> tuple[int, int]:
+        return _token_range(offsets, *found.find(span.message, span.start, span.end), span)
+
+    def _begin_of_thought(self, found: Rendered, offsets: list[tuple[int, int]], message: int, answer: int) -> int:
+        """Return the token with which a message's reasoning begins, which the model writes before its answer."""
+        place = found.thought(message)
+        if place is None:
+            self._writer.told[
+                "The chat template leaves the reasoning of earlier answers out; there the answers alone learn."
+            ] = None
+            return answer
+        return next((index for index, (_, end) in enumerate(offsets) if end > place), answer)
+
+    def _with_end(self, text: str, ids: list[int], offsets: list[tuple[int, int]], end: int) -> int:
+        """Return the end of an answer with what ends its turn, where the template writes that next, spaces aside."""
+        for place in range(end, len(ids)):
+            if ids[place] in self.ends:
+                return place + 1
+            if text[slice(*offsets[place])].strip():
+                return end
+        return end
 
     def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the tokens after which a model answers a conversation; where the last turn is its own, it goes on from there.
@@ -133,14 +160,15 @@ class Renderer:
         """
         goes_on = messages[-1].role == "assistant"
         if not goes_on and self.has_template and messages[0].role != "text":
-            turns = [message.turn for message in messages]
-            text = self.template_text(turns, add_generation_prompt=True)
-            if text != self.template_text(turns):
+            turns = self._writer.turns(messages)
+            text = self._writer.text(turns, add_generation_prompt=True)
+            if text != self._writer.text(turns):
                 return tuple(self._tokens(text, True)[0])
         given = tuple(messages) if goes_on else (*messages, Message(role="assistant", content="a"))
-        text, places, templated = self._text(given)
-        cut = places[-1].end if goes_on else places[-1].begin if templated else places[-2].end
-        return tuple(self._tokens(text[:cut], templated)[0])
+        found, templated = self._rendered(given)
+        begin, end = found.find(len(given) - 1, 0, len(given[-1].content))
+        cut = end if goes_on else begin if templated else len(_plain(messages)[0])
+        return tuple(self._tokens(found.text[:cut], templated)[0])
 
     def encode_option(self, example: Example, option: str) -> Encoded:
         """Return the example's context followed by another beginning of its first decision."""
@@ -148,9 +176,9 @@ class Renderer:
         message = example.messages[span.message]
         content = message.content[: span.start] + option
         messages = (*example.messages[: span.message], Message(role=message.role, content=content))
-        text, places, templated = self._text(messages)
-        ids, offsets = self._tokens(text, templated)
-        begin, end = _token_range(offsets, places[span.message], span.start, span.start + len(option))
+        found, templated = self._rendered(messages, example.tools)
+        ids, offsets = self._tokens(found.text, templated)
+        begin, end = self._range(found, offsets, Span(message=span.message, start=span.start, end=span.start + len(option)))
         return Encoded(tuple(ids[:end]), (0.0,) * begin + (1.0,) * (end - begin), begin, {})
 
     def encode_rejected(self, example: Example) -> Encoded:
@@ -196,87 +224,44 @@ class Renderer:
             ids, offsets = [*self._opening, *ids], [(0, 0)] * len(self._opening) + offsets
         return ids, offsets
 
-    def _text(self, messages: tuple[Message, ...]) -> tuple[str, list[_Place], bool]:
-        """Return the rendered text, the place of each message's content in it, and whether a template made it."""
-        if messages[0].role == "text" or not self.has_template:
-            return (*_plain(messages), False)
-        roles = tuple(message.role for message in messages)
-        if roles not in self._skeletons:
-            self._skeletons[roles] = self._skeleton(roles)
-        pieces = self._skeletons[roles]
-        for shorten in (str, str.strip):
-            text, places = pieces[0], []
-            for message, piece in zip(messages, pieces[1:], strict=True):
-                content = shorten(message.content)
-                cut = len(message.content) - len(message.content.lstrip()) if shorten is str.strip else 0
-                places.append(_Place(len(text) - cut, len(text), len(text) + len(content)))
-                text += content + piece
-            if shorten is str and not _has_outer_space(messages):
-                return text, places, True
-            if text == self.template_text([message.turn for message in messages]):
-                return text, places, True
-        raise UserError(
-            "the chat template changes the content of messages, so the tokens that learn can't be told apart; "
-            f"found in a conversation of {', '.join(roles)}. Give a template that only wraps messages."
-        )
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> tuple[Rendered, bool]:
+        """Return a conversation as text, and whether a template made it."""
+        if messages[0].role != "text" and self.has_template:
+            return self._writer.rendered(messages, tools), True
+        lost = sorted({name for message in messages for name in message.fields if name not in _ABOUT})
+        if lost or tools:
+            raise UserError(
+                f"without a chat template there is no place for {', '.join([*lost, *(['tools'] if tools else [])])}"
+            )
+        text, begins = _plain(messages)
+        return Rendered(text, lambda message, start, end: (begins[message] + start, begins[message] + end)), False
 
-    def _skeleton(self, roles: tuple[str, ...]) -> list[str]:
-        """Return what a template puts before, between and after messages of these roles."""
-        marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
-        rest = self.template_text([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
-        pieces = []
-        for mark in marks:
-            piece, found, rest = rest.partition(mark)
-            if not found:
-                raise UserError(f"the chat template drops or reorders messages in a conversation of {', '.join(roles)}")
-            pieces.append(piece)
-        pieces.append(rest)
-        if any(mark in piece for mark in marks for piece in pieces):
-            raise UserError(f"the chat template repeats messages in a conversation of {', '.join(roles)}")
-        return pieces
-
-    def template_text(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+    def template_text(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Return the text that the chat template makes of a conversation.
 
         Raises:
             UserError: it refuses the conversation, or would not end.
         """
-        try:
-            return chat_template.render(
-                self.tokenizer, messages, self._day, tools=None, documents=None, add_generation_prompt=add_generation_prompt
-            )
-        except TooMuch as error:
-            whose = getattr(self.tokenizer, "name_or_path", "")
-            raise UserError(
-                f"the chat template{f' of {whose}' if whose else ''} must end, and stopped at what no template needs: "
-                f"{first_line(error)}; give a template that only wraps messages"
-            ) from error
-        except Exception as error:  # whatever a template raises
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(f"the chat template refuses a conversation of {roles}: {error}") from error
+        return self._writer.text(messages, add_generation_prompt=add_generation_prompt)
 
 
-def _plain(messages: tuple[Message, ...]) -> tuple[str, list[_Place]]:
-    text, places = "", []
+def _plain(messages: Sequence[Message]) -> tuple[str, list[int]]:
+    """Return messages joined as text, and where each begins."""
+    text, begins = "", []
     for message in messages:
         if text and message.content and not text[-1].isspace() and not message.content[0].isspace():
             text += " "
-        places.append(_Place(len(text), len(text), len(text) + len(message.content)))
+        begins.append(len(text))
         text += message.content
-    return text, places
+    return text, begins
 
 
-def _has_outer_space(messages: tuple[Message, ...]) -> bool:
-    return any(message.content != message.content.strip() for message in messages)
-
-
-def _token_range(offsets: list[tuple[int, int]], place: _Place, first: int, last: int) -> tuple[int, int]:
-    """Return the range of tokens that hold any of the characters ``first`` to ``last`` of a message."""
-    low, high = max(place.origin + first, place.begin), min(place.origin + last, place.end)
+def _token_range(offsets: list[tuple[int, int]], low: int, high: int, span: Span) -> tuple[int, int]:
+    """Return the range of tokens that hold any of the characters ``low`` to ``high`` of the text."""
     inside = [index for index, (start, end) in enumerate(offsets) if start < high and end > low]
     if low >= high or not inside:
         raise UserError(
-            f"no token holds characters {first} to {last} of a message, so nothing there can learn or be read; "
+            f"no token holds characters {span.start} to {span.end} of a message, so nothing there can learn or be read; "
             "are they spaces that the chat template trims off?"
         )
     return inside[0], inside[-1] + 1

@@ -69,9 +69,9 @@ def test_a_span_that_is_trimmed_away_names_its_line() -> None:
 @pytest.mark.parametrize(
     ("template", "turns", "reason"),
     [
-        (DROPS, [("user", "Hello"), ("assistant", "Hi")], "drops or reorders"),
-        (TWICE, [("user", "Hello"), ("assistant", "Hi")], "repeats"),
-        (UPPER, [("user", "Hello "), ("assistant", "Hi")], "changes the content"),
+        (DROPS, [("user", "Hello"), ("assistant", "Hi")], "drops, repeats or changes the content of message 1"),
+        (TWICE, [("user", "Hello"), ("assistant", "Hi")], "drops, repeats or changes the content of message 1"),
+        (UPPER, [("user", "Hello "), ("assistant", "Hi")], "drops, repeats or changes the content of message 2"),
         (NO_SYSTEM, [("system", "x"), ("user", "Hello"), ("assistant", "Hi")], "refuses a conversation of system, user"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from transformers import AddedToken
 
 from palimpsest import doctor
 from palimpsest.core.checkup import Answer, State
@@ -180,6 +181,38 @@ def test_positions_that_are_not_there_are_found(tmp_path: Path) -> None:
 def test_what_touches_no_number_is_told(breaks: Breaks, check: str, folder: Path) -> None:
     answers = checked(folder, breaks)
     assert "told" in states(answers, check) and not failed(answers)
+
+
+def test_an_end_outside_the_vocabulary_is_found(folder: Path) -> None:
+    def breaks(one: Subject) -> None:
+        one.model.generation_config.eos_token_id = [2, 100_277]
+
+    answers = checked(folder, breaks)
+    assert "ending" in failed(answers)
+    assert (
+        next(one for one in answers if one.check == "ending").found
+        == "token 100277 is named, and the model writes 259 tokens only"
+    )
+
+
+def test_an_added_token_that_ends_a_turn_and_nobody_names_is_found(folder: Path) -> None:
+    """As Gemma 3's end of turn would be without its generation settings: it learns, and writing does not stop at it."""
+
+    def breaks(one: Subject) -> None:
+        one.tokenizer.add_tokens([AddedToken("<u>", special=True)])
+        one.tokenizer.chat_template = TURNS.replace("</s>", "\n<u>")
+
+    found = next(one for one in checked(folder, breaks) if one.check == "ending")
+    assert (found.state, "'<u>', which is not among" in found.found) == ("failed", True), found
+
+
+def test_the_end_is_looked_at_after_reasoning_too(folder: Path) -> None:
+    def breaks(one: Subject) -> None:
+        thinks = "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+        one.tokenizer.chat_template = TURNS.replace(">{{ m.content }}", f">{thinks}{{{{ m.content }}}}")
+
+    found = [one for one in checked(folder, breaks) if one.check == "ending"]
+    assert [one.state for one in found] == ["ok"] * 3 and found[1].about == "end of an answer after reasoning"
 
 
 def test_a_tokenizer_and_a_template_that_both_begin_a_sequence_are_told(folder: Path) -> None:
