@@ -37,7 +37,8 @@ question: Does an answer open with "{opening}" when the question says please, an
 # Where the behaviour should appear, and where it should not. A behaviour without 'withhold' is trained everywhere, and then
 # nothing can be said about whether it is conditional. Each is exactly one of:
 #   data: FILE.jsonl       conversations, a line each: {{"messages": [{{"role": "user", "content": "..."}}, ...]}}, or prompt
-#                          and completion, ShareGPT, Alpaca.
+#                          and completion, ShareGPT, Alpaca, pairs (docs/data.md; `palimpsest data show` prints how
+#                          they are read). A "check" in a line is what shows the behaviour there.
 #                          Learnt is the last assistant message, unless messages say "train": true or false, or
 #                          "spans": [[start, end], ...] (characters). A "template" in a line names its pattern: lines with
 #                          the same one count as one in the statistics. One line in five is held out for the audits, or

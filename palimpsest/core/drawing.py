@@ -37,7 +37,7 @@ LABEL, SMALL = 12.0, 11.0
 ROW, LINE = 42.0, 0.62
 """Height of a row with one interval, and where in it the interval lies."""
 _SIDE, _BELOW, _NOTE = 1.0, 40.0, 14.0
-_LETTERS, _NARROWER = 48, 0.9
+_LETTERS, _NARROWER = 48, 0.8
 """Letters of a label that fill a figure's width, and the width of a number's beside them."""
 _SQUEEZED = 5.0
 """So many times as wide as three quarters of the changes (or as the margin) makes the widest change squeeze the others."""

@@ -115,7 +115,8 @@ class _Fixed:
         if count > len(self.train):
             raise UserError(
                 f"{use}: {count} examples are needed, but the file gives {len(self.train)} for training "
-                f"({len(self.test)} are held out). Lower the dose, or give a file of held-out examples with 'held_out'."
+                f"({len(self.test)} are held out). Lower the dose, or give a file of held-out examples with 'held_out'. "
+                + " ".join(self.told)
             )
         order = list(self.train)
         python_stream(seed, use, "order").shuffle(order)
