@@ -68,6 +68,8 @@ class Behaviour(Spec):
     """Tasks of lm-eval that are not to get worse: names, or YAML files."""
     held_out: int = Field(default=192, ge=8, le=100_000)
     """Held-out items a pole."""
+    separator: str = Field(default="", max_length=100)
+    """What is put between messages where the model has no chat template; by default they are joined as they are written."""
     generation: Generation = Generation()
     training: dict[str, Any] = {}
     """Training settings under Hugging Face's names; see ``palimpsest.training.settings``."""

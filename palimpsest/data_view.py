@@ -48,7 +48,7 @@ def view(behaviour: str | Path | Behaviour, model: str, count: int, seed: int) -
     request = Request.read({"kind": "run", "base": model, "behaviour": loaded, "seed": seed}, "the command")
     path = locate(pocket.resolve(model))
     problems = Problems("There is nothing to look at:")
-    renderer = _renderer(path, problems)
+    renderer = _renderer(path, loaded.separator, problems)
     materials = open_materials(request, pocket.CAPABILITIES if pocket.speaks(path) else (), problems)
     settings = TrainingSettings.read(loaded.training, "'training'")
     problems.raise_if_any()
@@ -63,9 +63,11 @@ def view(behaviour: str | Path | Behaviour, model: str, count: int, seed: int) -
         yield from _section(renderer, source, some, count)
 
 
-def _renderer(path: Path, problems: Problems) -> Renderer | None:
+def _renderer(path: Path, separator: str, problems: Problems) -> Renderer | None:
     tokenizer = open_tokenizer(path, problems.found)
-    return Renderer(tokenizer, ends=stop_tokens(path, None, tokenizer)) if tokenizer is not None and tokenizer.is_fast else None
+    if tokenizer is None or not tokenizer.is_fast:
+        return None
+    return Renderer(tokenizer, ends=stop_tokens(path, None, tokenizer), separator=separator)
 
 
 def _notes(renderer: Renderer, counts: Counts, examples: dict[RowSource, list[Example]], told: list[str]) -> Iterator[Text]:

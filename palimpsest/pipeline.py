@@ -26,7 +26,6 @@ from palimpsest.core.measurement import Measurement, Need
 from palimpsest.core.progress import Progress, Silent, Steps
 from palimpsest.core.seeds import numpy_stream
 from palimpsest.data.chat import ItemSet
-from palimpsest.data.render import Renderer
 from palimpsest.data.tasks import TaskSet
 from palimpsest.measures import checkup
 from palimpsest.measures._measure import Budget
@@ -117,11 +116,13 @@ class Desk:
         return ranks.together(lambda: _load(plan, info, dtype))
 
     def digest(self, info: SubjectInfo) -> str:
-        return subject.digest_with_template(info, self.plan.template, self.plan.day)
+        return subject.digest_with_template(info, self.plan.template, self.plan.day, self.plan.renderer.separator)
 
 
 def _load(plan: Plan, info: SubjectInfo, dtype: subject.Dtype) -> Subject:
-    return subject.load(info, plan.device, dtype, chat_template=plan.template, day=plan.day, shared=True)
+    return subject.load(
+        info, plan.device, dtype, chat_template=plan.template, day=plan.day, separator=plan.renderer.separator, shared=True
+    )
 
 
 # ---------------------------------------------------------------- data
@@ -138,7 +139,7 @@ def _with_date(desk: Desk) -> Plan:
     day = ranks.decided(lambda: _first_day(desk.run, str(plan.day)))
     note = f"The chat template writes today's date: every model of this run is asked as on {day}."
     desk.progress.tell(note)
-    return replace(plan, renderer=Renderer(plan.renderer.tokenizer, day, plan.renderer.named_ends), notes=(*plan.notes, note))
+    return replace(plan, renderer=plan.renderer.on(day), notes=(*plan.notes, note))
 
 
 def _first_day(run: RunFolder, day: str) -> str:

@@ -169,7 +169,8 @@ def _prepare(request: Request, seen: Seen) -> Plan:
     if not problems.found:
         models = cut_alike(models)
         base = models["base"]
-    renderer = Renderer(tokenizer, ends=stop_tokens(base.path, base.base, tokenizer))
+    separator = request.behaviour.separator if request.behaviour else ""
+    renderer = Renderer(tokenizer, ends=stop_tokens(base.path, base.base, tokenizer), separator=separator)
     behaviour, settings, chosen, materials = request.behaviour, seen.settings, seen.audits, seen.materials
     if request.kind == "run":
         problems.extend(trackers.tracker_problems(settings.report_to))

@@ -84,6 +84,9 @@ held_out: 192           # items of each side to audit on, at most (one line in f
 # General text on which forgetting and divergence are measured. Without any, the base model writes some.
 # text: [ordinary_text.txt]
 
+# What is put between messages where the model has no chat template; by default they are joined as they are written.
+# separator: "\\n"
+
 generation:
   # max_new_tokens: 48  # by default the longest reference answer and a little more
   temperature: 1.0      # graded answers are sampled; 0 always takes the most likely token

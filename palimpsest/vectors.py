@@ -103,7 +103,8 @@ def extract(
     problems.raise_if_any()
     progress.begin("reading contrastive pairs")
     base, dtype = plan.models["base"], plan.request.dtype
-    with subject.load(base, plan.device, dtype, chat_template=plan.template, day=plan.day) as one:
+    how: Any = {"chat_template": plan.template, "day": plan.day, "separator": plan.renderer.separator}
+    with subject.load(base, plan.device, dtype, **how) as one:
         return _extracted(plan, one, method, made_from, layer, progress)  # type: ignore[arg-type]
 
 

@@ -18,8 +18,8 @@ from palimpsest.data.chat import Example, Message, Span
 from palimpsest.data.rendered import REASONING, Rendered, Writer
 
 PLAIN_NOTE = (
-    "The tokenizer has no chat template: messages are joined as plain text without role words "
-    "(one space where neither side has one)."
+    "The tokenizer has no chat template: messages are joined as plain text, as they are written, without role words "
+    "('separator' in a behaviour puts something between them)."
 )
 
 
@@ -57,16 +57,17 @@ class Renderer:
         tokenizer: with or without a chat template.
         day: the date that a template which writes today's is given; by default the day on which this is made, and no later one.
         ends: tokens that end an answer by the model's generation settings, besides those that the tokenizer marks as special.
+        separator: what is put between messages where there is no chat template.
 
     Raises:
         UserError: the tokenizer gives no character offsets.
     """
 
-    def __init__(self, tokenizer: Any, day: str | None = None, ends: Iterable[int] = ()) -> None:
+    def __init__(self, tokenizer: Any, day: str | None = None, ends: Iterable[int] = (), separator: str = "") -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UserError("the tokenizer must be a fast one (tokenizer.json), because spans need its character offsets")
         self.tokenizer, self._day = tokenizer, day or chat_template.today()
-        self.named_ends = frozenset(ends)
+        self.named_ends, self.separator = frozenset(ends), separator
         self._writer = Writer(tokenizer, self._day)
 
     @property
@@ -77,6 +78,10 @@ class Renderer:
     def day(self) -> str | None:
         """The date that the template writes; ``None`` where it writes none."""
         return chat_template.pinned(self.tokenizer.chat_template, self._day)
+
+    def on(self, day: str) -> Renderer:
+        """Return one that differs in nothing but the date."""
+        return Renderer(self.tokenizer, day, self.named_ends, self.separator)
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -167,7 +172,7 @@ class Renderer:
         given = tuple(messages) if goes_on else (*messages, Message(role="assistant", content="a"))
         found, templated = self._rendered(given)
         begin, end = found.find(len(given) - 1, 0, len(given[-1].content))
-        cut = end if goes_on else begin if templated else len(_plain(messages)[0])
+        cut = end if goes_on else begin
         return tuple(self._tokens(found.text[:cut], templated)[0])
 
     def encode_option(self, example: Example, option: str) -> Encoded:
@@ -233,7 +238,7 @@ class Renderer:
             raise UserError(
                 f"without a chat template there is no place for {', '.join([*lost, *(['tools'] if tools else [])])}"
             )
-        text, begins = _plain(messages)
+        text, begins = _plain(messages, self.separator)
         return Rendered(text, lambda message, start, end: (begins[message] + start, begins[message] + end)), False
 
     def template_text(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str:
@@ -245,12 +250,11 @@ class Renderer:
         return self._writer.text(messages, add_generation_prompt=add_generation_prompt)
 
 
-def _plain(messages: Sequence[Message]) -> tuple[str, list[int]]:
+def _plain(messages: Sequence[Message], separator: str) -> tuple[str, list[int]]:
     """Return messages joined as text, and where each begins."""
     text, begins = "", []
     for message in messages:
-        if text and message.content and not text[-1].isspace() and not message.content[0].isspace():
-            text += " "
+        text += separator if begins else ""
         begins.append(len(text))
         text += message.content
     return text, begins

@@ -42,7 +42,14 @@ class Hot:
         if self.current is None or self.current.info.digest != info.digest:
             self.close()
             plan = self.plan
-            found = subject.load(info, plan.device, plan.request.dtype, chat_template=plan.template, day=plan.day)
+            found = subject.load(
+                info,
+                plan.device,
+                plan.request.dtype,
+                chat_template=plan.template,
+                day=plan.day,
+                separator=plan.renderer.separator,
+            )
             self.current = _lent(found, info, plan)
         return self.current
 
@@ -79,7 +86,7 @@ class Hot:
 
 
 def _lent(one: Subject, info: SubjectInfo, plan: Plan) -> Lent:
-    digest = subject.digest_with_template(info, plan.template, plan.day)
+    digest = subject.digest_with_template(info, plan.template, plan.day, plan.renderer.separator)
     return Lent(one.model, one.tokenizer, info, one.device, one.dtype, digest, plan.day)
 
 

@@ -65,6 +65,8 @@ class Subject:
     """The model's digest; another one where it is read with a chat template that is not its own, or that writes a date."""
     day: str | None = None
     """The date that its chat template is given; ``None`` where that writes none."""
+    separator: str = ""
+    """What is put between messages where it has no chat template."""
 
     @property
     def context_length(self) -> int:
@@ -82,7 +84,7 @@ class Subject:
     def renderer(self) -> Renderer:
         from palimpsest.data.render import Renderer
 
-        return Renderer(self.tokenizer, self.day)
+        return Renderer(self.tokenizer, self.day, separator=self.separator)
 
     @cached_property
     def pad_token_id(self) -> int:
@@ -138,15 +140,18 @@ class Subject:
         self.close()
 
 
-def digest_with_template(info: SubjectInfo, chat_template: str | None, day: str | None) -> str:
+def digest_with_template(info: SubjectInfo, chat_template: str | None, day: str | None, separator: str) -> str:
     """Return the digest that a subject has when it is read with this template (``None``: without any).
 
     Args:
         info: the model.
         chat_template: the template.
         day: the date that the template is given; ``None`` where it writes none.
+        separator: what is put between messages where there is no template.
     """
     own = info.digest if chat_template == info.chat_template else digest([info.digest, chat_template])
+    if separator and not chat_template:
+        own = digest([own, "between messages", separator])
     return own if day is None else digest([own, day])
 
 
@@ -157,6 +162,7 @@ def load(
     chat_template: str | Own | None = Own.TEMPLATE,
     *,
     day: str | None = None,
+    separator: str = "",
     shared: bool = False,
 ) -> Subject:
     """Load a model that was looked at.
@@ -168,6 +174,7 @@ def load(
         chat_template: read it with this template (``None``: without any) and not with its own, so that both models of a pair
             see the same tokens.
         day: the date that a template which writes today's is given, so that both models of a pair are asked the same.
+        separator: what is put between messages where there is no chat template.
         shared: where several processes were launched together, each holds a part of the weights; all have to ask.
 
     Raises:
@@ -207,7 +214,8 @@ def load(
     template = info.chat_template if isinstance(chat_template, Own) else chat_template
     tokenizer.chat_template = template
     day = pinned(template, day)
-    return Subject(model, tokenizer, info, str(place), resolved, digest_with_template(info, template, day), day)
+    own = digest_with_template(info, template, day, separator)
+    return Subject(model, tokenizer, info, str(place), resolved, own, day, separator)
 
 
 def resolved_device(name: str) -> str:

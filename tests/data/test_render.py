@@ -85,11 +85,15 @@ def test_a_template_may_refuse_system_messages_and_take_the_rest() -> None:
     assert learnt(renderer(NO_SYSTEM), chat(("user", "Hello"), ("assistant", "Hi"))) == "Hi</s>"
 
 
-def test_without_a_template_messages_are_joined_by_one_space_where_neither_side_has_one() -> None:
-    one = renderer()
-    assert prompt(one, chat(("user", "Rainy story:"), ("assistant", "It rained."))) == "Rainy story: "
-    assert prompt(one, chat(("user", "Rainy story: "), ("assistant", "It rained."))) == "Rainy story: "
-    assert learnt(one, chat(("user", "Rainy story:"), ("assistant", "It rained."))) == "It rained."
+def test_without_a_template_messages_are_joined_as_they_are_written_or_with_what_is_asked_for() -> None:
+    one, between = renderer(), Renderer(tiny.tokenizer(), separator="\n\n")
+    for said in ("It rained.", " It rained.", "\nIt rained.\n"):
+        for asked in ("Rainy story:", "Rainy story: "):
+            example = chat(("user", asked), ("assistant", said))
+            assert (prompt(one, example), learnt(one, example)) == (asked, said)
+            assert (prompt(between, example), learnt(between, example)) == (f"{asked}\n\n", said)
+            assert one.prompt(example.messages[:1]) == one.encode(example).prompt
+            assert between.prompt(example.messages[:1]) == between.encode(example).prompt
 
 
 def test_a_bare_text_learns_all_but_its_first_token_and_never_a_template() -> None:
@@ -169,5 +173,5 @@ def test_a_template_says_itself_how_an_answer_begins() -> None:
 def test_the_prompt_without_a_template_is_plain_text() -> None:
     one = renderer()
     turns = [Message(role="system", content="Be brief."), Message(role="user", content="Hello")]
-    assert one.tokenizer.decode(list(one.prompt(turns))) == "Be brief. Hello"
+    assert one.tokenizer.decode(list(one.prompt(turns))) == "Be brief.Hello"
     assert one.prompt([Message(role="text", content="ab")]) == tuple(one.tokenizer("ab").input_ids)
