@@ -61,9 +61,12 @@ def _print(found: Any) -> None:
             say(f"{len(answers) - len(shown)} more answers are those of the base", style="dim")
         out.print()
         before |= set(map(_said, answers))
-    failed = sum(answer.state == "failed" for one in found for answer in one.answers)
+    failed, unsaid = (
+        sum(answer.state == state for one in found for answer in one.answers) for state in ("failed", "could not say")
+    )
     touching = f"{failed} of these {'touches' if failed == 1 else 'touch'} numbers: see what follows from each"
-    say(touching if failed else "nothing here touches the numbers", style="bold")
+    untouched = f"{unsaid} checks could not say, the others touch no number" if unsaid else "nothing here touches the numbers"
+    say(touching if failed else untouched, style="bold")
 
 
 def _said(answer: Any) -> tuple[str, ...]:

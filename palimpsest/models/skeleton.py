@@ -159,16 +159,24 @@ def open_tokenizer(path: Path, problems: list[str]) -> Any:
     """Return the folder's tokenizer with padding on the left, or ``None`` with the reason in ``problems``."""
     from transformers import AutoTokenizer
 
+    loaded = False
     try:
         _refuse_wrong_lengths(path / "tokenizer.json")
         _refuse_many_names(path / "config.json")
         with at_home():
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True, padding_side="left")
+            loaded = True
             tokenizer.decode(tokenizer("A word.").input_ids)  # some only fail when they are used
     except BaseException as error:  # as above: whatever the library says, this folder's tokenizer can't be had
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        problems.append(f"its tokenizer can't be loaded: {first_line(error)}")
+        if loaded and isinstance(error, Exception):
+            problems.append(
+                f"its tokenizer can't read an ordinary sentence ({first_line(error)}); give it a token for what it does "
+                "not know (unk_token in tokenizer.json), or one for every byte"
+            )
+        else:
+            problems.append(f"its tokenizer can't be loaded: {first_line(error)}")
         return None
     if not tokenizer.is_fast:
         problems.append("its tokenizer must be a fast one (tokenizer.json), because spans need character offsets")

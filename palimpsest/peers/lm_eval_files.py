@@ -97,7 +97,7 @@ def _written_out(path: Path, including: tuple[Path, ...], found: list[str]) -> d
         found.append(f"{including[-1]} includes {path}, which includes itself")
         return {}
     try:
-        if path.is_relative_to(Path(lm_eval.__file__).parent):
+        if path.is_relative_to(Path(lm_eval.__file__).resolve().parent):
             from lm_eval.tasks._yaml_loader import load_yaml
 
             return load_yaml(path)

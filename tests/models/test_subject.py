@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from palimpsest.core.errors import UserError
 from palimpsest.models import subject
@@ -983,3 +984,12 @@ def test_real_pair_with_comparable_outputs_only():
     assert (found.problems, found.weights_comparable) == ((), False)
     assert len(found.notes) == 2
     assert subject.comparison_problems(inspect(tiny.real("stories260K")), inspect(tiny.real("babyllama-tok105")))
+
+
+def test_a_tokenizer_that_reads_only_its_own_words_is_refused_with_the_reason(copy):
+    """It loads; without a token for what it does not know no text of anybody's can be read."""
+    built = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}))
+    built.pre_tokenizer = pre_tokenizers.Whitespace()
+    built.save(str(copy / "tokenizer.json"))
+    (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert "can't read an ordinary sentence" in (why := why_not(copy)) and "unk_token" in why
