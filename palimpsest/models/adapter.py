@@ -6,7 +6,8 @@ peft is imported only here and only when there is an adapter.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ _PROMPTS = (
     "MULTITASK_PROMPT_TUNING",
     "ADAPTION_PROMPT",
     "CPT",
-    "TRAINABLE_TOKENS",
+    "CARTRIDGE",
 )
 """Kinds that add positions, not weights: there is no merged model."""
+_ENDS = re.compile(r"embed|wte|lm_head|embed_out|output")
+"""Names of tensors that have a row for each token."""
 _TOLD = 3
 """So many tensors of another shape are named."""
 
@@ -78,6 +81,8 @@ def unfit(folder: Folder, empty_base: Any, other: str = "") -> Iterator[str]:
         yield "is a PEFT adapter, which needs the peft package: pip install 'palimpsest-lm[lora]'"
     elif kind in _PROMPTS or not isinstance(kind, str):
         yield f"must be an adapter that merges into the weights (LoRA and its kin), but peft_type is {kind!r}"
+    elif newer := _of_a_newer_peft(folder.config, kind):
+        yield newer
     elif empty_base is not None and folder.tensors:
         found = list(_unfit_tensors(folder, empty_base))
         if found and other:
@@ -85,16 +90,62 @@ def unfit(folder: Folder, empty_base: Any, other: str = "") -> Iterator[str]:
         yield from found
 
 
-def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+def _of_a_newer_peft(config: Mapping[str, Any], kind: str) -> str:
+    """Say what an adapter's settings hold that the installed PEFT does not know; what is null or off changes nothing."""
+    from peft import __version__
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    known = next((one for name, one in PEFT_TYPE_TO_CONFIG_MAPPING.items() if str(getattr(name, "value", name)) == kind), None)
+    if known is None:
+        return f"has the peft_type {kind!r}, which PEFT {__version__} does not know; install a newer peft"
+    fields = {*known.__dataclass_fields__, "peft_version"}
+    unknown = sorted(name for name, value in config.items() if name not in fields and value not in (None, False, "", [], {}))
+    if not unknown:
+        return ""
+    by = f", written by PEFT {version}," if isinstance(version := config.get("peft_version"), str) else ""
+    return (
+        f"has settings{by} that PEFT {__version__} does not know, so what it computes is not known either: "
+        f"{', '.join(unknown)}; install the peft that wrote it"
+    )
+
+
+def _built(folder: Folder, base: Any) -> Any:
+    """Return a base with an adapter of this kind on it, without the adapter's weights."""
+    from peft import PeftConfig, get_peft_model
+
+    with at_home():
+        config = PeftConfig.from_pretrained(str(folder.path))
+        if hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = True  # type: ignore[attr-defined]  # other ways need the base's values
+        return get_peft_model(base, config, low_cpu_mem_usage=True)  # no memory for a rank that can't be meant
+
+
+def _with_values(empty_base: Any) -> Any:
+    """Return a base with random weights: some kinds of adapter are worked out from those that they change."""
+    import torch
+
+    base = empty_base.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (*base.parameters(), *base.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.copy_(torch.randn(tensor.shape, generator=generator))
+        else:
+            tensor.data.zero_()
+    return base
+
+
+def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
+    from peft import get_peft_model_state_dict
+
+    made_of_values = False
     try:
-        with at_home():
-            config = PeftConfig.from_pretrained(str(folder.path))
-            if hasattr(config, "init_lora_weights"):
-                config.init_lora_weights = True  # type: ignore[attr-defined]  # other ways need the base's values
-            model = get_peft_model(empty_base, config, low_cpu_mem_usage=True)  # no memory for a rank that can't be meant
-            state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        try:
+            model = _built(folder, empty_base)
+        except NotImplementedError as error:
+            if "meta" not in str(error):
+                raise
+            model, made_of_values = _built(folder, _with_values(empty_base)), True
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except Exception as error:  # every failure of the library to build this adapter is the adapter's problem
         yield f"does not fit its base: {first_line(error)}"
         return
@@ -111,11 +162,44 @@ def _unfit_tensors(folder: Folder, empty_base: Any) -> Iterator[str]:
     if unknown:
         yield f"does not fit its base, which has no place for {unknown[0]} ({len(unknown)} such)"
     shapes = whole | wanted
-    misshapen = sorted(name for name in found.keys() & shapes.keys() if found[name] != shapes[name])
+    # what is worked out from the base's values has shapes that depend on them: those are seen when it is loaded
+    misshapen = sorted(name for name in found.keys() & shapes.keys() if found[name] != shapes[name] and not made_of_values)
     for name in misshapen[:_TOLD]:
         yield f"does not fit its base: {name} must have shape {shapes[name]}, but has {found[name]}"
     if len(misshapen) > _TOLD:
         yield f"does not fit its base in {len(misshapen) - _TOLD} more tensors"
+    if rows := _other_vocabulary(misshapen, shapes, found):
+        yield (
+            f"was trained on a vocabulary of {rows} rows: resize the base first (model.resize_token_embeddings({rows}), then "
+            "save_pretrained, with the adapter's tokenizer), and give that folder as the base"
+        )
+    if not misshapen and not missing and not unknown and not made_of_values:
+        yield from _unmergeable(model)
+
+
+def _other_vocabulary(
+    misshapen: Sequence[str], shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> int | None:
+    """Return how many rows an adapter's embeddings or its head have, where that is all in which it does not fit."""
+    rows = {found[name][0] for name in misshapen if found[name][1:] == shapes[name][1:] and _ENDS.search(name)}
+    return rows.pop() if len(rows) == 1 else None
+
+
+def _unmergeable(model: Any) -> Iterator[str]:
+    """Say why an adapter can't be merged at all, which a model without values can tell as well."""
+    try:
+        model.merge_and_unload()
+    except Exception as error:
+        if not _WITHOUT_VALUES.search(str(error)):  # that is seen when there are values
+            yield _NO_MERGE.format(first_line(error))
+
+
+_WITHOUT_VALUES = re.compile("meta|not allocated|storage")
+"""What torch says of a tensor without values."""
+_NO_MERGE = (
+    "can't be merged into its base ({}), and is read in no other way; merge what it does into the weights yourself, where that "
+    "can be done, and give that folder"
+)
 
 
 def unties(folder: Folder, model: Any) -> bool:
@@ -144,14 +228,25 @@ def merge(model: Any, path: Path) -> Any:
     """
     from peft import PeftModel
 
+    from palimpsest.models.full_memory import is_full_memory
     from palimpsest.models.reading import agree, trial_logits
 
     if unties(look(path), model):
         _untie(model)
     with at_home():
-        both = PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
+        try:
+            both = PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
+        except RuntimeError as error:  # tensors of other shapes than those that follow from the base's values
+            if is_full_memory(error):
+                raise
+            raise UserError(f"{path} does not fit its base: {first_line(error)}") from error
         wanted = trial_logits(both.get_base_model())
-        merged = both.merge_and_unload(safe_merge=True)
+        try:
+            merged = both.merge_and_unload(safe_merge=True)
+        except (ValueError, RuntimeError, AttributeError) as error:
+            if is_full_memory(error):
+                raise
+            raise UserError(f"{path} can't be merged into its base: {first_line(error)}") from error
     if not agree(trial_logits(merged), wanted, merged.dtype):
         raise UserError(
             f"{path} must answer the same merged into its base as beside it, and does not; merge it yourself "
