@@ -2,7 +2,7 @@
 
 ``samples_TASK_DATE.jsonl`` files, written with ``--log_samples``, or the folder that they are in. The ``results_DATE.json`` of
 the same run, where it is there, says which direction is better and how the model was asked. Layout checked against lm_eval
-0.4.13.
+0.4.13; files of before November 2024 name neither their metrics nor their filters, and are one JSON list.
 
 Perplexities are compared as what they are made of: nats a word or a byte, weighted by the document's length, so that the mean
 is the logarithm of lm-eval's number (for ``bits_per_byte``, the number itself). The Brier score is lm-eval's: summed over
@@ -41,6 +41,11 @@ _SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\
 _LESS_IS_BETTER = {*LOGARITHMS, BRIER}
 _MORE_IS_BETTER = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "em", "mcc", "bleu", "chrf"}
 _NO_SCORES = {"bypass"}
+_NO_METRICS = {
+    *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
+    *("doc_hash", "prompt_hash", "target_hash"),
+}
+"""What a sample holds besides its metrics, where it does not name them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class LmEvalSamples(Source):
     def claims(self, path: Path) -> bool:
         if path.is_dir():
             return any(True for _ in path.rglob("samples_*.jsonl")) or any(map(_is_results, path.rglob("results_*.json")))
-        return _is_results(path) if path.suffix == ".json" else path.suffix == ".jsonl" and b'"doc_id"' in begins_with(path)
+        if path.suffix == ".json" and _is_results(path):
+            return True
+        begin = begins_with(path).lstrip()
+        return b'"doc_id"' in begin and (path.suffix == ".jsonl" or (path.suffix == ".json" and begin.startswith(b"[")))
 
     def read(self, path: Path, problems: Problems) -> Sequence[TaskLog]:
         files = _files(path)
@@ -98,7 +106,7 @@ def _is_results(path: Path) -> bool:
 def _files(path: Path) -> list[_File]:
     if path.is_dir():
         places = sorted(path.rglob("samples_*.jsonl"))
-    elif path.suffix == ".json":  # results: the samples of the same run lie beside them
+    elif path.suffix == ".json" and _is_results(path):  # results: the samples of the same run lie beside them
         date = path.stem.removeprefix("results_")
         places = [one for one in sorted(path.parent.glob("samples_*.jsonl")) if one.stem.endswith(f"_{date}")]
     else:
@@ -121,14 +129,14 @@ def _task_log(file: _File, notes: tuple[str, ...]) -> TaskLog:
     problems = LineProblems(f"{file.path} can't be used:")
     documents: dict[tuple[str, str], Answer] = {}
     left: set[str] = set()
-    count = 0
-    for number, line in lines_of(file.path):
+    count, passes = 0, _Passes(_filters(file))
+    for number, line in _entries(file.path):
         count = number
         try:
-            sample = parsed(line)
-            if not isinstance(sample, Mapping) or "doc_id" not in sample or "metrics" not in sample:
-                raise UserError("is no sample of lm-eval: it must hold 'doc_id' and 'metrics'")
-            _add(documents, sample, left)
+            sample = parsed(line) if isinstance(line, bytes) else line
+            if not isinstance(sample, Mapping) or "doc_id" not in sample or not ({"metrics", "filtered_resps"} & sample.keys()):
+                raise UserError("is no sample of lm-eval: it must hold 'doc_id' and 'metrics', or 'filtered_resps'")
+            _add(documents, passes.named(sample), left)
         except UserError as error:
             problems.add(f"line {number}: {error}")
     if len(problems.found) == 1 and not problems.more and problems.found[0].startswith(f"line {count}:"):
@@ -149,6 +157,56 @@ def _task_log(file: _File, notes: tuple[str, ...]) -> TaskLog:
         notes=notes,
         files=(file.path,),
     )
+
+
+def _entries(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield number and content of the samples: lines (bytes), or the entries of one JSON list."""
+    if not begins_with(path).lstrip().startswith(b"["):
+        yield from lines_of(path)
+        return
+    try:
+        content = parsed(read_file(path, _LARGEST))
+    except UserError as error:
+        raise UserError(f"{path} can't be used: {error}; is it cut off?") from None
+    yield from enumerate(content, start=1)
+
+
+def _filters(file: _File) -> list[str]:
+    """Return the names of a task's filters in their order, where the results of the run tell them."""
+    listed = (_of(file, "configs") or {}).get("filter_list")
+    return (
+        [str(one["name"]) for one in listed if isinstance(one, Mapping) and "name" in one] if isinstance(listed, list) else []
+    )
+
+
+class _Passes:
+    """Names metrics and filters in files of before November 2024, which hold all documents once for each filter."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.said: dict[tuple[str, str], list[str]] = {}
+        """What the model wrote to each document, once a pass: the same each time, or it is another evaluation."""
+
+    def named(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a sample with its metrics and its filter.
+
+        Raises:
+            UserError: the same document was answered twice.
+        """
+        found = dict(sample)
+        if "metrics" not in found:
+            found["metrics"] = [name for name in found if name not in _NO_METRICS]
+            if "filter" not in found:
+                said = self.said.setdefault((str(found["doc_id"]), str(found.get("doc_hash"))), [])
+                said.append(json.dumps(found.get("resps"), sort_keys=True))
+                if said[0] != said[-1]:
+                    raise UserError(f"document {found['doc_id']} stands in the file twice, with two answers: two evaluations")
+                place = len(said) - 1
+                several = place or len(self.names) > 1
+                found["filter"] = (
+                    (self.names[place] if place < len(self.names) else f"filter {place + 1}") if several else "none"
+                )
+        return found
 
 
 def _in_order(place: tuple[str, str]) -> tuple[int, str]:
@@ -173,7 +231,8 @@ def _add(documents: dict[tuple[str, str], Answer], sample: Mapping[str, Any], le
 def _answer(sample: Mapping[str, Any], scores: Mapping[str, Score]) -> Answer:
     document = sample.get("doc")
     asked = sample.get("arguments")
-    requests = list(asked.values()) if isinstance(asked, Mapping) else []
+    requests = list(asked.values()) if isinstance(asked, Mapping) else asked if isinstance(asked, list) else []
+    requests = [_request(one) for one in requests]
     first = requests[0] if requests and isinstance(requests[0], Mapping) else {}
     return Answer(
         key=str(sample.get("doc_hash") or fingerprint(document)),
@@ -187,6 +246,11 @@ def _answer(sample: Mapping[str, Any], scores: Mapping[str, Score]) -> Answer:
         fields=document if isinstance(document, Mapping) else {},
         trouble="" if scores else "it has no score",
     )
+
+
+def _request(given: Any) -> Any:
+    """Return what was asked under lm-eval's names of today: once it was a bare list."""
+    return {f"arg_{place}": part for place, part in enumerate(given)} if isinstance(given, list) else given
 
 
 def _said(sample: Mapping[str, Any], requests: Sequence[Any]) -> str:
