@@ -283,7 +283,7 @@ def _document(task: Any, group: Sequence[Any], cluster: str, source: str) -> Doc
     target = task.doc_to_target(doc)
     choices = _choices(task, doc) if len(asked) > 1 else ()
     gold = _gold(task, doc, target, choices) if len(asked) > 1 else 0 if asked[0].kind != "generate_until" else None
-    right = choices[gold] if choices and gold is not None else _first(target)
+    right = choices[gold] if choices and gold is not None else _chosen(task, doc, target)
     text = right if isinstance(right, str) else ""
     written = all(one.kind == "generate_until" for one in asked)
     delimiter = task.get_config("target_delimiter") or ""
@@ -350,6 +350,15 @@ def _gold(task: Any, doc: Any, target: Any, choices: Sequence[str]) -> int | Non
     if isinstance(right, str):
         return choices.index(right) if right in choices else None
     return int(right) if isinstance(right, int) and 0 <= right < len(choices) else None
+
+
+def _chosen(task: Any, doc: Any, target: Any) -> Any:
+    """Return the right answer of a task that has no choice to make; where it lists choices all the same, an index means one."""
+    right = _first(target)
+    if isinstance(right, int) and task.get_config("doc_to_choice") is not None:
+        choices = _choices(task, doc)
+        return choices[right] if 0 <= right < len(choices) else right
+    return right
 
 
 def _first(value: Any) -> Any:

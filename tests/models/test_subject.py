@@ -449,10 +449,18 @@ def test_digest_sees_the_stored_dtype(tmp_path):
 def test_another_template_is_another_subject(original):
     info = inspect(original)
     with load(info, chat_template="{{ messages[0].content }}") as one:
-        assert one.digest == subject.digest_with_template(info, "{{ messages[0].content }}", None) != info.digest
+        assert one.digest == subject.digest_with_template(info, "{{ messages[0].content }}", None, "") != info.digest
         assert one.renderer.has_template
     with load(info) as one:
-        assert one.digest == info.digest == subject.digest_with_template(info, None, None)
+        assert one.digest == info.digest == subject.digest_with_template(info, None, None, "")
+
+
+def test_what_stands_between_messages_is_part_of_a_subject_without_a_template(original):
+    info = inspect(original)
+    with load(info, separator="\n") as one, load(info) as other:
+        assert one.renderer.separator == "\n" and one.digest != other.digest == info.digest
+    with load(info, chat_template="{{ messages[0].content }}", separator="\n") as one:
+        assert one.digest == subject.digest_with_template(info, "{{ messages[0].content }}", None, "")
 
 
 # ---------------------------------------------------------------- adapters

@@ -13,7 +13,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.core.errors import Problems
+from palimpsest.core.errors import Problems, UserError
 from palimpsest.core.measurement import Measurement
 from palimpsest.data.tasks import TaskSet
 from palimpsest.data.windows import Encoder, fitted
@@ -87,6 +87,35 @@ def test_scores_are_those_of_lm_eval(one: subject.Subject, kind: str, tmp_path: 
     path = task_kit.write(tmp_path, kind)
     task, found = take(one, opened(path))
     assert_same(task, found, task_kit.theirs(one.model, one.tokenizer, path))
+
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "a field with an index": {"doc_to_target": "label"},
+    "a template of an index": {"doc_to_target": "{{label}}"},
+    "an index in words": {"doc_to_target": "{{label | string}}"},
+    "a constant index": {"doc_to_target": 1},
+    "a choice's text": {"doc_to_target": "city"},
+    "a template of a choice's text": {"doc_to_target": "{{city}}"},
+    "a template of an expression": {"doc_to_target": "{{choices.index(city)}}"},
+    "constant choices, a field with one": {"doc_to_choice": ["no", "yes"], "doc_to_target": "said"},
+    "constant choices, an index": {"doc_to_choice": ["no", "yes"], "doc_to_target": "{{choices.index(city) % 2}}"},
+    "choices from a template": {"doc_to_choice": "{{[city, country]}}", "doc_to_target": 0},
+    "several right answers": {"doc_to_target": "labels", "metric_list": [{"metric": "acc", **task_kit.SHARES}]},
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_right_answer_is_lm_evals_however_a_task_names_it(one: subject.Subject, name: str, tmp_path: Path) -> None:
+    data = [{**row, "said": ["no", "yes"][row["label"] % 2], "labels": [row["label"], 0]} for row in task_kit.rows()]
+    path = task_kit.write(tmp_path, "capital", data, **TARGETS[name])
+    task, found = take(one, opened(path))
+    theirs = task_kit.theirs(one.model, one.tokenizer, path)
+    assert_same(task, found, theirs)
+    for item, sample in zip(task.items, theirs["samples"], strict=True):
+        gold = sample["target"]
+        if isinstance(gold, str) and not gold.isdecimal():
+            gold = item.choices.index(gold)
+        assert item.gold == int(gold[0] if isinstance(gold, list) else gold)
 
 
 def test_limit_and_examples_are_those_of_lm_eval(one: subject.Subject, tmp_path: Path) -> None:
@@ -174,3 +203,20 @@ def real_tasks(folder: Path, texts: Path) -> Iterator[Path]:
         for index, food in enumerate(foods)
     ]
     yield task_kit.write(folder, "capital", rows[:12], doc_to_text="Food: {{country}}\nIt is called: ")
+
+
+@pytest.mark.parametrize("target", ["label", "{{label}}"])
+def test_an_index_means_the_choice_of_a_written_answer_too(one: subject.Subject, target: str, tmp_path: Path) -> None:
+    path = task_kit.write(tmp_path, "written", doc_to_choice="choices", doc_to_target=target)
+    task, found = take(one, opened(path))
+    assert_same(task, found, task_kit.theirs(one.model, one.tokenizer, path))
+    assert [item.target for item in task.items] == [row["city"] for row in task_kit.rows()]
+    assert [item.reference.continuation for item in task.items if item.reference] == [
+        f" {row['city']}" for row in task_kit.rows()
+    ]
+
+
+def test_what_lm_eval_can_not_score_is_refused_with_its_reason(tmp_path: Path) -> None:
+    path = task_kit.write(tmp_path, "written", doc_to_choice="choices", doc_to_target="city")
+    with pytest.raises(UserError, match="lm-eval's own scoring fails at written, document 0: TypeError"):
+        opened(path)

@@ -50,7 +50,7 @@ def test_a_tuned_model_is_never_given_the_numbers_of_its_base(pair: tuple[Path, 
         from palimpsest.store.cache import Cache
 
         session = Session(Cache(), plan.case.everything, Budget(plan.context), plan.device, "float32", run)
-        digests = {role: subject.digest_with_template(info, plan.template, plan.day) for role, info in plan.models.items()}
+        digests = {role: subject.digest_with_template(info, plan.template, plan.day, "") for role, info in plan.models.items()}
         base, tuned = (session.get(need, digests) for need in needs)
     assert base and tuned
     assert (base.arrays["log_likelihood"] != tuned.arrays["log_likelihood"]).all()
