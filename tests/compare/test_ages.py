@@ -1,4 +1,4 @@
-"""Ages of lm-eval's samples: is a file of any year the same comparison?"""
+"""Ages of logs: is a file of any year the same comparison?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from palimpsest.core.errors import UserError
 from palimpsest.evaluations.comparison import Found, carry_out
 from palimpsest.evaluations.paired import Options
+from tests.compare import kit
 
 RIGHT = {"before": [1, 1, 0, 1, 0, 1, 1, 0, 1, 1, 0, 1], "after": [0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1]}
 ITEMS = len(RIGHT["before"])
@@ -93,3 +94,39 @@ def test_a_list_that_is_cut_is_told(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-40])
     with pytest.raises(UserError, match=r"not JSON.*is it cut off\?"):
         carry_out(path, path, Options())
+
+
+def one_scorer(right: list[int], when: str) -> dict[str, Any]:
+    """A log of inspect as of spring 2024: one scorer, one score a sample."""
+    samples = []
+    for number, one in enumerate(right):
+        row = kit.sample(number, "CI"[1 - one])
+        row["score"] = {"value": "CI"[1 - one], "answer": "x", "explanation": "because"}
+        samples.append({key: value for key, value in row.items() if key not in ("scores", "metadata")})
+    share = sum(right) / len(right)
+    results = {
+        "scorer": {"name": "match", "params": {}},
+        "metrics": {"accuracy": {"name": "accuracy", "value": share, "options": {}}},
+    }
+    return {**kit.log(samples, eval={"created": "2024-04-20T10:00:00", "model": when}), "version": 1, "results": results}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_log_of_inspect_with_one_scorer_is_that_of_today(packed: bool, tmp_path: Path) -> None:
+    old, new = [], []
+    for when, right in RIGHT.items():
+        write = (lambda path, data: kit.pack(path.with_suffix(".eval"), data)) if packed else kit.write
+        old.append(write(tmp_path / "old" / f"{when}.json", one_scorer(right, when)))
+        rows = [kit.sample(number, "CI"[1 - one]) for number, one in enumerate(right)]
+        new.append(kit.write(tmp_path / "new" / f"{when}.json", kit.log(rows, eval={"model": when})))
+    ours, today = (carry_out(*paths, Options()) for paths in (old, new))
+    assert [(row.metric.name, row.before.value, row.after.value) for row in ours.compared] == [
+        (row.metric.name, row.before.value, row.after.value) for row in today.compared
+    ]
+    assert [row.metric.name for row in ours.compared] == ["match"] and ours.compared[0].before.value == pytest.approx(8 / 12)
+    assert not any("itself says" in note for note in ours.notes)
+    if not packed:
+        wrong = json.loads(old[0].read_text())
+        wrong["results"]["metrics"]["accuracy"]["value"] = 0.99
+        old[0].write_text(json.dumps(wrong))
+        assert any("itself says" in note for note in carry_out(*old, Options()).notes), "its own mean was not read"

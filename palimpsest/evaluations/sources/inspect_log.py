@@ -165,9 +165,28 @@ def _open(path: Path) -> _Log:
 def _read(path: Path, header: Mapping[str, Any], samples: Iterable[Any]) -> _Log:
     if not isinstance(header.get("eval"), Mapping):
         raise UserError(f"{path}: its header does not say what was evaluated")
+    header, scorer = _of_one_scorer(header)
     graded: dict[str, bool] = {}
-    answers = tuple(_answer(one, graded) for one in samples if isinstance(one, Mapping))
+    answers = tuple(_answer(_with_scores(one, scorer), graded) for one in samples if isinstance(one, Mapping))
     return _Log(path, header, answers, frozenset(name for name, letters in graded.items() if letters))
+
+
+def _of_one_scorer(header: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Return a header with its results as they are listed today, and the scorer's name: until May 2024 a log had one scorer."""
+    results = header.get("results")
+    scorer = results.get("scorer") if isinstance(results, Mapping) else None
+    name = str(scorer.get("name") or "score") if isinstance(scorer, Mapping) else "score"
+    if not isinstance(results, Mapping) or "scores" in results or not isinstance(results.get("metrics"), Mapping):
+        return header, name
+    listed = [{"name": name, "scorer": name, "metrics": results["metrics"]}]
+    return {**header, "results": {**results, "scores": listed}}, name
+
+
+def _with_scores(sample: Mapping[str, Any], scorer: str) -> Mapping[str, Any]:
+    """Return a sample with its scores by name; once it had one, under ``score``."""
+    if sample.get("scores") is None and isinstance(sample.get("score"), Mapping):
+        return {**sample, "scores": {scorer: sample["score"]}}
+    return sample
 
 
 def _unfinished(log: _Log) -> str:
