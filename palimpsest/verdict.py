@@ -16,7 +16,7 @@ from palimpsest.audit import Finding
 from palimpsest.core import stats
 from palimpsest.core.estimate import Estimate
 from palimpsest.core.spec import Spec
-from palimpsest.core.wording import number
+from palimpsest.core.wording import number, why_unknown
 
 Label = Literal["too_little", "as_intended", "overshoot", "reversed", "forgetting", "identical", "could_not_say", "described"]
 """``described`` is a comparison without a behaviour: there is nothing that was intended. ``reversed``: it fell where it should
@@ -271,7 +271,8 @@ def _spill(findings: Sequence[Finding], outcome: Finding, line: float) -> Spill:
     """Return what is known of the behaviour where it should not appear, held against a share of its wanted movement."""
     withheld, spill = _first(findings, "withheld"), _first(findings, "spill")
     if withheld is None or not withheld.estimate.known:
-        return Spill(None, None, "whether it is conditional could not be said: there is no pole where it should not appear")
+        why = "there is no pole where it should not appear" if withheld is None else why_unknown(withheld.estimate)
+        return Spill(None, None, f"whether it is conditional could not be said: {why}")
     rose = withheld.estimate.above(0.0)
     text = f"{withheld.statement} ({_interval(withheld.estimate, 100, 'points')})"
     if outcome.estimate.above(0.0) is not True:  # there is no wanted movement of which it could be a share

@@ -326,3 +326,10 @@ def test_without_divergence_only_what_was_shown_is_said() -> None:
     assert not judge((few,), Thresholds(), intended=False).headline.startswith("The models differ")
     some = judge((found("divergence", 0.1, 0.05, 0.15), FINE, OPEN), Thresholds(), intended=False)
     assert "is shown to have got worse" in some.headline
+
+
+def test_a_pole_that_could_not_be_measured_is_not_said_to_be_missing() -> None:
+    too_few = KEPT.model_copy(update={"estimate": unknown("points", 5, "5 clusters, 8 are needed")})
+    told = " ".join(judge((MUCH, too_few, FINE), Thresholds(), intended=True).reasons)
+    assert "whether it is conditional could not be said: 5 clusters, 8 are needed" in told and "there is no pole" not in told
+    assert "there is no pole where it should not appear" in " ".join(judge((MUCH, FINE), Thresholds(), intended=True).reasons)

@@ -61,14 +61,14 @@ def shown(estimate: Estimate | None, *, decimals: int | None = None, change: boo
     if estimate is None:
         return Shown("", "", "", "", "unknown")
     if estimate.value is None:
-        return Shown(COULD_NOT_SAY, "", "", _reason(estimate), "unknown")
+        return Shown(COULD_NOT_SAY, "", "", why_unknown(estimate), "unknown")
     factor, usual, unit = _SHOWN.get(estimate.unit, (1.0, None, estimate.unit))
     digits = decimals if decimals is not None else usual if usual is not None else _decimals(estimate.value)
     signed = _is_change(estimate) if change is None else change
     value = number(factor * estimate.value, digits, signed=signed)
     if estimate.interval is None:
         state = "exact" if estimate.method == "exact" else "no interval"
-        return Shown(value, "", unit, "exact" if state == "exact" else _reason(estimate), state)
+        return Shown(value, "", unit, "exact" if state == "exact" else why_unknown(estimate), state)
     if decimals is None and estimate.interval[0] < estimate.interval[1]:  # an interval that is there is not written as a point
         digits = _apart(factor * estimate.interval[0], factor * estimate.interval[1], digits)
         value = number(factor * estimate.value, digits, signed=signed)
@@ -225,7 +225,8 @@ def _joined(unit: str) -> str:
     return unit if unit.startswith("%") else f" {unit}" if unit else ""
 
 
-def _reason(estimate: Estimate) -> str:
+def why_unknown(estimate: Estimate) -> str:
+    """Return why an estimate could not be had."""
     return estimate.method.removeprefix("could not say: ")
 
 
