@@ -75,11 +75,12 @@ def takes_padding(model: Any, padding: int) -> bool:
     if getattr(model.config.get_text_config(), "index_topk", None):
         return False
     row = _trial(model, _beyond_windows(model))
-    short = row[_SHORTER - _TAIL :]
-    keep = {"logits_to_keep": _TAIL}
-    alone = _logits(model, {"input_ids": torch.tensor([short], device=model.device), **keep})[0, -_TAIL:]
+    short = _end_of(row)
+    tail = min(_TAIL, len(short))
+    keep = {"logits_to_keep": tail}
+    alone = _logits(model, {"input_ids": torch.tensor([short], device=model.device), **keep})[0, -tail:]
     try:
-        together = _logits(model, {**_padded([row, short], padding, model.device), **keep})[1, -_TAIL:]
+        together = _logits(model, {**_padded([row, short], padding, model.device), **keep})[1, -tail:]
     except UNREADABLE as error:
         if "memory" in str(error).lower():
             raise
@@ -96,7 +97,7 @@ def writes_as_it_reads(model: Any, padding: int | None = None) -> bool:
         padding: given this token, a shorter row is written beside the long one; else the long one alone.
     """
     row = _trial(model, _beyond_windows(model) - _WRITTEN)
-    rows = [row] if padding is None else [row, row[_SHORTER - _TAIL :]]
+    rows = [row] if padding is None else [row, _end_of(row)]
     given = _padded(rows, padding or 0, model.device)
     settings = {
         "max_new_tokens": _WRITTEN,
@@ -179,15 +180,28 @@ def agree(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
 
 def _trial(model: Any, length: int = _ROW) -> list[int]:
     known = model.get_input_embeddings().weight.shape[0]
+    length = min(length, _positions(model) or length)
     return [(7 * place * place + 3 * place + 1) % known for place in range(length)]
+
+
+def _end_of(row: Sequence[int]) -> Sequence[int]:
+    """Return the shorter row that is tried beside a row: its end."""
+    return row[min(_SHORTER - _TAIL, len(row) // 2) :]
+
+
+def _positions(model: Any) -> int | None:
+    """Return how many positions a model has, where its configuration tells."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return longest if type(longest) is int and longest > 0 else None
 
 
 def _beyond_windows(model: Any) -> int:
     """Return a length beyond which the model's way of reading, as its configuration tells, does not change; within limits."""
     config = model.config.get_text_config()
     sizes = [value for name, value in vars(config).items() if _WINDOWS.search(name) and type(value) is int]
-    longest = getattr(config, "max_position_embeddings", None)
-    room = longest if type(longest) is int and longest > _LONGER else _LONGEST
+    room = _positions(model) or _LONGEST
+    if room <= _LONGER:
+        return room
     return min(max([_LONGER, *(size + _SHORTER for size in sizes if size <= _LONGEST)]), room - _TAIL, _LONGEST)
 
 

@@ -43,3 +43,14 @@ def test_a_model_that_is_blind_to_the_mask_takes_no_padding(kind: str, dtype: to
 
     model.forward = blind
     assert not reading.takes_padding(model, 0)
+
+
+@pytest.mark.parametrize("positions", [11, 16, 40])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_trials_stay_within_the_positions_that_a_model_has(kind: str, positions: int) -> None:
+    """GPT-2's positions are a table: one beyond its end is an error of the library."""
+    name = {"gpt2": "n_positions", "llama": "max_position_embeddings"}[kind]
+    model = tiny.model(kind, **{name: positions})
+    assert not reading.sees_ahead(model)
+    assert reading.takes_padding(model, 0)
+    assert reading.writes_as_it_reads(model) and reading.writes_as_it_reads(model, 0)
