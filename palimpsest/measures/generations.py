@@ -36,14 +36,16 @@ class Generations(Measure):
 
     def take(self, subject: Any, items: ItemSet, budget: Budget, after: Measurement | None, progress: Progress) -> Measurement:
         prompts = [self._prompt(subject.renderer, item) for item in items.items]
-        room = max(budget.context - self.max_new_tokens, 1)
+        # in a context that is no longer than an answer, half of it is for the prompt
+        most = self.max_new_tokens if self.max_new_tokens < budget.context else max(budget.context // 2, 1)
+        room = max(budget.context - most, 1)
         prompts = [prompt[-room:] for prompt in prompts]
         answers, counts = [""] * len(prompts), np.zeros(len(prompts), dtype=np.int64)
         stopped = np.zeros(len(prompts), dtype=np.bool_)
         sequences: list[list[int]] = []
         dice, names = Dice(self.temperature, self.seed), [item.id for item in items.items]
         told = partial(_tell, progress, len(prompts))
-        written = write(subject, prompts, names, self.max_new_tokens, dice, budget.tokens, told)
+        written = write(subject, prompts, names, most, dice, budget.tokens, told)
         for index, tokens in enumerate(written):
             stopped[index] = tokens[-1] in subject.stop_token_ids
             kept = tokens[:-1] if stopped[index] else tokens

@@ -154,3 +154,12 @@ def test_both_models_draw_with_the_same_dice_whatever_the_batch(one: subject.Sub
     together = measure.take(one, items(), Budget(64), None, Silent().at)
     assert alone.texts["answer"] == together.texts["answer"]
     assert len(set(alone.texts["answer"])) > 1
+
+
+@pytest.mark.parametrize("positions", [11, 16, 64])
+def test_nothing_is_written_beyond_the_context(positions: int, tmp_path: Path) -> None:
+    with subject.load(subject.inspect(tiny.folder(tmp_path, "gpt2", n_positions=positions))) as one:
+        how = {"max_new_tokens": 48, "opening": 16}
+        found = _measure.load("generations", how).take(one, texts(), Budget(positions), None, Silent().at)
+    widths, written = np.diff(found.arrays["start"]), found.arrays["tokens"] + found.arrays["stopped"]
+    assert (widths <= positions).all() and (written >= 1).all() and written.max() == (48 if positions == 64 else positions // 2)
